@@ -1,0 +1,17 @@
+"""Errors that a user can act on. Each message names the place and says what to do."""
+
+
+class DataError(ValueError):
+    """Interactions that cannot be used; names the file, row and column where they are known."""
+
+
+class BackendError(RuntimeError):
+    """A named implementation is not available here; names the ones that are."""
+
+
+class CheckpointError(RuntimeError):
+    """A saved model or run that is missing, damaged or of another configuration."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training met a NaN or infinite loss; names the epoch and step and the last good checkpoint."""

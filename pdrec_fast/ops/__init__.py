@@ -1,0 +1,1 @@
+"""Operations: argument checks, documentation and the choice of implementation."""

@@ -1,0 +1,1 @@
+"""Pure PyTorch / NumPy references, written straight from the equations."""
