@@ -1,3 +1,30 @@
 """Diffusion-guided sequential recommendation: TI-DiffRec and PDRec with compiled hot paths."""
 
 __version__ = "0.1.0"
+
+from pdrec_fast.data import Interactions, global_time_split, leave_one_out, synthetic
+from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.encoders import SASRec, SequenceEncoder
+from pdrec_fast.evaluation import evaluate, format_results
+from pdrec_fast.pipeline import RunConfig, run
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training import PDRec, PDRecConfig
+
+__all__ = [
+    "DiffRec",
+    "DiffusionConfig",
+    "Interactions",
+    "PDRec",
+    "PDRecConfig",
+    "Preferences",
+    "RunConfig",
+    "SASRec",
+    "SequenceEncoder",
+    "__version__",
+    "evaluate",
+    "format_results",
+    "global_time_split",
+    "leave_one_out",
+    "run",
+    "synthetic",
+]

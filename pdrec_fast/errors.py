@@ -14,4 +14,4 @@ class CheckpointError(RuntimeError):
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Training met a NaN or infinite loss; names the epoch and step and the last good checkpoint."""
+    """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint."""

@@ -1,0 +1,17 @@
+"""Interactions, histories, splits and the synthetic data set."""
+
+from pdrec_fast.data.histories import Histories, Holdout
+from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.splits import Split, SplitReport, global_time_split, leave_one_out
+from pdrec_fast.data.synthetic import synthetic
+
+__all__ = [
+    "Histories",
+    "Holdout",
+    "Interactions",
+    "Split",
+    "SplitReport",
+    "global_time_split",
+    "leave_one_out",
+    "synthetic",
+]

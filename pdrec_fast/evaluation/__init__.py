@@ -1,0 +1,41 @@
+"""Ranking metrics and the evaluation protocols."""
+
+from pdrec_fast.evaluation.metrics import (
+    CUTOFFS,
+    Ranks,
+    metric_names,
+    per_case,
+    rank_counts,
+    summarize,
+)
+from pdrec_fast.evaluation.protocols import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    Evaluator,
+    Results,
+    Scorer,
+    evaluate,
+    format_results,
+    rank_among,
+    rank_in_corpus,
+    sample_negatives,
+)
+
+__all__ = [
+    "CUTOFFS",
+    "PAPER_NEGATIVES",
+    "PROTOCOLS",
+    "Evaluator",
+    "Ranks",
+    "Results",
+    "Scorer",
+    "evaluate",
+    "format_results",
+    "metric_names",
+    "per_case",
+    "rank_among",
+    "rank_counts",
+    "rank_in_corpus",
+    "sample_negatives",
+    "summarize",
+]

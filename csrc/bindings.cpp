@@ -1,0 +1,169 @@
+// Python bindings: buffers in, shapes checked, the GIL released. Values are checked in Python.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+// Without forcecast an array of another dtype or layout is refused, not copied.
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("expected ") + what);
+}
+
+template <class T>
+void require_rows(const Array<T>& array, py::ssize_t n_rows, const char* what) {
+  require(array.ndim() == 1 && array.shape(0) == n_rows, what);
+}
+
+void require_csr(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
+                 py::ssize_t n_rows) {
+  require_rows(indptr, n_rows + 1, "indptr of shape [n_rows + 1]");
+  require(items.ndim() == 1 && indptr.at(0) >= 0 && indptr.at(n_rows) <= items.shape(0),
+          "indptr within items of shape [n]");
+}
+
+py::dict build_info() {
+  py::dict info;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#else
+  info["compiler"] = "gcc " __VERSION__;
+#endif
+  info["build_type"] = PDREC_BUILD_TYPE;
+  info["isas_built"] = pdrec::built_isas();
+  info["isas_runnable"] = pdrec::runnable_isas();
+  info["isa"] = pdrec::isa();
+  return info;
+}
+
+void random_words(std::uint64_t seed, std::uint32_t epoch, const Array<std::int64_t>& users,
+                  std::uint32_t stream, Array<std::uint32_t> out, int n_threads) {
+  require(out.ndim() == 2, "out of shape [n_rows, n_words]");
+  require_rows(users, out.shape(0), "users of shape [n_rows]");
+  const pdrec::RandomWordsArgs args{seed,         epoch,        stream,
+                                    users.data(), out.shape(1), out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::random_words(args, out.shape(0), n_threads);
+}
+
+void select_unobserved(const Array<float>& scores, const Array<std::int64_t>& indptr,
+                       const Array<std::int32_t>& observed, const Array<std::int64_t>& first_rank,
+                       Array<std::int32_t> top_items, Array<float> threshold_score,
+                       Array<std::int32_t> threshold_item, Array<std::int32_t> nan_column,
+                       int n_threads) {
+  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
+  const py::ssize_t n_rows = scores.shape(0);
+  require_csr(indptr, observed, n_rows);
+  require(top_items.ndim() == 2 && top_items.shape(0) == n_rows, "top_items of shape [n_rows, m]");
+  require_rows(first_rank, n_rows, "first_rank of shape [n_rows]");
+  require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
+  require_rows(threshold_item, n_rows, "threshold_item of shape [n_rows]");
+  require_rows(nan_column, n_rows, "nan_column of shape [n_rows]");
+  const pdrec::SelectionArgs args{scores.data(),
+                                  n_rows,
+                                  static_cast<std::int32_t>(scores.shape(1)),
+                                  indptr.data(),
+                                  observed.data(),
+                                  static_cast<std::int32_t>(top_items.shape(1)),
+                                  first_rank.data(),
+                                  top_items.mutable_data(),
+                                  threshold_score.mutable_data(),
+                                  threshold_item.mutable_data(),
+                                  nan_column.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::select_unobserved(args, n_threads);
+}
+
+void sample_pool(const Array<float>& scores, const Array<std::int64_t>& indptr,
+                 const Array<std::int32_t>& observed, const Array<float>& threshold_score,
+                 const Array<std::int32_t>& threshold_item, bool replace, std::uint64_t seed,
+                 std::uint32_t epoch, const Array<std::int64_t>& users, Array<std::int32_t> draws,
+                 Array<std::int64_t> pool_size, int n_threads) {
+  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
+  const py::ssize_t n_rows = scores.shape(0);
+  require_csr(indptr, observed, n_rows);
+  require(draws.ndim() == 2 && draws.shape(0) == n_rows, "draws of shape [n_rows, n_draws]");
+  require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
+  require_rows(threshold_item, n_rows, "threshold_item of shape [n_rows]");
+  require_rows(users, n_rows, "users of shape [n_rows]");
+  require_rows(pool_size, n_rows, "pool_size of shape [n_rows]");
+  const pdrec::PoolSamplingArgs args{scores.data(),
+                                     n_rows,
+                                     static_cast<std::int32_t>(scores.shape(1)),
+                                     indptr.data(),
+                                     observed.data(),
+                                     threshold_score.data(),
+                                     threshold_item.data(),
+                                     draws.shape(1),
+                                     replace,
+                                     seed,
+                                     epoch,
+                                     users.data(),
+                                     draws.mutable_data(),
+                                     pool_size.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::sample_pool(args, n_threads);
+}
+
+template <class Out>
+void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
+                 const Array<float>& values, const Array<float>& signal, const Array<float>& sigma,
+                 bool dropout, std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
+                 std::uint32_t epoch, const Array<std::int64_t>& users, Array<Out> out,
+                 int n_threads) {
+  require(out.ndim() == 2, "out of shape [n_rows, n_items]");
+  const py::ssize_t n_rows = out.shape(0);
+  require_csr(indptr, items, n_rows);
+  require_rows(values, items.shape(0), "values of the shape of items");
+  require_rows(signal, n_rows, "signal of shape [n_rows]");
+  require_rows(sigma, n_rows, "sigma of shape [n_rows]");
+  require_rows(users, n_rows, "users of shape [n_rows]");
+  const pdrec::NoisyInputArgs args{n_rows,        static_cast<std::int32_t>(out.shape(1)),
+                                   indptr.data(), items.data(),
+                                   values.data(), signal.data(),
+                                   sigma.data(),  dropout,
+                                   keep_from,     keep_scale,
+                                   seed,          epoch,
+                                   users.data()};
+  Out* data = out.mutable_data();
+  const py::gil_scoped_release release;
+  pdrec::noisy_input(args, data, n_threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  using py::arg;
+  m.doc() = "Compiled operations of pdrec_fast on NumPy buffers.";
+  m.def("build_info", &build_info);
+  m.def("set_isa", &pdrec::set_isa, arg("name"));
+  m.def("random_words", &random_words, arg("seed"), arg("epoch"), arg("users"), arg("stream"),
+        arg("out").noconvert(), arg("n_threads"));
+  m.def("select_unobserved", &select_unobserved, arg("scores").noconvert(),
+        arg("indptr").noconvert(), arg("observed").noconvert(), arg("first_rank").noconvert(),
+        arg("top_items").noconvert(), arg("threshold_score").noconvert(),
+        arg("threshold_item").noconvert(), arg("nan_column").noconvert(), arg("n_threads"));
+  m.def("sample_pool", &sample_pool, arg("scores").noconvert(), arg("indptr").noconvert(),
+        arg("observed").noconvert(), arg("threshold_score").noconvert(),
+        arg("threshold_item").noconvert(), arg("replace"), arg("seed"), arg("epoch"),
+        arg("users").noconvert(), arg("draws").noconvert(), arg("pool_size").noconvert(),
+        arg("n_threads"));
+  const auto def_noisy_input = [&m](auto function) {
+    m.def("noisy_input", function, arg("indptr").noconvert(), arg("items").noconvert(),
+          arg("values").noconvert(), arg("signal").noconvert(), arg("sigma").noconvert(),
+          arg("dropout"), arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"),
+          arg("users").noconvert(), arg("out").noconvert(), arg("n_threads"));
+  };
+  def_noisy_input(&noisy_input<float>);
+  def_noisy_input(&noisy_input<std::uint16_t>);
+}

@@ -1,0 +1,22 @@
+// The operations on whole batches: instruction set, threads and scratch memory.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernel_table.hpp"
+
+namespace pdrec {
+
+std::vector<std::string> built_isas();
+std::vector<std::string> runnable_isas();  // those of built_isas this processor has, best last
+std::string isa();
+void set_isa(const std::string& name);  // throws std::invalid_argument
+
+void random_words(const RandomWordsArgs& args, std::int64_t n_rows, int n_threads);
+void select_unobserved(const SelectionArgs& args, int n_threads);
+void sample_pool(const PoolSamplingArgs& args, int n_threads);
+void noisy_input(const NoisyInputArgs& args, float* out, int n_threads);
+void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads);
+
+}  // namespace pdrec

@@ -1,0 +1,15 @@
+#include "kernel_table.hpp"
+
+#define PDREC_QUOTE_(name) #name
+#define PDREC_QUOTE(name) PDREC_QUOTE_(name)
+
+namespace pdrec::PDREC_ISA {
+
+extern const KernelTable table;
+const KernelTable table = {
+    PDREC_QUOTE(PDREC_ISA),       &random_words,
+    &select_unobserved,           &sample_pool,
+    &noisy_input<float>,          &noisy_input<std::uint16_t>,
+};
+
+}  // namespace pdrec::PDREC_ISA

@@ -1,0 +1,41 @@
+// The kernels of one instruction set. Each kernel source is compiled once per instruction set, with
+// PDREC_ISA naming the namespace; sources compiled so use no library template on library types,
+// because the linker keeps one copy of those and may pick one that this processor cannot run.
+#pragma once
+
+#include <cstdint>
+
+#include "counter_rng.hpp"
+#include "noisy_input.hpp"
+#include "pool_sampling.hpp"
+#include "selection.hpp"
+
+namespace pdrec {
+
+// Each function computes the rows [begin, end).
+struct KernelTable {
+  const char* isa;
+  void (*random_words)(const RandomWordsArgs&, std::int64_t begin, std::int64_t end);
+  void (*select_unobserved)(const SelectionArgs&, std::int64_t begin, std::int64_t end,
+                            const SelectionScratch&);
+  void (*sample_pool)(const PoolSamplingArgs&, std::int64_t begin, std::int64_t end,
+                      const PoolSamplingScratch&);
+  void (*noisy_input_f32)(const NoisyInputArgs&, float* out, std::int64_t begin, std::int64_t end,
+                          float* signal_row);
+  void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,
+                           std::int64_t end, float* signal_row);
+};
+
+namespace baseline {
+extern const KernelTable table;
+}
+#ifdef PDREC_X86_KERNELS
+namespace avx2 {
+extern const KernelTable table;
+}
+namespace avx512 {
+extern const KernelTable table;
+}
+#endif
+
+}  // namespace pdrec

@@ -1,0 +1,318 @@
+"""The command ``pdrec-fast``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import torch
+import typer
+
+import pdrec_fast
+from pdrec_fast.data import Interactions
+from pdrec_fast.demo import run_demo
+from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFiniteLossError
+from pdrec_fast.evaluation import evaluate as evaluate_model
+from pdrec_fast.evaluation import format_results
+from pdrec_fast.pipeline import DIFFUSION_ONLY, RunConfig, SplitSpec
+from pdrec_fast.pipeline import run as run_pipeline
+from pdrec_fast.presets import PRESETS
+from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
+
+app = typer.Typer(
+    help="Diffusion-guided sequential recommendation (PDRec, AAAI 2024).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_ENCODER_NAMES = (*ENCODERS, DIFFUSION_ONLY)
+
+
+def _one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """A check of an option's value that names the choices."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+        return value
+
+    return check
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
+RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
+
+
+def main() -> None:
+    """Entry point: errors a user can act on end with one line and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (
+        BackendError,
+        CheckpointError,
+        DataError,
+        NonFiniteLossError,
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Diffusion-guided sequential recommendation (PDRec, AAAI 2024)."""
+    if show:
+        print(f"pdrec-fast {pdrec_fast.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of(PRESETS),
+            help=f"Settings of one of the paper's data sets ({', '.join(PRESETS)}); none: for "
+            "your own data.",
+        ),
+    ] = "none",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of(_ENCODER_NAMES),
+            help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
+        ),
+    ] = "sasrec",
+    modules: Annotated[
+        str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")
+    ] = ",".join(MODULES),
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0,
+    diffusion: Annotated[
+        Path | None,
+        typer.Option(help="Use the diffusion model of this other run of the same data."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change one setting, e.g. --set pdrec.epochs=50 --set diffusion.hidden=256 "
+            "--set encoder.width=32 --set omega_m=0.8. Repeatable.",
+        ),
+    ] = None,
+    user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
+    timestamp_column: Annotated[str | None, typer.Option(help="Default: timestamp.")] = None,
+    min_user: Annotated[int, typer.Option(min=1, help="Least interactions of a user.")] = 1,
+    min_item: Annotated[int, typer.Option(min=1, help="Least interactions of an item.")] = 1,
+    repeats: Annotated[
+        str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")
+    ] = "keep",
+    valid_from: Annotated[
+        float | None,
+        typer.Option(help="Split by time: validation starts here. Default: leave-one-out."),
+    ] = None,
+    test_from: Annotated[
+        float | None, typer.Option(help="Split by time: test starts here.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Train diffusion and encoder, test both, and write OUT/metrics.json.
+
+    A run that was interrupted continues when the same command is given again.
+    """
+    _use_threads(threads)
+    config = RunConfig.from_preset(preset, encoder=encoder, modules=_modules(modules), seed=seed)
+    config = replace(config, split=SplitSpec(valid_from, test_from))
+    for setting in settings or []:
+        config = _with_setting(config, setting)
+    interactions = Interactions.from_file(
+        data,
+        user=user_column,
+        item=item_column,
+        timestamp=timestamp_column,
+        min_user=min_user,
+        min_item=min_item,
+        repeats=repeats,  # type: ignore[arg-type]  # checked there
+    )
+    fitted = None if diffusion is None else DiffRec.load(diffusion / "diffusion")
+    result = run_pipeline(interactions, config, out=out, diffusion=fitted, progress=not quiet)
+    print(result.split.report)
+    print()
+    print(_metrics_text(result.metrics))
+    print(f"\nwritten to {out / 'metrics.json'}")
+
+
+@app.command()
+def recommend(
+    run_dir: RunDir,
+    users: Annotated[str, typer.Option(help="Comma-separated user ids.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
+    ] = False,
+    output: Annotated[Format, typer.Option("--format")] = Format.table,
+    threads: Threads = None,
+) -> None:
+    """Print the items that users of a finished run would interact with next."""
+    _use_threads(threads)
+    model = PDRec.load(run_dir / "model")
+    ids = [user.strip() for user in users.split(",")]
+    items, scores = model.recommend(ids, k, filter_seen=not include_seen)
+    rows = [
+        {"user": user, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
+        for user, row, row_scores in zip(ids, items, scores, strict=True)
+        for rank, (item, score) in enumerate(zip(row, row_scores, strict=True))
+        if item is not None
+    ]
+    if output is Format.json:
+        print(json.dumps(rows, indent=1))
+    elif output is Format.csv:
+        writer = csv.DictWriter(sys.stdout, ["user", "rank", "item", "score"])
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        for row in rows:
+            print(f"{row['user']:>12}  {row['rank']:>4}  {row['item']!s:>16}  {row['score']:8.4f}")
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDir,
+    protocol: Annotated[str, typer.Option(help="Comma-separated: paper, full.")] = "paper,full",
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampled negatives.")] = 0,
+    output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+    threads: Threads = None,
+) -> None:
+    """Test the model of a finished run again, on the split it was trained with."""
+    _use_threads(threads)
+    model = PDRec.load(run_dir / "model")
+    assert model.data is not None
+    try:
+        description = json.loads((run_dir / "run.json").read_text())["config"]["split"]
+    except (OSError, ValueError, KeyError):
+        raise CheckpointError(f"{run_dir / 'run.json'}: missing or damaged") from None
+    split = SplitSpec(**description).apply(model.data)
+    names = [name.strip() for name in protocol.split(",")]
+    results = evaluate_model(model, split, protocols=names, seed=seed)
+    if output is Format.json:
+        print(json.dumps(results, indent=1))
+    else:
+        print(format_results({model.name: results}))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the runs here; default: keep nothing.")
+    ] = None,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """The whole job on a generated data set: the plain encoder against PDRec."""
+    _use_threads(threads)
+    run_demo(seed=seed, out=out, progress=not quiet)
+
+
+def _metrics_text(metrics: dict[str, Any]) -> str:
+    config = metrics["config"]
+    name = "+".join([config["encoder"], *config["pdrec"]["modules"]])
+    results = {}
+    if metrics["diffusion"] is not None:
+        results["diffusion alone"] = metrics["diffusion"]
+    if config["encoder"] != DIFFUSION_ONLY:
+        results[name] = metrics["protocols"]
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
+    return f"{format_results(results)}\n\nseconds: {seconds}; peak {metrics['peak_rss_gib']} GiB"
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _modules(text: str) -> tuple[Module, ...]:
+    if text.strip() == "none":
+        return ()
+    return cast("tuple[Module, ...]", tuple(name.strip() for name in text.split(",")))
+
+
+Settings = TypeVar("Settings", DiffusionConfig, PDRecConfig, RunConfig)
+_OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
+
+
+def _with_setting(config: RunConfig, setting: str) -> RunConfig:
+    """Apply one ``--set KEY=VALUE``."""
+    key, separator, text = setting.partition("=")
+    if not separator:
+        raise ValueError(f"--set {setting}: write KEY=VALUE")
+    group, dot, name = key.partition(".")
+    if not dot and key in _OPEN_SETTINGS:
+        return _replaced(config, key, text, setting)
+    if group == "diffusion":
+        return replace(config, diffusion=_replaced(config.diffusion, name, text, setting))
+    if group == "pdrec":
+        return replace(config, pdrec=_replaced(config.pdrec, name, text, setting))
+    if group == "encoder":
+        options = config.encoder_options | {name: _parsed(text)}
+        return replace(config, encoder_options=options)
+    raise ValueError(
+        f"--set {setting}: unknown setting; use diffusion.NAME, pdrec.NAME, encoder.NAME or one of "
+        f"{', '.join(_OPEN_SETTINGS)}"
+    )
+
+
+def _replaced(config: Settings, name: str, text: str, setting: str) -> Settings:
+    known = {field.name: getattr(config, field.name) for field in fields(config)}
+    if name not in known:
+        raise ValueError(f"--set {setting}: no such setting; known: {', '.join(known)}")
+    value = _parsed(text)
+    if isinstance(known[name], tuple) and not isinstance(value, list):
+        value = [value]
+    if isinstance(known[name], tuple):
+        value = tuple(value)
+    elif isinstance(known[name], float) and type(value) is int:
+        value = float(value)
+    elif type(value) is not type(known[name]):
+        wanted = type(known[name]).__name__
+        raise ValueError(f"--set {setting}: {name} takes a value of type {wanted}")
+    return replace(config, **{name: value})
+
+
+def _parsed(text: str) -> Any:
+    """A JSON value, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

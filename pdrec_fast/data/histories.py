@@ -1,0 +1,123 @@
+"""Batches of users' histories as views on one flat array, and the cases to evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """A batch of prefixes of users' sequences; the flat arrays are shared, never copied.
+
+    History ``b`` is ``items[starts[b]:stops[b]]``, in chronological order.
+
+    Attributes:
+        items: int32 [n_records], every user's items.
+        timestamps: float64 [n_records], or None.
+        users: int64 [B], user index of each history.
+        starts: int64 [B].
+        stops: int64 [B].
+        n_items: number of items in the catalogue.
+
+    Raises:
+        ValueError: arrays of different lengths, or bounds outside ``items``.
+    """
+
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    users: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    n_items: int
+
+    def __post_init__(self) -> None:
+        for name in ("users", "starts", "stops"):
+            array = np.asarray(getattr(self, name), dtype=np.int64)
+            if array.ndim != 1:
+                raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+            object.__setattr__(self, name, array)
+        if not len(self.users) == len(self.starts) == len(self.stops):
+            raise ValueError(
+                f"users, starts and stops must be equally long, got {len(self.users)}, "
+                f"{len(self.starts)} and {len(self.stops)}"
+            )
+        if self.timestamps is not None and len(self.timestamps) != len(self.items):
+            raise ValueError(
+                f"timestamps has {len(self.timestamps)} values for {len(self.items)} items"
+            )
+        if len(self) and (
+            self.starts.min() < 0
+            or self.stops.max() > len(self.items)
+            or (self.starts > self.stops).any()
+        ):
+            raise ValueError(f"need 0 <= starts <= stops <= {len(self.items)} for every history")
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __repr__(self) -> str:
+        return f"Histories({len(self)} histories, {int(self.lengths.sum())} records)"
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [B], number of records of each history."""
+        return self.stops - self.starts
+
+    def __getitem__(self, index: slice | np.ndarray | list[int]) -> Histories:
+        """Choose histories by a slice, an array of positions or a boolean mask over the batch."""
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.ndim != 1:
+                raise TypeError(
+                    "index histories by a slice or a one-dimensional array; "
+                    "for history b alone write histories[b : b + 1]"
+                )
+            if len(index) == 0:
+                index = index.astype(np.int64)
+        return replace(
+            self, users=self.users[index], starts=self.starts[index], stops=self.stops[index]
+        )
+
+    def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Gather the histories into one contiguous copy.
+
+        Returns:
+            ``indptr`` int64 [B + 1], ``items`` int32 [indptr[-1]] and ``timestamps`` float64 of
+            the same length, or None: history ``b`` is ``items[indptr[b]:indptr[b + 1]]``.
+        """
+        indptr = np.concatenate([[0], np.cumsum(self.lengths)])
+        positions = np.arange(indptr[-1]) + np.repeat(self.starts - indptr[:-1], self.lengths)
+        timestamps = None if self.timestamps is None else self.timestamps[positions]
+        return indptr, self.items[positions], timestamps
+
+
+@dataclass(frozen=True, eq=False)
+class Holdout:
+    """One evaluation case per user: rank ``targets[i]`` given history ``i``.
+
+    Attributes:
+        histories: what is known when the target is predicted.
+        targets: int32 [n], the item that follows.
+    """
+
+    histories: Histories
+    targets: np.ndarray
+
+    def __post_init__(self) -> None:
+        targets = np.asarray(self.targets, dtype=np.int32)
+        if targets.shape != (len(self.histories),):
+            raise ValueError(
+                f"targets must hold one item for each of {len(self.histories)} histories, "
+                f"got shape {targets.shape}"
+            )
+        object.__setattr__(self, "targets", targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def users(self) -> np.ndarray:
+        """int64 [n], user index of each case."""
+        return self.histories.users

@@ -1,0 +1,350 @@
+"""The interactions of users with items: one immutable, chronologically ordered CSR structure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pdrec_fast.data.histories import Histories
+from pdrec_fast.data.readers import ColumnNames, Records, read_columns, read_file, read_frame
+from pdrec_fast.errors import DataError
+
+Repeats = Literal["keep", "first", "last"]
+"""What becomes of a (user, item) pair that occurs again: all kept, or only the first or last."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Interactions:
+    """Every user's items in chronological order, with dense indices and the raw ids behind them.
+
+    User ``u`` has the records ``indptr[u]:indptr[u + 1]``. A user or an item may have no records
+    (in the training part of a split). The arrays are read-only. Make one with :meth:`from_file`,
+    :meth:`from_frame` or :meth:`from_arrays`.
+
+    Attributes:
+        indptr: int64 [n_users + 1].
+        items: int32 [n_records], item indices.
+        timestamps: float64 [n_records], finite, ascending within a user; or None.
+        user_ids: [n_users] distinct raw ids, int64 or str objects.
+        item_ids: [n_items] distinct raw ids, int64 or str objects.
+
+    Raises:
+        DataError: arrays that do not fit together.
+    """
+
+    indptr: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray | None
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        self._freeze("indptr", np.int64)
+        self._freeze("items", np.int32)
+        self._freeze("user_ids", _id_dtype(self.user_ids))
+        self._freeze("item_ids", _id_dtype(self.item_ids))
+        if self.timestamps is not None:
+            self._freeze("timestamps", np.float64)
+        self._check()
+
+    def _freeze(self, name: str, dtype: type) -> None:
+        array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
+
+    def _check(self) -> None:
+        if len(self.indptr) != self.n_users + 1:
+            raise DataError(f"indptr has {len(self.indptr)} values for {self.n_users} user ids")
+        if self.indptr[0] != 0 or self.indptr[-1] != self.n_records:
+            raise DataError(f"indptr must run from 0 to the number of records, {self.n_records}")
+        if (np.diff(self.indptr) < 0).any():
+            raise DataError("indptr must not decrease")
+        if self.n_records and not (self.items.min() >= 0 and self.items.max() < self.n_items):
+            raise DataError(f"items must lie in 0..{self.n_items - 1}")
+        if self.timestamps is None:
+            return
+        if len(self.timestamps) != self.n_records:
+            raise DataError(f"{len(self.timestamps)} timestamps for {self.n_records} records")
+        if not np.isfinite(self.timestamps).all():
+            raise DataError("timestamps must be finite")
+        backwards = np.flatnonzero(np.diff(self.timestamps) < 0) + 1
+        inside = backwards[~np.isin(backwards, self.indptr)]
+        if len(inside):
+            raise DataError(f"timestamps must not decrease within a user; record {inside[0]} does")
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        timestamp: str | None = None,
+        min_user: int = 1,
+        min_item: int = 1,
+        repeats: Repeats = "keep",
+    ) -> Interactions:
+        """Read a RecBole ``.inter``, a ``.csv``, ``.tsv`` or ``.parquet`` file with column names.
+
+        Ids become int64 when every one of the column is an integer written plainly, else str;
+        indices follow the sorted ids. Records of equal time keep their order in the file. Without
+        timestamps the order of the file counts as chronological, and a warning says so.
+
+        Args:
+            path: the file; text is UTF-8.
+            user: name of the user column, by default ``user_id``.
+            item: name of the item column, by default ``item_id``.
+            timestamp: name of the time column, by default ``timestamp``, which may be absent.
+            min_user: least number of records of a user.
+            min_item: least number of records of an item; users and items with fewer are removed
+                until both minima hold.
+            repeats: ``"keep"`` every record of a (user, item) pair, or only the ``"first"`` or
+                ``"last"``; applied before the minima.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DataError: the file cannot be used; names the file, line (header = 1) and column.
+            ValueError: an option out of its range.
+            ImportError: Parquet without pyarrow.
+        """
+        records = read_file(path, ColumnNames(user, item, timestamp))
+        return cls._from_records(records, min_user, min_item, repeats)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        timestamp: str | None = None,
+        min_user: int = 1,
+        min_item: int = 1,
+        repeats: Repeats = "keep",
+    ) -> Interactions:
+        """Read a pandas or polars data frame; see :meth:`from_file` for the options.
+
+        Datetime columns become unix seconds. Errors name the row (counted from 0) and column.
+        """
+        records = read_frame(frame, ColumnNames(user, item, timestamp))
+        return cls._from_records(records, min_user, min_item, repeats)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        users: Any,
+        items: Any,
+        timestamps: Any = None,
+        *,
+        min_user: int = 1,
+        min_item: int = 1,
+        repeats: Repeats = "keep",
+    ) -> Interactions:
+        """Read sequences or arrays of raw ids and times; see :meth:`from_file` for the options.
+
+        Args:
+            users: [n] str or integer ids.
+            items: [n] str or integer ids.
+            timestamps: [n] numbers or datetime64; None takes the order as chronological.
+
+        Raises:
+            ValueError: the lengths differ.
+            DataError: a value that cannot be used; names the row (counted from 0) and column.
+        """
+        columns = {"users": users, "items": items}
+        if timestamps is not None:
+            columns["timestamps"] = np.asarray(timestamps)
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the arrays must be equally long, got lengths {lengths}")
+        timestamp = None if timestamps is None else "timestamps"
+        records = read_columns(columns, ("users", "items", timestamp), "the arrays")
+        return cls._from_records(records, min_user, min_item, repeats)
+
+    @classmethod
+    def _from_records(
+        cls, records: Records, min_user: int, min_item: int, repeats: str
+    ) -> Interactions:
+        _check_options(min_user, min_item, repeats)
+        if records.timestamps is None:
+            warnings.warn(
+                f"no timestamps in {records.source}: the order of its records is taken as "
+                "chronological, and TI-DiffRec falls back to T-DiffRec weights, by rank",
+                stacklevel=3,
+            )
+        times = np.zeros(len(records.users)) if records.timestamps is None else records.timestamps
+        rows = np.lexsort((times, records.users))
+        rows = rows[_kept_repeats(records.users[rows], records.items[rows], repeats)]
+        rows = rows[_core(records.users[rows], records.items[rows], min_user, min_item)]
+        if len(rows) == 0:
+            raise DataError(
+                f"{records.source}: none of {len(records.users)} records is left with "
+                f"min_user={min_user}, min_item={min_item}, repeats={repeats!r}; lower the minima"
+            )
+        users, user_ids = _compact(records.users[rows], records.user_ids)
+        items, item_ids = _compact(records.items[rows], records.item_ids)
+        return cls(
+            indptr=np.concatenate([[0], np.cumsum(np.bincount(users))]),
+            items=items,
+            timestamps=None if records.timestamps is None else times[rows],
+            user_ids=user_ids,
+            item_ids=item_ids,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Interactions({self.n_users} users, {self.n_items} items, {self.n_records} records, "
+            f"{'no ' if self.timestamps is None else ''}timestamps)"
+        )
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, those without records included."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, those without records included."""
+        return len(self.item_ids)
+
+    @property
+    def n_records(self) -> int:
+        """Number of interactions."""
+        return len(self.items)
+
+    @property
+    def record_users(self) -> np.ndarray:
+        """int64 [n_records], the user of each record."""
+        return np.repeat(np.arange(self.n_users), np.diff(self.indptr))
+
+    def user_index(self, raw_ids: Any) -> np.ndarray:
+        """Indices, int64 [k], of raw user ids: one id or several, ``17`` and ``"17"`` alike.
+
+        Raises:
+            DataError: unknown ids; names up to five.
+        """
+        return _look_up(raw_ids, self._user_numbers, "user")
+
+    def item_index(self, raw_ids: Any) -> np.ndarray:
+        """Indices, int64 [k], of raw item ids: one id or several, ``17`` and ``"17"`` alike.
+
+        Raises:
+            DataError: unknown ids; names up to five.
+        """
+        return _look_up(raw_ids, self._item_numbers, "item")
+
+    @cached_property
+    def _user_numbers(self) -> dict[str, int]:
+        return {str(name): number for number, name in enumerate(self.user_ids.tolist())}
+
+    @cached_property
+    def _item_numbers(self) -> dict[str, int]:
+        return {str(name): number for number, name in enumerate(self.item_ids.tolist())}
+
+    def unique_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each user's distinct items, ascending, as CSR: indptr int64 [n_users + 1], items int32.
+
+        The items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``.
+        """
+        pairs = np.unique(self.record_users * self.n_items + self.items)
+        users, items = np.divmod(pairs, max(self.n_items, 1))
+        counts = np.bincount(users, minlength=self.n_users)
+        return np.concatenate([[0], np.cumsum(counts)]), items.astype(np.int32)
+
+    def histories(self, users: Iterable[int] | np.ndarray | None = None) -> Histories:
+        """The whole sequences of ``users`` (indices), by default of every user.
+
+        Raises:
+            ValueError: an index outside 0..n_users-1.
+        """
+        if users is None:
+            chosen = np.arange(self.n_users)
+        else:
+            chosen = np.asarray(users if isinstance(users, np.ndarray) else list(users), np.int64)
+        bad = chosen[(chosen < 0) | (chosen >= self.n_users)]
+        if len(bad):
+            raise ValueError(f"users must lie in 0..{self.n_users - 1}, got {bad[0]}")
+        return Histories(
+            items=self.items,
+            timestamps=self.timestamps,
+            users=chosen,
+            starts=self.indptr[chosen],
+            stops=self.indptr[chosen + 1],
+            n_items=self.n_items,
+        )
+
+    def summary(self) -> dict[str, int | float]:
+        """Number of users, items and records, and density (records / (users x items))."""
+        return {
+            "users": self.n_users,
+            "items": self.n_items,
+            "records": self.n_records,
+            "density": self.n_records / max(self.n_users * self.n_items, 1),
+        }
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any record, time, id or their order."""
+        digest = hashlib.sha256()
+        for array in (self.indptr, self.items, self.timestamps):
+            digest.update(b"none" if array is None else str(len(array)).encode() + array.tobytes())
+        for ids in (self.user_ids, self.item_ids):
+            digest.update(json.dumps(ids.tolist()).encode())
+        return digest.hexdigest()[:16]
+
+
+def _id_dtype(ids: Any) -> type:
+    return np.int64 if np.asarray(ids).dtype.kind in "iu" else object
+
+
+def _check_options(min_user: int, min_item: int, repeats: str) -> None:
+    for name, value in (("min_user", min_user), ("min_item", min_item)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if repeats not in get_args(Repeats):
+        raise ValueError(f"repeats must be one of {get_args(Repeats)}, got {repeats!r}")
+
+
+def _kept_repeats(users: np.ndarray, items: np.ndarray, repeats: str) -> np.ndarray:
+    """Ascending positions of the records to keep."""
+    if repeats == "keep":
+        return np.arange(len(users))
+    pairs = users * (items.max() + 1) + items
+    if repeats == "first":
+        return np.sort(np.unique(pairs, return_index=True)[1])
+    return np.sort(len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1])
+
+
+def _core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
+    """Ascending positions of the largest part in which both minima hold."""
+    kept = np.arange(len(users))
+    while len(kept):
+        user_counts = np.bincount(users[kept])[users[kept]]
+        item_counts = np.bincount(items[kept])[items[kept]]
+        enough = (user_counts >= min_user) & (item_counts >= min_item)
+        if enough.all():
+            break
+        kept = kept[enough]
+    return kept
+
+
+def _compact(indices: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber ``indices`` densely, dropping the ids that no longer occur."""
+    present = np.bincount(indices, minlength=len(ids)) > 0
+    return (np.cumsum(present) - 1)[indices], ids[present]
+
+
+def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
+    names = [str(name) for name in np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()]
+    unknown = [name for name in names if name not in numbers]
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise DataError(f"{len(unknown)} unknown {kind} id(s): {shown}; they are not in the data")
+    return np.array([numbers[name] for name in names], dtype=np.int64)

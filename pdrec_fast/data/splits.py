@@ -1,0 +1,200 @@
+"""Training, validation and test parts of a data set, by position or by time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pdrec_fast.data.histories import Histories, Holdout
+from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.errors import DataError
+
+_IDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split did; ``str(report)`` tells it in a few lines.
+
+    Attributes:
+        method: the split and its arguments.
+        n_users: users in the data.
+        n_train: training records.
+        n_valid: validation cases.
+        n_test: test cases.
+        left_out: reason -> raw ids of the users that it keeps from being evaluated.
+    """
+
+    method: str
+    n_users: int
+    n_train: int
+    n_valid: int
+    n_test: int
+    left_out: dict[str, tuple[int | str, ...]]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} of {self.n_users} users",
+            f"  training records: {self.n_train}",
+            f"  validation cases: {self.n_valid}",
+            f"  test cases: {self.n_test}",
+        ]
+        for reason, ids in self.left_out.items():
+            if ids:
+                shown = ", ".join(map(repr, ids[:_IDS_SHOWN]))
+                more = ", ..." if len(ids) > _IDS_SHOWN else ""
+                lines.append(f"  {reason}: {len(ids)} users ({shown}{more})")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A data set and its parts, which share its user and item indices.
+
+    Attributes:
+        data: everything.
+        train: the training records; some users and items may have none.
+        valid: cases to select models with.
+        test: cases to report.
+        report: what was done, and who is not evaluated.
+    """
+
+    data: Interactions
+    train: Interactions
+    valid: Holdout
+    test: Holdout
+    report: SplitReport
+
+
+def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
+    """Each user's last item is the test target, the one before it the validation target.
+
+    The validation history is the user's training items; the test history also has the validation
+    item. Users with fewer than ``min_length`` records train wholly and are reported, not
+    evaluated.
+
+    Raises:
+        ValueError: ``min_length`` is below 3, which leaves a user no training item.
+        DataError: no user is long enough.
+    """
+    if min_length < 3:
+        raise ValueError(f"min_length must be at least 3, got {min_length}")
+    lengths = np.diff(interactions.indptr)
+    evaluated = lengths >= min_length
+    if not evaluated.any():
+        raise DataError(
+            f"nothing to evaluate: none of {interactions.n_users} users has {min_length} records"
+        )
+    users = np.flatnonzero(evaluated)
+    stops = interactions.indptr[users + 1]
+    return _split(
+        interactions,
+        train_lengths=lengths - 2 * evaluated,
+        valid=_holdout(interactions, users, stops - 2),
+        test=_holdout(interactions, users, stops - 1),
+        method="leave-one-out split",
+        left_out={f"not evaluated, fewer than {min_length} records (kept in training)": ~evaluated},
+    )
+
+
+def global_time_split(interactions: Interactions, valid_from: float, test_from: float) -> Split:
+    """Train on everything before ``valid_from``, as a system that is deployed at that time would.
+
+    A user's validation case is the first record in [valid_from, test_from) after the history of
+    all records before ``valid_from``; the test case is the first record at or after ``test_from``
+    after all records before ``test_from``. A case without any history is left out and reported.
+
+    Args:
+        interactions: with timestamps.
+        valid_from: in the unit of the timestamps.
+        test_from: later than ``valid_from``.
+
+    Raises:
+        ValueError: the times are not finite or not in order.
+        DataError: no timestamps, or no validation or no test case is left.
+    """
+    if not (np.isfinite(valid_from) and np.isfinite(test_from) and valid_from < test_from):
+        raise ValueError(f"need finite valid_from < test_from, got {valid_from} and {test_from}")
+    if interactions.timestamps is None:
+        raise DataError("the data has no timestamps to split by; use leave_one_out")
+    lengths = np.diff(interactions.indptr)
+    before_valid = _count_before(interactions, valid_from)
+    before_test = _count_before(interactions, test_from)
+    valid_due = before_test > before_valid
+    test_due = lengths > before_test
+    cases = {}
+    for name, due, known in (
+        ("validation", valid_due, before_valid),
+        ("test", test_due, before_test),
+    ):
+        users = np.flatnonzero(due & (known > 0))
+        if len(users) == 0:
+            raise DataError(
+                f"nothing to evaluate: no {name} case with valid_from={valid_from}, "
+                f"test_from={test_from}; the timestamps run "
+                f"from {interactions.timestamps.min()} to {interactions.timestamps.max()}"
+            )
+        cases[name] = _holdout(interactions, users, interactions.indptr[users] + known[users])
+    return _split(
+        interactions,
+        train_lengths=before_valid,
+        valid=cases["validation"],
+        test=cases["test"],
+        method=f"global time split (validation from {valid_from}, test from {test_from})",
+        left_out={
+            "no validation case, no record before valid_from": valid_due & (before_valid == 0),
+            "no test case, no record before test_from": test_due & (before_test == 0),
+        },
+    )
+
+
+def _split(
+    data: Interactions,
+    train_lengths: np.ndarray,
+    valid: Holdout,
+    test: Holdout,
+    method: str,
+    left_out: dict[str, np.ndarray],
+) -> Split:
+    """Assemble a split whose training part is the first ``train_lengths`` records of each user."""
+    indptr = np.concatenate([[0], np.cumsum(train_lengths)])
+    train_stops = data.indptr[:-1] + train_lengths
+    trains = np.arange(data.n_records) < train_stops[data.record_users]
+    train = replace(
+        data,
+        indptr=indptr,
+        items=data.items[trains],
+        timestamps=None if data.timestamps is None else data.timestamps[trains],
+    )
+    report = SplitReport(
+        method=method,
+        n_users=data.n_users,
+        n_train=train.n_records,
+        n_valid=len(valid),
+        n_test=len(test),
+        left_out={
+            reason: tuple(data.user_ids[users].tolist()) for reason, users in left_out.items()
+        },
+    )
+    return Split(data, train, valid, test, report)
+
+
+def _holdout(data: Interactions, users: np.ndarray, targets: np.ndarray) -> Holdout:
+    """Cases whose target is the record at ``targets`` and whose history is all before it."""
+    histories = Histories(
+        items=data.items,
+        timestamps=data.timestamps,
+        users=users,
+        starts=data.indptr[users],
+        stops=targets,
+        n_items=data.n_items,
+    )
+    return Holdout(histories, data.items[targets])
+
+
+def _count_before(data: Interactions, time: float) -> np.ndarray:
+    """int64 [n_users], each user's number of records earlier than ``time``."""
+    assert data.timestamps is not None
+    running = np.concatenate([[0], np.cumsum(data.timestamps < time)])
+    return running[data.indptr[1:]] - running[data.indptr[:-1]]

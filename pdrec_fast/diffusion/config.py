@@ -1,0 +1,89 @@
+"""Settings of the diffusion recommender."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pdrec_fast.diffusion.schedule import ScheduleName
+from pdrec_fast.fitting.loop import SelectBy
+
+Weighting = Literal["none", "rank", "interval"]
+Prediction = Literal["x0", "eps"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Everything that defines a diffusion recommender; the defaults are the paper's for Toy.
+
+    Attributes:
+        weighting: ``"none"`` = DiffRec, ``"rank"`` = T-DiffRec, ``"interval"`` = TI-DiffRec.
+        w_min, w_max: bounds of the interaction weights.
+        hidden: widths of the denoiser's hidden layers.
+        time_embedding: width of the step embedding.
+        normalize_input: scale inputs to unit length.
+        dropout: of the noised input, in training.
+        schedule, steps, noise_scale, noise_min, noise_max, fix_first_beta: see ``make_schedule``.
+        prediction: what the denoiser predicts, x_0 or the noise.
+        snr_weighting: weight each step's error by its share of the variational bound.
+        importance_sampling: draw steps by their recent losses.
+        sampling_steps, sampling_noise: of inference, see ``dense_reverse``.
+        lr, weight_decay, lr_decay: AdamW, with the rate multiplied by ``lr_decay`` every epoch.
+        batch_size: users per step.
+        epochs, patience, eval_every: see ``LoopConfig``; selection is by validation NDCG@10.
+        select_by: evaluation protocol of that NDCG@10.
+        precision: of the large matrix products in training; weights, their update and inference
+            are always fp32.
+        seed: of weights, order, noise and dropout.
+    """
+
+    weighting: Weighting = "interval"
+    w_min: float = 0.5
+    w_max: float = 1.0
+    hidden: tuple[int, ...] = (1000,)
+    time_embedding: int = 10
+    normalize_input: bool = False
+    dropout: float = 0.5
+    schedule: ScheduleName = "linear-var"
+    steps: int = 10
+    noise_scale: float = 0.01
+    noise_min: float = 0.0005
+    noise_max: float = 0.005
+    fix_first_beta: bool = True
+    prediction: Prediction = "x0"
+    snr_weighting: bool = True
+    importance_sampling: bool = True
+    sampling_steps: int = 0
+    sampling_noise: bool = False
+    lr: float = 5e-5
+    weight_decay: float = 0.5
+    lr_decay: float = 0.99
+    batch_size: int = 400
+    epochs: int = 1000
+    patience: int = 10
+    eval_every: int = 1
+    select_by: SelectBy = "paper"
+    precision: Precision = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name, allowed in (
+            ("weighting", get_args(Weighting)),
+            ("prediction", get_args(Prediction)),
+            ("precision", get_args(Precision)),
+            ("schedule", get_args(ScheduleName)),
+            ("select_by", get_args(SelectBy)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if not 0 <= self.sampling_steps <= self.steps:
+            raise ValueError(
+                f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
+            )
+        for name in ("lr", "lr_decay", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

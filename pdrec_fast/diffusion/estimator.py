@@ -1,0 +1,179 @@
+"""DiffRec, T-DiffRec and TI-DiffRec as one estimator."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.diffusion.config import DiffusionConfig
+from pdrec_fast.diffusion.denoiser import Denoiser
+from pdrec_fast.diffusion.fit import DiffusionFit
+from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
+from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
+from pdrec_fast.diffusion.schedule import make_schedule
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.fitting.loop import History, LoopConfig, run_loop
+
+KIND = "diffusion model"
+NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
+
+
+class DiffRec:
+    """Diffusion recommender over a whole corpus (Wang et al. 2023; PDRec's TI-DiffRec).
+
+    Args:
+        config: all settings; keyword arguments override single ones, e.g.
+            ``DiffRec(weighting="rank", epochs=50)`` is T-DiffRec.
+
+    After ``fit`` or ``load``, ``scores`` gives preferences over every item; the model serves as a
+    recommender of its own in ``evaluate`` and as the source of ``Preferences``.
+    """
+
+    def __init__(self, config: DiffusionConfig | None = None, **settings: Any) -> None:
+        self.config = replace(config or DiffusionConfig(), **settings)
+        self.schedule = make_schedule(
+            self.config.schedule,
+            self.config.steps,
+            noise_scale=self.config.noise_scale,
+            noise_min=self.config.noise_min,
+            noise_max=self.config.noise_max,
+            fix_first_beta=self.config.fix_first_beta,
+        )
+        self.denoiser: Denoiser | None = None
+        self.history: History | None = None
+        self._chain: HiddenChain | None = None
+
+    def fit(
+        self,
+        data: Split | Interactions,
+        *,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> DiffRec:
+        """Train on ``data.train``, stopping early on ``data.valid``.
+
+        Args:
+            data: a split; or plain interactions, which are all trained on for ``config.epochs``
+                epochs, with no early stopping.
+            checkpoint: directory to resume from and to write to.
+
+        Raises:
+            NonFiniteLossError, CheckpointError: see ``run_loop``.
+        """
+        train = data.train if isinstance(data, Split) else data
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.denoiser = self._new_denoiser(train.n_items)
+        evaluator = Evaluator(data) if isinstance(data, Split) else None
+        fit = DiffusionFit(self, train, evaluator)
+        self.history = run_loop(
+            fit,
+            LoopConfig(config.epochs, config.patience, eval_every=config.eval_every),
+            name=NAMES[config.weighting],
+            identity={"config": asdict(config), "data": train.fingerprint()},
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return self
+
+    @torch.inference_mode()
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Preferences after the reverse process.
+
+        Args:
+            histories: B histories.
+            items: int64 [B, C] to score only these; None for the whole corpus.
+
+        Returns:
+            float32 [B, C] or [B, N].
+        """
+        denoiser = self.fitted_denoiser()
+        if self.has_user_vectors:
+            vectors = self.user_vectors(histories)
+            if items is None:
+                return denoiser.decode(vectors)
+            scored = torch.bmm(denoiser.item_out[items], vectors[:, :, None])[:, :, 0]
+            return scored + denoiser.item_bias[items]
+        config = self.config
+        full = dense_reverse(
+            denoiser,
+            self.schedule,
+            self.inputs(histories),
+            histories.users,
+            prediction=config.prediction,
+            sampling_steps=config.sampling_steps,
+            sampling_noise=config.sampling_noise,
+            seed=config.seed,
+        )
+        return full if items is None else full.gather(1, items)
+
+    @property
+    def has_user_vectors(self) -> bool:
+        """Whether the reverse process can stay in the hidden layer (see ``HiddenChain``)."""
+        config = self.config
+        return (
+            config.prediction == "x0"
+            and config.sampling_steps == 0
+            and not config.sampling_noise
+            and len(config.hidden) == 1
+            and not config.normalize_input
+        )
+
+    @torch.inference_mode()
+    def user_vectors(self, histories: Histories) -> torch.Tensor:
+        """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
+        denoiser = self.fitted_denoiser()
+        if self._chain is None:
+            self._chain = HiddenChain.prepare(denoiser, self.schedule)
+        return self._chain.run(self.inputs(histories).project(denoiser.item_in))
+
+    def inputs(self, histories: Histories) -> SparseRows:
+        """x'_0 of each history."""
+        config = self.config
+        return interaction_rows(
+            histories, weighting=config.weighting, w_min=config.w_min, w_max=config.w_max
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to the directory ``path`` (see ``fitting.bundle``)."""
+        denoiser = self.fitted_denoiser()
+        meta = {"config": asdict(self.config), "n_items": denoiser.n_items}
+        if self.history is not None:
+            meta["history"] = asdict(self.history)
+        write_bundle(path, KIND, meta, {"weights": dict(denoiser.state_dict())})
+
+    @classmethod
+    def load(cls, path: str | Path) -> DiffRec:
+        """Read a model written by ``save``."""
+        meta, files = read_bundle(path, KIND)
+        model = cls(DiffusionConfig(**meta["config"]))
+        model.denoiser = model._new_denoiser(meta["n_items"])
+        try:
+            model.denoiser.load_state_dict(files["weights"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path}: weights do not fit the configuration: {error}"
+            ) from None
+        model.history = History(**meta["history"]) if "history" in meta else None
+        return model
+
+    def weights_changed(self) -> None:
+        """Forget what was derived from the denoiser's weights."""
+        self._chain = None
+
+    def _new_denoiser(self, n_items: int) -> Denoiser:
+        config = self.config
+        return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
+
+    def fitted_denoiser(self) -> Denoiser:
+        """The denoiser; a RuntimeError says so when there is none yet."""
+        if self.denoiser is None:
+            raise RuntimeError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
+        return self.denoiser

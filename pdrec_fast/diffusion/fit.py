@@ -1,0 +1,122 @@
+"""Training of the diffusion recommender (DiffRec's objective on PDRec's time-interval input)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Interactions
+from pdrec_fast.diffusion.inputs import SparseRows
+from pdrec_fast.diffusion.reverse import standard_noise
+from pdrec_fast.diffusion.timesteps import TimestepSampler
+from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.evaluation.metrics import summarize
+from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
+from pdrec_fast.ops.corpus_error import corpus_error
+from pdrec_fast.ops.noisy_input import noisy_input
+
+if TYPE_CHECKING:
+    from pdrec_fast.diffusion.estimator import DiffRec
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class DiffusionFit:
+    """Training of one ``DiffRec``; see ``fitting.loop.Fit``."""
+
+    def __init__(self, model: DiffRec, train: Interactions, evaluator: Evaluator | None) -> None:
+        config = model.config
+        self.model, self.evaluator = model, evaluator
+        self.denoiser = model.fitted_denoiser()
+        histories = train.histories()
+        active = np.flatnonzero(histories.lengths > 0)
+        self.users = histories.users[active]
+        self.rows = model.inputs(histories[active])
+        self.sampler = TimestepSampler(config.steps, importance=config.importance_sampling)
+        self.signal, self.sigma = model.schedule.signal.float(), model.schedule.sigma.float()
+        self.loss_weights = model.schedule.loss_weights(config.prediction)
+        if not config.snr_weighting:
+            self.loss_weights = torch.ones_like(self.loss_weights)
+        self.optimizer = with_state(
+            torch.optim.AdamW(
+                self.denoiser.parameters(),
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                fused=True,
+            )
+        )
+
+    def train_epoch(self, epoch: int) -> torch.Tensor:
+        config = self.model.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * config.lr_decay**epoch
+        generator = torch.Generator().manual_seed((config.seed << 32) + epoch)
+        order = torch.randperm(len(self.rows), generator=generator).numpy()
+        losses = []
+        for start in range(0, len(order), config.batch_size):
+            batch = order[start : start + config.batch_size]
+            steps, correction = self.sampler.sample(len(batch), generator)
+            per_user = self.step_losses(self.rows[batch], steps, epoch, self.users[batch])
+            self.sampler.update(steps, per_user)
+            loss = (per_user / correction).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        self.model.weights_changed()
+        return torch.stack(losses)
+
+    def step_losses(
+        self, rows: SparseRows, steps: torch.Tensor, epoch: int, users: np.ndarray
+    ) -> torch.Tensor:
+        """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
+        config = self.model.config
+        keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
+        sigma = self.sigma[steps]
+        x = noisy_input(
+            rows.indptr,
+            rows.items,
+            rows.values,
+            rows.n_items,
+            self.signal[steps],
+            sigma,
+            config.dropout,
+            dtype=_DTYPES[config.precision],
+            **keys,
+        )
+        hidden = self.denoiser.encode(x, steps)
+        if config.prediction == "x0":
+            table = self.denoiser.item_out, self.denoiser.item_bias
+            errors = corpus_error(hidden, *table, *rows.coordinates())
+        else:
+            noise = standard_noise(len(rows), rows.n_items, **keys)
+            errors = (self.denoiser.decode(hidden).float() - noise).square().mean(dim=1)
+            # Step 0 is scored by the likelihood of x_0: half the error of its reconstruction.
+            scale = 0.5 * (sigma / self.signal[steps]) ** 2
+            errors = torch.where(steps == 0, scale * errors, errors)
+        return self.loss_weights[steps] * errors.double()
+
+    @torch.inference_mode()
+    def validate(self) -> float | None:
+        if self.evaluator is None:
+            return None
+        ranks = self.evaluator.ranks(self.model, self.model.config.select_by)
+        return summarize(ranks, ks=(10,))["ndcg@10"]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return dict(self.denoiser.state_dict())
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self.denoiser.load_state_dict(weights)
+        self.model.weights_changed()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        state = {f"timesteps.{key}": value for key, value in self.sampler.state_dict().items()}
+        return state | optimizer_state(self.optimizer, self.denoiser)
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.sampler.load_state_dict({k: state[f"timesteps.{k}"] for k in ("losses", "counts")})
+        load_optimizer_state(self.optimizer, self.denoiser, state)

@@ -1,0 +1,35 @@
+"""What PDRec asks of a sequence encoder."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from pdrec_fast.data.sequences import PackedSequences
+
+
+@runtime_checkable
+class SequenceEncoder(Protocol):
+    """Any ``torch.nn.Module`` with these three members can be trained by ``PDRec``.
+
+    Attributes:
+        item_embedding: ``nn.Embedding`` with one row per item, [N, width]; candidates are scored
+            against it.
+        max_length: longest sequence the encoder reads; longer ones keep their latest items.
+    """
+
+    item_embedding: nn.Embedding
+    max_length: int
+
+    def __call__(self, batch: PackedSequences) -> torch.Tensor:
+        """The state after every token, [T, width]; a state may depend on no later token."""
+        ...
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Xavier-normal weights for every parameter of two or more dimensions (as in SASRec)."""
+    for parameter in module.parameters():
+        if parameter.ndim >= 2:
+            nn.init.xavier_normal_(parameter)

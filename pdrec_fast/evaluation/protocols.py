@@ -1,0 +1,295 @@
+"""The two evaluation protocols, fixed by a seed and independent of batch sizes.
+
+- ``paper``: the target against 99 items sampled uniformly from those the user never interacted
+  with, in training, validation or test.
+- ``full``: the target against the whole corpus without the items of the case's history.
+
+Their numbers are not comparable, so results carry the name of their protocol everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.data import Histories, Holdout, Interactions, Split
+from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
+
+PAPER_NEGATIVES = 99
+PROTOCOLS = {
+    "paper": f"1 target vs {PAPER_NEGATIVES} sampled negatives",
+    "full": "1 target vs all items not in the history",
+}
+SPLIT_NAMES = ("valid", "test")
+
+Results = dict[str, dict[str, dict[str, float]]]
+
+
+class Scorer(Protocol):
+    """Anything that scores the next item of a history; higher is better."""
+
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Score the corpus, or the given items, for B histories.
+
+        Args:
+            histories: B histories.
+            items: int64 [B, C] item indices on the CPU, or None for all N items.
+
+        Returns:
+            float [B, C], or [B, N] in the order of the item indices, on any device; never NaN.
+        """
+        ...
+
+
+class Evaluator:
+    """Ranks the targets of one split under either protocol, any number of times.
+
+    The negatives of a split are drawn at its first use and kept, so that every epoch and every
+    model is judged on the same candidates.
+    """
+
+    def __init__(self, split: Split, *, seed: int = 0, block_size: int = 256) -> None:
+        """
+        Args:
+            split: the data and their held-out cases.
+            seed: non-negative; with the split's name it fixes the negatives.
+            block_size: cases scored at once. It bounds the memory, ``block_size`` x items scores
+                for ``full``, and does not change the candidates.
+        """
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative")
+        if block_size < 1:
+            raise ValueError(f"block_size={block_size} must be at least 1")
+        self.split = split
+        self.seed = seed
+        self.block_size = block_size
+        self._negatives: dict[str, npt.NDArray[np.int32]] = {}
+
+    def ranks(self, scorer: Scorer, protocol: str = "paper", on: str = "valid") -> Ranks:
+        """Ranks of the targets, one case per evaluated user in the order of the holdout.
+
+        Raises:
+            ValueError: no such protocol or split, fewer than 99 unobserved items for a user
+                (``paper``), or scores of a wrong shape or with NaN.
+        """
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol={protocol!r}; choose one of {list(PROTOCOLS)}")
+        holdout = self._holdout(on)
+        if protocol == "full":
+            return rank_in_corpus(scorer, holdout, block_size=self.block_size)
+        return rank_among(scorer, holdout, self.negatives(on), block_size=self.block_size)
+
+    def negatives(self, on: str) -> npt.NDArray[np.int32]:
+        """int32 [n, 99]: the sampled negatives of the cases of ``"valid"`` or ``"test"``."""
+        if on not in self._negatives:
+            self._negatives[on] = sample_negatives(
+                self._holdout(on), self.split.data, seed=self.seed, name=on
+            )
+        return self._negatives[on]
+
+    def _holdout(self, on: str) -> Holdout:
+        if on not in SPLIT_NAMES:
+            raise ValueError(f"unknown split on={on!r}; choose one of {list(SPLIT_NAMES)}")
+        holdout: Holdout = getattr(self.split, on)
+        return holdout
+
+
+def evaluate(
+    scorer: Scorer,
+    split: Split,
+    *,
+    on: Iterable[str] = SPLIT_NAMES,
+    protocols: Iterable[str] = tuple(PROTOCOLS),
+    seed: int = 0,
+    block_size: int = 256,
+    ks: Iterable[int] = CUTOFFS,
+) -> Results:
+    """All metrics of ``scorer``: protocol -> split name -> metric name -> value.
+
+    Arguments are those of ``Evaluator`` and ``summarize``, which also say what is refused.
+    """
+    on, ks = list(on), list(ks)
+    evaluator = Evaluator(split, seed=seed, block_size=block_size)
+    return {
+        protocol: {name: summarize(evaluator.ranks(scorer, protocol, name), ks) for name in on}
+        for protocol in protocols
+    }
+
+
+def sample_negatives(
+    holdout: Holdout,
+    data: Interactions,
+    *,
+    seed: int,
+    name: str,
+    n_negatives: int = PAPER_NEGATIVES,
+) -> npt.NDArray[np.int32]:
+    """Draw items without replacement, uniform over those a user never interacted with in ``data``.
+
+    A user's negatives depend on the seed, the split's name, the user's index and ``data``'s items
+    of that user; not on which other users are evaluated.
+
+    Args:
+        holdout: n cases whose targets are in ``data``.
+        data: all interactions: training, validation and test.
+        seed: non-negative.
+        name: the split's name.
+        n_negatives: items to draw for every case.
+
+    Returns:
+        int32 [n, n_negatives], the order within a row being of no meaning.
+
+    Raises:
+        ValueError: a user has fewer than ``n_negatives`` unobserved items, or a target is not
+            among the user's items in ``data``.
+    """
+    users = np.asarray(holdout.histories.users)
+    indptr, items = data.unique_items()
+    user_of_item = np.repeat(np.arange(data.n_users), np.diff(indptr))
+    _check_targets_observed(holdout, data, user_of_item * data.n_items + items)
+
+    available = (data.n_items - np.diff(indptr))[users]
+    if len(users) and available.min() < n_negatives:
+        user = users[available.argmin()]
+        raise ValueError(
+            f"cannot sample {n_negatives} negatives: the corpus has {data.n_items} items and user "
+            f"{data.user_ids[user]} has not interacted with only {available.min()} of them; "
+            "use the 'full' protocol"
+        )
+    sequence = np.random.SeedSequence(seed, spawn_key=tuple(name.encode()))
+    # Raw words, as NumPy fixes the bit stream across versions but not that of its samplers.
+    words = np.random.PCG64(sequence).random_raw((data.n_users, n_negatives))[users]
+    ordinals = _distinct_below(available, words)
+
+    # The q-th unobserved item of a row is q plus the observed items before it, and those are the
+    # ones with items[i] - i <= q, i being their position in the row.
+    stride = data.n_items + 1
+    unobserved_before = items - (np.arange(len(items)) - indptr[user_of_item])
+    position = np.searchsorted(
+        user_of_item * stride + unobserved_before, users[:, None] * stride + ordinals, side="right"
+    )
+    return (ordinals + position - indptr[users, None]).astype(np.int32)
+
+
+def rank_among(
+    scorer: Scorer, holdout: Holdout, negatives: npt.NDArray[np.int32], *, block_size: int
+) -> Ranks:
+    """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x (C + 1)."""
+    parts = []
+    for block in _blocks(len(holdout.targets), block_size):
+        items = np.column_stack([holdout.targets[block], negatives[block]])
+        scores = _checked_scores(
+            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64)), items.shape
+        )
+        parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
+    return Ranks.concatenate(parts)
+
+
+def rank_in_corpus(scorer: Scorer, holdout: Holdout, *, block_size: int) -> Ranks:
+    """Rank each target in the corpus without its history's items; memory block_size x items.
+
+    The target itself is never filtered, even where the history holds it.
+    """
+    parts = []
+    for block in _blocks(len(holdout.targets), block_size):
+        histories = holdout.histories[block]
+        shape = (len(histories), histories.n_items)
+        scores = _checked_scores(scorer, histories, None, shape)
+        targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
+        indptr, items, _ = histories.packed()
+        rows = np.repeat(np.arange(len(histories)), np.diff(indptr))
+        excluded = torch.zeros(shape, dtype=torch.bool, device=scores.device)
+        excluded[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = True
+        excluded.scatter_(1, targets[:, None], True)
+        target_scores = scores.gather(1, targets[:, None])[:, 0]
+        parts.append(rank_counts(target_scores, scores, excluded))
+    return Ranks.concatenate(parts)
+
+
+def format_results(
+    results: Mapping[str, Results],
+    metrics: Sequence[str] = ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr", "auc"),
+) -> str:
+    """Text tables of several models' results, one for each protocol and split.
+
+    Args:
+        results: model name -> what ``evaluate`` returned.
+        metrics: the columns.
+
+    Returns:
+        Tables of one row per model; the protocol stands in the title and at the head of each row.
+    """
+    tables = []
+    settings = [(p, name) for result in results.values() for p in result for name in result[p]]
+    for protocol, name in dict.fromkeys(settings):
+        rows = [["protocol", "model", *metrics]]
+        for model, result in results.items():
+            values = result.get(protocol, {}).get(name)
+            if values is not None:
+                rows.append([protocol, model, *(f"{values[metric]:.4f}" for metric in metrics)])
+        title = f"protocol: {protocol} ({PROTOCOLS[protocol]}), split: {name}"
+        tables.append("\n".join([title, *_aligned(rows)]))
+    return "\n\n".join(tables)
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _blocks(n_cases: int, block_size: int) -> Iterator[slice]:
+    if n_cases == 0:
+        raise ValueError("the holdout has no cases to rank")
+    for start in range(0, n_cases, block_size):
+        yield slice(start, min(start + block_size, n_cases))
+
+
+@torch.no_grad()
+def _checked_scores(
+    scorer: Scorer, histories: Histories, items: torch.Tensor | None, shape: tuple[int, int]
+) -> torch.Tensor:
+    scores = scorer.scores(histories, items)
+    if tuple(scores.shape) != shape:
+        raise ValueError(
+            f"{type(scorer).__name__}.scores returned shape {tuple(scores.shape)}, not {shape}"
+        )
+    return scores
+
+
+def _check_targets_observed(
+    holdout: Holdout, data: Interactions, observed: npt.NDArray[np.int64]
+) -> None:
+    users = np.asarray(holdout.histories.users)
+    wanted = users * data.n_items + holdout.targets
+    found = observed[np.searchsorted(observed, wanted).clip(max=len(observed) - 1)] == wanted
+    if not found.all():
+        case = int(np.flatnonzero(~found)[0])
+        raise ValueError(
+            f"user {data.user_ids[users[case]]} never interacted with the target "
+            f"{data.item_ids[holdout.targets[case]]} in data; pass the data that were split"
+        )
+
+
+def _distinct_below(
+    bounds: npt.NDArray[np.int64], words: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """Floyd's sampling: row r of the result is a uniform set of ``words.shape[1]`` numbers below
+    ``bounds[r]`` (at least as many), from the upper 32 bits of the words."""
+    n_draws = words.shape[1]
+    chosen = np.empty((n_draws, len(bounds)), dtype=np.int64)
+    fractions = (words >> np.uint64(32)).T
+    for draw in range(n_draws):
+        last = bounds - n_draws + draw
+        number = (fractions[draw] * (last + 1).astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+        repeated = (chosen[:draw] == number).any(axis=0)
+        chosen[draw] = np.where(repeated, last, number)
+    return chosen.T

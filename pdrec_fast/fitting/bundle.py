@@ -1,0 +1,134 @@
+"""Bundles: a directory of safetensors files and one JSON manifest with a checksum for each.
+
+A bundle is written beside its target and renamed, so a reader sees the old one or the new one,
+never a half-written one. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pdrec_fast.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def write_bundle(
+    path: str | Path,
+    kind: str,
+    meta: Mapping[str, Any],
+    files: Mapping[str, dict[str, torch.Tensor]],
+) -> None:
+    """Write ``files`` (name -> tensors) and ``meta`` (JSON values) to the directory ``path``.
+
+    Args:
+        kind: what the bundle is, checked on reading.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, stale = _beside(path, "new"), _beside(path, "old")
+    _recover(path)
+    for leftover in (fresh, stale):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    fresh.mkdir()
+    checksums = {}
+    for name, tensors in files.items():
+        target = fresh / f"{name}.safetensors"
+        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, target)
+        checksums[target.name] = _checksum(target)
+    manifest = {"format": FORMAT, "kind": kind, "files": checksums, "meta": meta}
+    manifest["checksum"] = _manifest_checksum(manifest)
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for file in fresh.iterdir():
+        _sync(file)
+    if path.exists():
+        os.rename(path, stale)
+    os.rename(fresh, path)
+    _sync(path.parent)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def read_bundle(
+    path: str | Path, kind: str
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """Read a bundle back as ``(meta, files)``; every checksum is verified.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another kind.
+    """
+    path = Path(path)
+    _recover(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        stored_kind, checksums = manifest["kind"], manifest["files"]
+        stated = manifest.pop("checksum")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no {kind} is saved here ({MANIFEST} not found)") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: damaged ({error})") from None
+    if stated != _manifest_checksum(manifest):
+        raise CheckpointError(f"{path / MANIFEST}: damaged (its checksum does not match)")
+    if stored_kind != kind:
+        raise CheckpointError(f"{path}: holds a {stored_kind}, not a {kind}")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {manifest['format']}, this version reads {FORMAT}; save it again"
+        )
+    files = {}
+    for name, expected in checksums.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: missing")
+        if _checksum(file) != expected:
+            raise CheckpointError(f"{file}: damaged (its checksum does not match the manifest)")
+        files[file.stem] = load_file(file)
+    return manifest["meta"], files
+
+
+def bundle_exists(path: str | Path) -> bool:
+    """True when a finished bundle lies at ``path``."""
+    _recover(Path(path))
+    return (Path(path) / MANIFEST).is_file()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _recover(path: Path) -> None:
+    """Undo a swap that was killed between its two renames."""
+    stale = _beside(path, "old")
+    if not path.exists() and (stale / MANIFEST).is_file():
+        os.rename(stale, path)
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

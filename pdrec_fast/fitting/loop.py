@@ -1,0 +1,224 @@
+"""The epoch loop that every model is fitted with: early stopping, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+from pdrec_fast.errors import CheckpointError, NonFiniteLossError
+from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
+
+logger = logging.getLogger("pdrec_fast")
+KIND = "training checkpoint"
+SelectBy = Literal["paper", "full"]  # evaluation protocol that early stopping looks at
+
+
+class Fit(Protocol):
+    """One model under training. Epochs must depend on nothing but the state and their number."""
+
+    def train_epoch(self, epoch: int) -> torch.Tensor:
+        """Train one epoch; returns the loss of every step, [steps]."""
+        ...
+
+    def validate(self) -> float | None:
+        """The figure to maximise, or None when there is nothing to validate on."""
+        ...
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights, as live tensors."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None: ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything besides the weights that the next epoch depends on."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When to stop and how often to look.
+
+    Attributes:
+        epochs: at most this many.
+        patience: stop when the validation figure has not improved for this many epochs.
+        min_epochs: never stop early before this epoch.
+        eval_every: validate every so many epochs.
+        checkpoint_seconds: write a checkpoint when at least this long has passed since the last.
+    """
+
+    epochs: int
+    patience: int = 10
+    min_epochs: int = 0
+    eval_every: int = 1
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class History:
+    """What a fit saw: one loss per epoch, and the validation figure where it was taken."""
+
+    losses: list[float] = field(default_factory=list)
+    validations: dict[str, float] = field(default_factory=dict)  # JSON keys are strings
+    best_epoch: int = -1
+    best_value: float = -1.0  # below every metric, and plain JSON
+    seconds: float = 0.0  # spent in epochs, over all runs that continued each other
+    finished: bool = False
+
+    @property
+    def epochs(self) -> int:
+        return len(self.losses)
+
+
+def run_loop(
+    fit: Fit,
+    config: LoopConfig,
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> History:
+    """Train ``fit`` until it stops improving and leave it with its best weights.
+
+    Args:
+        name: shown on the progress bar and in errors.
+        identity: JSON values that say what is being trained (configuration, data fingerprint). A
+            checkpoint of another identity is refused.
+        checkpoint: directory to resume from and to write to; None keeps nothing.
+
+    Raises:
+        NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+    """
+    history, best = History(), None
+    if checkpoint is not None and bundle_exists(checkpoint):
+        history, best = _resume(fit, checkpoint, identity)
+        logger.info("%s: resuming after epoch %d", name, history.epochs)
+    saved_at = time.monotonic()
+    with tqdm(
+        total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
+    ) as bar:
+        while not history.finished:
+            epoch, started = history.epochs, time.monotonic()
+            history.losses.append(_checked_mean(fit.train_epoch(epoch), name, epoch, checkpoint))
+            if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+                best = _validate(fit, history, epoch, best)
+            history.finished = _is_over(config, history)
+            history.seconds += time.monotonic() - started
+            bar.set_postfix_str(_describe(history), refresh=False)
+            bar.update()
+            due = time.monotonic() - saved_at >= config.checkpoint_seconds
+            if checkpoint is not None and (due or history.finished):
+                _save(fit, history, best, checkpoint, identity, name)
+                saved_at = time.monotonic()
+    if best is not None:
+        fit.load_weights(best)
+    return history
+
+
+def _validate(
+    fit: Fit, history: History, epoch: int, best: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor] | None:
+    value = fit.validate()
+    if value is None:
+        return best
+    history.validations[str(epoch)] = value
+    if value > history.best_value:
+        history.best_value, history.best_epoch = value, epoch
+        best = {key: tensor.detach().clone() for key, tensor in fit.weights().items()}
+    return best
+
+
+def _is_over(config: LoopConfig, history: History) -> bool:
+    if history.epochs >= config.epochs:
+        return True
+    if not history.validations or history.epochs < config.min_epochs:
+        return False
+    return history.epochs - 1 - history.best_epoch >= config.patience
+
+
+def _describe(history: History) -> str:
+    text = f"loss {history.losses[-1]:.4g}"
+    if history.validations:
+        last = list(history.validations.values())[-1]
+        best = f"{history.best_value:.4f} @ epoch {history.best_epoch + 1}"
+        text += f", valid ndcg@10 {last:.4f} (best {best})"
+    return text
+
+
+def _checked_mean(
+    losses: torch.Tensor, name: str, epoch: int, checkpoint: str | Path | None
+) -> float:
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise NonFiniteLossError(
+            f"{name}: the loss became {float(losses[step])} at epoch {epoch + 1}, step {step + 1}; "
+            + _advice(checkpoint)
+        )
+    return float(losses.double().mean())
+
+
+def _advice(checkpoint: str | Path | None) -> str:
+    kept = "no checkpoint was written"
+    if checkpoint is not None and bundle_exists(checkpoint):
+        done = read_bundle(checkpoint, KIND)[0]["history"]["losses"]
+        kept = f"the checkpoint after epoch {len(done)} is kept in {checkpoint}"
+    return f"{kept}. Lower the learning rate, or check the data for extreme values."
+
+
+def _save(
+    fit: Fit,
+    history: History,
+    best: dict[str, torch.Tensor] | None,
+    checkpoint: str | Path,
+    identity: Mapping[str, Any],
+    name: str,
+) -> None:
+    weights = fit.weights()
+    if not all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point()):
+        raise NonFiniteLossError(
+            f"{name}: a weight became NaN or infinite at the last step of epoch {history.epochs}; "
+            + _advice(checkpoint)
+        )
+    files = {"weights": weights, "state": fit.state()}
+    if best is not None:
+        files["best"] = best
+    meta = {"identity": dict(identity), "history": asdict(history)}
+    write_bundle(checkpoint, KIND, meta, files)
+
+
+def _resume(
+    fit: Fit, checkpoint: str | Path, identity: Mapping[str, Any]
+) -> tuple[History, dict[str, torch.Tensor] | None]:
+    meta, files = read_bundle(checkpoint, KIND)
+    wanted = json.loads(json.dumps(dict(identity)))
+    if meta["identity"] != wanted:
+        differing = sorted(
+            key
+            for key in meta["identity"].keys() | wanted.keys()
+            if meta["identity"].get(key) != wanted.get(key)
+        )
+        raise CheckpointError(
+            f"{checkpoint}: belongs to another run (different {', '.join(differing)}); "
+            "use another directory or delete it"
+        )
+    fit.load_weights(files["weights"])
+    fit.load_state(files["state"])
+    return History(**meta["history"]), files.get("best")

@@ -1,0 +1,315 @@
+"""The whole job: diffusion, preferences, encoder, test; resumable, all figures in one file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import pdrec_fast
+from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
+from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Results, Scorer, evaluate
+from pdrec_fast.fitting.bundle import bundle_exists
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.presets import PRESETS
+from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
+
+logger = logging.getLogger("pdrec_fast")
+DIFFUSION_ONLY = "diffusion"  # as an encoder's name: the diffusion model is the recommender
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """How the data are split: leave-one-out, or by global time when both limits are given."""
+
+    valid_from: float | None = None
+    test_from: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("a split by time needs both valid_from and test_from")
+
+    def apply(self, data: Interactions) -> Split:
+        if self.valid_from is None or self.test_from is None:
+            return leave_one_out(data)
+        return global_time_split(data, self.valid_from, self.test_from)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run, besides the data.
+
+    Attributes:
+        diffusion, pdrec: settings of the two models.
+        encoder: name of a built-in encoder, or ``"diffusion"`` for the diffusion model alone.
+        encoder_options: passed to the encoder.
+        top_m, omega_m, n_draws: see ``Preferences.infer``.
+        split: how the data are split.
+        evaluation_seed: of the sampled negatives of the ``paper`` protocol.
+    """
+
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    pdrec: PDRecConfig = field(default_factory=PDRecConfig)
+    encoder: str = "sasrec"
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    top_m: int = 50
+    omega_m: float = 0.5
+    n_draws: int = 1024
+    split: SplitSpec = field(default_factory=SplitSpec)
+    evaluation_seed: int = 0
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        encoder: str = "sasrec",
+        modules: tuple[Module, ...] = MODULES,
+        seed: int = 0,
+    ) -> RunConfig:
+        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset={name!r}; choose one of {list(PRESETS)}")
+        preset = PRESETS[name]
+        return cls(
+            diffusion=replace(preset.diffusion, seed=seed),
+            pdrec=replace(preset.pdrec, modules=modules, seed=seed),
+            encoder=encoder,
+            top_m=preset.top_m,
+            omega_m=preset.omega_m,
+        )
+
+    @property
+    def needs_diffusion(self) -> bool:
+        return bool(self.pdrec.modules) or self.encoder == DIFFUSION_ONLY
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+
+@dataclass
+class RunResult:
+    """What a run leaves: the metrics (as in ``metrics.json``) and the models."""
+
+    metrics: dict[str, Any]
+    split: Split
+    diffusion: DiffRec | None
+    preferences: Preferences | None
+    model: PDRec | None
+
+
+def run(
+    data: Interactions,
+    config: RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    diffusion: DiffRec | None = None,
+    progress: bool = True,
+) -> RunResult:
+    """Train the diffusion model, infer preferences, train the encoder and test everything.
+
+    Args:
+        out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
+            with the same data and settings continues, to the same result; what is finished is not
+            done again. None keeps everything in memory.
+        diffusion: a model already fitted on this data's training part, instead of a new one.
+
+    Raises:
+        CheckpointError: ``out`` holds a run of other data or settings.
+    """
+    config = config or RunConfig()
+    out = None if out is None else Path(out)
+    split = config.split.apply(data)
+    config, protocols = _with_possible_protocols(config, split)
+    if diffusion is not None:
+        config = replace(config, diffusion=diffusion.config)
+    description = {"config": config.describe(), "data": data.fingerprint()}
+    if out is not None:
+        _claim(out, description)
+    stages = _Stages(out, progress)
+    model = preferences = None
+    diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
+    if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
+        assert diffusion is not None
+        preferences = stages.preferences(config, split, diffusion)
+    if config.encoder != DIFFUSION_ONLY:
+        model = stages.encoder(config, split, preferences)
+    metrics = _report(data, config, split, protocols, stages, diffusion, model)
+    if out is not None:
+        _write_json(out / "metrics.json", metrics)
+    return RunResult(metrics, split, diffusion, preferences, model)
+
+
+class _Stages:
+    """The stages of a run, each skipped when its result already lies in ``out``."""
+
+    def __init__(self, out: Path | None, progress: bool) -> None:
+        self.out, self.progress = out, progress
+        # Kept on disk too: a stage done by an earlier, killed process still counts.
+        self.seconds: dict[str, float] = {}
+        if out is not None and (out / "seconds.json").exists():
+            self.seconds = json.loads((out / "seconds.json").read_text())
+
+    def diffusion(self, config: RunConfig, split: Split, fitted: DiffRec | None) -> DiffRec:
+        if fitted is not None:
+            return fitted
+        if self._done("diffusion"):
+            model = DiffRec.load(self._path("diffusion"))
+        else:
+            model = DiffRec(config.diffusion)
+            model.fit(split, checkpoint=self._checkpoint("diffusion"), progress=self.progress)
+            self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
+        return model
+
+    def preferences(self, config: RunConfig, split: Split, source: DiffRec) -> Preferences:
+        if self._done("preferences"):
+            result = Preferences.load(self._path("preferences"))
+        else:
+            started = time.monotonic()
+            result = Preferences.infer(
+                source,
+                split.train,
+                top_m=config.top_m,
+                omega_m=config.omega_m,
+                n_draws=config.n_draws,
+                seed=config.pdrec.seed,
+                progress=self.progress,
+            )
+            self._keep("preferences", result, time.monotonic() - started)
+        return result
+
+    def encoder(self, config: RunConfig, split: Split, preferences: Preferences | None) -> PDRec:
+        if self._done("model"):
+            model = PDRec.load(self._path("model"))
+        else:
+            model = PDRec(config.encoder, config.pdrec, encoder_options=config.encoder_options)
+            checkpoint = self._checkpoint("model")
+            model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
+            self._keep("model", model, model.history.seconds if model.history else 0.0)
+        return model
+
+    def _path(self, name: str) -> Path:
+        assert self.out is not None
+        return self.out / name
+
+    def _checkpoint(self, name: str) -> Path | None:
+        return None if self.out is None else self.out / f"{name}.checkpoint"
+
+    def _done(self, name: str) -> bool:
+        return self.out is not None and bundle_exists(self.out / name)
+
+    def _keep(self, name: str, result: DiffRec | Preferences | PDRec, seconds: float) -> None:
+        self.seconds["encoder" if name == "model" else name] = seconds
+        if self.out is not None:
+            result.save(self._path(name))
+            _write_json(self.out / "seconds.json", self.seconds)
+            shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
+
+
+def _report(
+    data: Interactions,
+    config: RunConfig,
+    split: Split,
+    protocols: tuple[str, ...],
+    stages: _Stages,
+    diffusion: DiffRec | None,
+    model: PDRec | None,
+) -> dict[str, Any]:
+    started = time.monotonic()
+
+    def tested(scorer: Scorer | None) -> Results | None:
+        if scorer is None:
+            return None
+        return evaluate(scorer, split, protocols=protocols, seed=config.evaluation_seed)
+
+    of_diffusion = tested(diffusion)
+    of_model = of_diffusion if model is None else tested(model)
+    stages.seconds["evaluation"] = time.monotonic() - started
+    summary = data.summary()
+    return {
+        "dataset": {key: summary[key] for key in ("users", "items", "records")},
+        "config": config.describe(),
+        "protocols": of_model,
+        "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
+        "diffusion": of_diffusion,
+        "epochs": {
+            "diffusion": _epochs(diffusion.history) if diffusion else None,
+            "encoder": _epochs(model.history) if model else None,
+        },
+        "seconds": {key: round(value, 2) for key, value in stages.seconds.items()},
+        "peak_rss_gib": round(_peak_rss_gib(), 3),
+        "environment": {
+            "pdrec_fast": pdrec_fast.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _epochs(history: Any) -> dict[str, int] | None:
+    if history is None:
+        return None
+    return {"trained": history.epochs, "best": history.best_epoch + 1}
+
+
+def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
+    """Leave out the sampled protocol where a user has too few items to sample from."""
+    observed = np.diff(split.data.unique_items()[0])
+    if split.data.n_items - observed.max() >= PAPER_NEGATIVES:
+        return config, tuple(PROTOCOLS)
+    logger.warning(
+        "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "
+        "selected and tested under 'full' alone",
+        PAPER_NEGATIVES,
+    )
+    return replace(
+        config,
+        diffusion=replace(config.diffusion, select_by="full"),
+        pdrec=replace(config.pdrec, select_by="full"),
+    ), ("full",)
+
+
+def _claim(out: Path, description: dict[str, Any]) -> None:
+    """Mark ``out`` as this run's, or refuse if it is another's."""
+    marker = out / "run.json"
+    if marker.exists():
+        try:
+            found = json.loads(marker.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
+        if found != description:
+            different = "data" if found.get("data") != description["data"] else "settings"
+            raise CheckpointError(
+                f"{out}: holds a run with other {different}; use another directory or delete it"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(marker, description)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(json.dumps(values, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def _peak_rss_gib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)

@@ -1,0 +1,183 @@
+"""What a fitted source of preferences says of each user, in a form that training can use.
+
+Nothing of size users x items is kept: per user the scores and ranks of the observed items, the top
+unobserved ones (DPA), where the pool of safe negatives begins, and a table of draws from it (NNS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.errors import DataError
+from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.ops.pool_sampling import sample_pool
+from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.preferences.reweighting import ranks_within
+
+KIND = "preferences"
+_ARRAYS = (
+    "indptr",
+    "observed_scores",
+    "observed_ranks",
+    "top_items",
+    "threshold_scores",
+    "threshold_items",
+    "negatives",
+)
+
+
+class PreferenceSource(Protocol):
+    """Anything that scores the corpus for histories: a ``DiffRec``, a ``PDRec``, a user's own."""
+
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 [B, N] over the corpus."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Preferences:
+    """Preferences of U users over N items, reduced to what HBR, DPA and NNS need.
+
+    Attributes:
+        n_items: N.
+        data: fingerprint of the training interactions they were inferred from.
+        omega_m: ω_m; the pool of safe negatives is ``K_u[floor(ω_m l_u) : l_u]`` (paper, eq. 3),
+            K_u the user's l_u unobserved items by descending preference.
+        indptr: int64 [U + 1], rows of the training records.
+        observed_scores: float32 [n_records], preference for every training record's item.
+        observed_ranks: int32 [n_records], its rank within the user's records, 1 = highest.
+        top_items: int32 [U, m], the m unobserved items preferred most; -1 where there are fewer.
+        threshold_scores: float32 [U], threshold_items: int32 [U]: score and id of the pool's first
+            item.
+        negatives: int32 [U, D], independent uniform draws from the pool. Training consumes them in
+            order and begins again after D, so no epoch has to score the corpus.
+    """
+
+    n_items: int
+    data: str
+    omega_m: float
+    indptr: np.ndarray
+    observed_scores: np.ndarray
+    observed_ranks: np.ndarray
+    top_items: np.ndarray
+    threshold_scores: np.ndarray
+    threshold_items: np.ndarray
+    negatives: np.ndarray
+
+    @property
+    def n_users(self) -> int:
+        return len(self.indptr) - 1
+
+    @classmethod
+    def infer(
+        cls,
+        source: PreferenceSource,
+        train: Interactions,
+        *,
+        top_m: int = 50,
+        omega_m: float = 0.5,
+        n_draws: int = 1024,
+        seed: int = 0,
+        block_size: int = 512,
+        progress: bool = True,
+    ) -> Preferences:
+        """Score the corpus for every user, in blocks, and keep what is needed.
+
+        Args:
+            source: fitted on ``train``.
+            top_m: m, candidates of DPA per user.
+            omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
+            n_draws: D, negatives drawn per user.
+            seed: of the draws.
+            block_size: users scored at once; memory is ``block_size * N`` floats. Does not change
+                the draws.
+        """
+        if not 0 <= omega_m < 1:
+            raise ValueError(f"omega_m must lie in [0, 1), got {omega_m}")
+        if top_m < 1 or n_draws < 1 or block_size < 1:
+            raise ValueError(
+                f"top_m, n_draws and block_size must be at least 1, got {top_m=}, {n_draws=}, "
+                f"{block_size=}"
+            )
+        histories = train.histories()
+        observed_indptr, observed_items = train.unique_items()
+        unobserved = train.n_items - np.diff(observed_indptr)
+        if not unobserved.min():
+            raise DataError(
+                f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
+                "there is nothing to draw a negative from"
+            )
+        first_rank = np.floor(omega_m * unobserved).astype(np.int64)
+        blocks = []
+        starts = range(0, train.n_users, block_size)
+        for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
+            users = slice(start, min(start + block_size, train.n_users))
+            scores = source.scores(histories[users])
+            row_starts = observed_indptr[users.start : users.stop + 1]
+            observed = (
+                row_starts - row_starts[0],
+                observed_items[row_starts[0] : row_starts[-1]],
+            )
+            selection = select_unobserved(scores, observed, top_m, first_rank[users])
+            negatives = sample_pool(
+                scores,
+                observed,
+                selection.threshold_score,
+                selection.threshold_item,
+                n_draws,
+                seed=seed,
+                users=np.arange(users.start, users.stop),
+            )
+            blocks.append(
+                (
+                    _record_scores(scores, train, users),
+                    selection.top_items,
+                    selection.threshold_score,
+                    selection.threshold_item,
+                    negatives,
+                )
+            )
+        observed_scores, top_items, threshold_scores, threshold_items, negatives = (
+            np.concatenate([np.asarray(part) for part in parts])
+            for parts in zip(*blocks, strict=True)
+        )
+        return cls(
+            n_items=train.n_items,
+            data=train.fingerprint(),
+            omega_m=omega_m,
+            indptr=train.indptr,
+            observed_scores=observed_scores,
+            observed_ranks=ranks_within(train.indptr, observed_scores, train.items),
+            top_items=top_items,
+            threshold_scores=threshold_scores,
+            threshold_items=threshold_items,
+            negatives=negatives,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write to the directory ``path`` (see ``fitting.bundle``)."""
+        meta = {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
+        arrays = {name: torch.from_numpy(np.array(getattr(self, name))) for name in _ARRAYS}
+        write_bundle(path, KIND, meta, {"arrays": arrays})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Preferences:
+        """Read what ``save`` wrote."""
+        meta, files = read_bundle(path, KIND)
+        arrays: dict[str, Any] = {name: files["arrays"][name].numpy() for name in _ARRAYS}
+        return cls(**meta, **arrays)
+
+
+def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> np.ndarray:
+    """Scores of every training record of a block of users, float32."""
+    indptr = train.indptr[users.start : users.stop + 1]
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    items = train.items[indptr[0] : indptr[-1]].astype(np.int64)
+    return scores[torch.from_numpy(rows), torch.from_numpy(items)].numpy()

@@ -1,0 +1,73 @@
+"""Settings of PDRec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pdrec_fast.fitting.loop import SelectBy
+
+Module = Literal["hbr", "dpa", "nns"]
+MODULES: tuple[Module, ...] = get_args(Module)
+Similarity = Literal["cosine", "dot"]
+
+
+@dataclass(frozen=True)
+class PDRecConfig:
+    """Everything besides the encoder that defines a training run; defaults are the paper's for Toy.
+
+    Attributes:
+        modules: which of PDRec's modules guide the encoder; empty is the plain backbone.
+        similarity, temperature: how states and items make logits, see ``item_logits``.
+        hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
+        dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
+            the preferences are inferred.
+        random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
+            has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
+        lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
+        batch_size: users per step.
+        epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
+            NDCG@10.
+        select_by: evaluation protocol of that NDCG@10.
+        seed: of weights, order, dropout and random negatives.
+    """
+
+    modules: tuple[Module, ...] = MODULES
+    similarity: Similarity = "cosine"
+    temperature: float = 5.0
+    hbr_rank_weight: float = 0.1
+    hbr_clip: float = 3.0
+    hbr_rescale: float = 2.0
+    dpa_top_n: int = 5
+    dpa_weight: float = 0.3
+    random_negatives: int = 1
+    safe_negatives: int = 1
+    lr: float = 5e-3
+    lr_decay: float = 0.99
+    batch_size: int = 128
+    epochs: int = 300
+    patience: int = 20
+    min_epochs: int = 0
+    eval_every: int = 1
+    select_by: SelectBy = "paper"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.modules if name not in MODULES]
+        if unknown:
+            raise ValueError(f"unknown modules {unknown}; choose among {MODULES}")
+        # One canonical order, so that equal settings compare equal.
+        object.__setattr__(self, "modules", tuple(m for m in MODULES if m in self.modules))
+        for name, allowed in (
+            ("similarity", get_args(Similarity)),
+            ("select_by", get_args(SelectBy)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
+        for name in ("temperature", "lr", "lr_decay", "batch_size", "dpa_top_n", "safe_negatives"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
+            raise ValueError(
+                f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
+            )

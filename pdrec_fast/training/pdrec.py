@@ -1,0 +1,263 @@
+"""PDRec: a sequence encoder trained with the guidance of a diffusion model's preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.sequences import pack
+from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.evaluation import Evaluator, Results, evaluate
+from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.fitting.loop import History, LoopConfig, run_loop
+from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.objective import item_logits
+from pdrec_fast.training.trainer import PDRecFit
+
+KIND = "PDRec model"
+EncoderFactory = Callable[[int], nn.Module]
+
+
+class PDRec:
+    """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
+
+    Args:
+        encoder: name of a built-in encoder (``"sasrec"``), or a function that makes a
+            ``SequenceEncoder`` for a number of items.
+        config: all settings; keyword arguments override single ones, e.g.
+            ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
+        encoder_options: passed to a built-in encoder, e.g. ``{"width": 32}``.
+    """
+
+    def __init__(
+        self,
+        encoder: str | EncoderFactory = "sasrec",
+        config: PDRecConfig | None = None,
+        *,
+        encoder_options: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(encoder, str) and encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder={encoder!r}; choose one of {sorted(ENCODERS)}")
+        if encoder_options and not isinstance(encoder, str):
+            raise ValueError("encoder_options are for built-in encoders; set yours in the function")
+        self.config = replace(config or PDRecConfig(), **settings)
+        self.encoder_spec = encoder
+        self.encoder_options = dict(encoder_options or {})
+        self.encoder: nn.Module | None = None
+        self.data: Interactions | None = None
+        self.history: History | None = None
+
+    def fit(
+        self,
+        train: Split | Interactions,
+        preferences: Preferences | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+    ) -> PDRec:
+        """Train the encoder.
+
+        Args:
+            train: a split, trained on ``train.train`` with early stopping on ``train.valid``; or
+                plain interactions, all trained on for ``config.epochs`` epochs.
+            preferences: inferred on the same training interactions; needed by every module.
+            checkpoint: directory to resume from and to write to.
+
+        Raises:
+            ValueError: a module is on and ``preferences`` is missing or of other data.
+            NonFiniteLossError, CheckpointError: see ``run_loop``.
+        """
+        split = train if isinstance(train, Split) else None
+        interactions = train.train if isinstance(train, Split) else train
+        self._check_preferences(interactions, preferences)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self.encoder = self._new_encoder(interactions.n_items)
+        self.data = split.data if split else interactions
+        config = self.config
+        self.history = run_loop(
+            PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
+            LoopConfig(config.epochs, config.patience, config.min_epochs, config.eval_every),
+            name=self.name,
+            identity=self._description() | {"data": interactions.fingerprint()},
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return self
+
+    @property
+    def name(self) -> str:
+        """For tables: the encoder and the modules that guide it, e.g. ``sasrec+hbr+nns``."""
+        spec = self.encoder_spec
+        encoder = spec if isinstance(spec, str) else getattr(spec, "__name__", "custom")
+        return "+".join([encoder, *self.config.modules])
+
+    @torch.inference_mode()
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits of the next item.
+
+        Args:
+            histories: B non-empty histories.
+            items: int64 [B, C] to score only these; None for the whole corpus.
+
+        Returns:
+            float32 [B, C] or [B, N].
+        """
+        encoder = self.fitted_encoder().eval()
+        batch = pack(histories, encoder.max_length)
+        states = encoder(batch)[batch.last]
+        vectors = torch.empty_like(states)
+        vectors[torch.from_numpy(batch.sources)] = states
+        table = encoder.item_embedding.weight
+        if items is not None:
+            return self.logits(vectors, table[items])
+        if self.config.similarity == "cosine":
+            table = nn.functional.normalize(table, dim=-1)
+            vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
+        return vectors @ table.T
+
+    def logits(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Logits of candidate embeddings [..., k, d] for states [..., d]: [..., k]."""
+        config = self.config
+        return item_logits(
+            states, items, similarity=config.similarity, temperature=config.temperature
+        )
+
+    def evaluate(self, split: Split, **options: Any) -> Results:
+        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
+        return evaluate(self, split, **options)
+
+    def recommend(
+        self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int = 256
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` items each user would interact with next, given all data of ``fit``.
+
+        Args:
+            users: raw user ids [B].
+            k: at most the number of items.
+            filter_seen: leave out items the user has interacted with.
+
+        Returns:
+            (raw item ids [B, k], logits float32 [B, k]), best first; ties to the lower item.
+            Where fewer than k items are left, the ids end with None and the logits with -inf.
+
+        Raises:
+            DataError: an unknown user, or one without any interaction.
+        """
+        data = self._fitted_data()
+        if not 1 <= k <= data.n_items:
+            raise ValueError(f"k must lie in 1 .. {data.n_items} (the number of items), got {k}")
+        histories = data.histories(data.user_index(users))
+        if len(histories) and not histories.lengths.min():
+            raise DataError(
+                f"user {data.user_ids[histories.users[histories.lengths.argmin()]]!r} has no "
+                "interactions to recommend from"
+            )
+        ids = np.full((len(histories), k), None, dtype=object)
+        logits = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        for start in range(0, len(histories), block_size):
+            block = slice(start, start + block_size)
+            scores = self.scores(histories[block])
+            seen = _seen(data, histories[block].users, filter_seen)
+            best = torch.as_tensor(
+                select_unobserved(scores, seen, k, np.zeros(len(scores), dtype=np.int64)).top_items
+            ).long()
+            chosen = scores.gather(1, best.clamp_min(0))
+            found = (best >= 0).numpy()
+            ids[block][found] = data.item_ids[best.numpy()[found]]
+            logits[block][found] = chosen.numpy()[found]
+        return ids, logits
+
+    def save(self, path: str | Path) -> None:
+        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
+        encoder, data = self.fitted_encoder(), self._fitted_data()
+        tensors, ids = interactions_to_tensors(data)
+        meta = self._description() | {"ids": ids}
+        if self.history is not None:
+            meta["history"] = asdict(self.history)
+        write_bundle(
+            path, KIND, meta, {"weights": dict(encoder.state_dict()), "interactions": tensors}
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, encoder: EncoderFactory | None = None) -> PDRec:
+        """Read a model written by ``save``.
+
+        Args:
+            encoder: the function that made the encoder, if it was not a built-in one.
+        """
+        meta, files = read_bundle(path, KIND)
+        spec = meta["encoder"] if encoder is None else encoder
+        if spec not in ENCODERS and not callable(spec):
+            raise CheckpointError(
+                f"{path}: the model has its own encoder {spec!r}; pass the function that makes it: "
+                "PDRec.load(path, encoder=...)"
+            )
+        model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=meta["encoder_options"])
+        model.data = interactions_from_tensors(files["interactions"], meta["ids"])
+        model.encoder = model._new_encoder(model.data.n_items)
+        try:
+            model.encoder.load_state_dict(files["weights"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: weights do not fit the encoder: {error}") from None
+        model.history = History(**meta["history"]) if "history" in meta else None
+        return model
+
+    def fitted_encoder(self) -> Any:
+        """The encoder; a RuntimeError says so when there is none yet."""
+        if self.encoder is None:
+            raise RuntimeError("this PDRec is not fitted: call fit(...) or PDRec.load(...)")
+        return self.encoder
+
+    def _fitted_data(self) -> Interactions:
+        self.fitted_encoder()
+        assert self.data is not None
+        return self.data
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "encoder": self.name.split("+")[0],
+            "encoder_options": self.encoder_options,
+            "config": asdict(self.config),
+        }
+
+    def _new_encoder(self, n_items: int) -> nn.Module:
+        if isinstance(self.encoder_spec, str):
+            return ENCODERS[self.encoder_spec](n_items, **self.encoder_options)
+        return self.encoder_spec(n_items)
+
+    def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
+        if not self.config.modules:
+            return
+        if preferences is None:
+            raise ValueError(
+                f"modules {self.config.modules} need preferences: pass Preferences.infer(...), or "
+                "modules=() for the plain encoder"
+            )
+        if preferences.data != train.fingerprint():
+            raise ValueError(
+                "preferences were inferred on other interactions than these training interactions"
+            )
+
+
+def _seen(data: Interactions, users: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
+    """CSR rows of the items each user has interacted with; empty rows when not wanted."""
+    if not wanted:
+        return np.zeros(len(users) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    rows, items = data.unique_items()
+    lengths = np.diff(rows)[users]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    at = np.repeat(rows[users] - indptr[:-1], lengths) + np.arange(indptr[-1])
+    return indptr, items[at]

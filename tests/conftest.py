@@ -1,0 +1,23 @@
+"""Fixtures that every part of the tests may use."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """``real_data("toy.inter")`` is the path of a real data file; skips where it is absent."""
+    folder = Path(os.environ.get("PDREC_DATA", _BESIDE_REPOSITORY))
+
+    def path_of(name: str) -> Path:
+        path = folder / name
+        if not path.is_file():
+            pytest.skip(f"real data file {name} not in {folder}; set PDREC_DATA to its folder")
+        return path
+
+    return path_of
