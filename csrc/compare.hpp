@@ -1,4 +1,4 @@
-// Comparison of 64 consecutive floats with a bound, as a bit mask.
+// Comparison of 64 consecutive floats with two bounds, as bit masks.
 #pragma once
 
 #include <cstdint>
@@ -59,6 +59,27 @@ inline BandMask compare_band(const float* values, int n, float low, float high) 
     mask.above_high |= static_cast<std::uint64_t>(values[i] > high) << i;
   }
   return mask;
+}
+
+// Writes base + i for every set bit i, ascending, and returns how many. Up to 16 entries
+// after those may be overwritten (kPositionsSlack).
+
+inline int write_positions(std::uint64_t mask, std::int32_t base, std::int32_t* positions) {
+  int n = 0;
+#if defined(__AVX512F__)
+  __m512i lanes = _mm512_add_epi32(
+      _mm512_set1_epi32(base),
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  for (int part = 0; part < 4; ++part) {
+    const auto bits = static_cast<__mmask16>(mask >> (16 * part));
+    _mm512_storeu_si512(positions + n, _mm512_maskz_compress_epi32(bits, lanes));
+    n += __builtin_popcount(bits);
+    lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
+  }
+#else
+  for (; mask; mask &= mask - 1) positions[n++] = base + __builtin_ctzll(mask);
+#endif
+  return n;
 }
 
 }  // namespace

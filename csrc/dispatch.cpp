@@ -97,7 +97,8 @@ void select_unobserved(const SelectionArgs& args, int n_threads) {
     const auto n = static_cast<std::size_t>(args.n_items);
     const std::unique_ptr<float[]> values(new float[n]);
     const std::unique_ptr<std::int32_t[]> items(new std::int32_t[n]);
-    const std::unique_ptr<std::int32_t[]> positions(new std::int32_t[n]);
+    const std::unique_ptr<std::int32_t[]> positions(
+        new std::int32_t[n + kPositionsSlack]);
     const std::unique_ptr<SelectionKey[]> keys(new SelectionKey[n]);
     const SelectionScratch scratch{values.get(), items.get(), positions.get(), keys.get()};
     for (RowRange rows; next(rows);) {

@@ -30,8 +30,10 @@ float select(bool condition, float yes, float no) {
   return bits_to_float((float_to_bits(yes) & mask) | (float_to_bits(no) & ~mask));
 }
 
-float negate_if(std::int32_t bit, float value) {
-  return bits_to_float(float_to_bits(value) ^ static_cast<std::int32_t>(static_cast<std::uint32_t>(bit) << 31));
+// -value where the lowest bit of `odd` is set, without a branch.
+float negate_if_odd(std::int32_t odd, float value) {
+  const auto sign = static_cast<std::int32_t>(static_cast<std::uint32_t>(odd) << 31);
+  return bits_to_float(float_to_bits(value) ^ sign);
 }
 
 float log1p_polynomial(float f) {
@@ -75,8 +77,8 @@ void normal_pair(std::uint32_t word0, std::uint32_t word1, float& first, float& 
   const float cosine =
       z * z * ((2.45479913e-05f * z - 0.00138883033f) * z + 0.0416666647f) - 0.5f * z + 1.0f;
   const bool swapped = (quarter & 1) != 0;
-  first = radius * negate_if((quarter + 1) >> 1 & 1, select(swapped, sine, cosine));
-  second = radius * negate_if(quarter >> 1 & 1, select(swapped, cosine, sine));
+  first = radius * negate_if_odd((quarter + 1) >> 1, select(swapped, sine, cosine));
+  second = radius * negate_if_odd(quarter >> 1, select(swapped, cosine, sine));
 }
 
 void store(float value, float& out) { out = value; }

@@ -1,6 +1,7 @@
 // Selection by sampling, after Floyd and Rivest (1975): a sorted sample brackets the wanted rank
 // between two scores, one pass counts what lies above the bracket and collects what lies in it, and
-// the search goes on in there. Counts decide, so the result is exact; a bracket that missed is widened.
+// the search goes on in there. Counts decide, so the result is exact; a bracket that missed is
+// widened.
 #include "selection.hpp"
 
 #include <algorithm>
@@ -15,11 +16,15 @@ namespace {
 
 constexpr int kSampleSize = 256;
 constexpr std::int32_t kFinishBelow = 512;
-constexpr double kFirstSpread = 2.0;  // standard deviations between a rank and its bracket's ends
+constexpr double kFirstSpread = 1.5;  // standard deviations between a rank and its bracket's ends
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct KeyLess {
   bool operator()(SelectionKey a, SelectionKey b) const { return a.bits < b.bits; }
+};
+
+struct PositionLess {
+  bool operator()(std::int32_t a, std::int32_t b) const { return a < b; }
 };
 
 struct Observed {
@@ -69,10 +74,11 @@ std::int32_t find_nan(const float* values, std::int32_t n) {
   return i;
 }
 
-// Evenly spaced unobserved values, sorted by counting for each how many precede it: no branch, and
-// vectorised.
+// Evenly spaced unobserved values, sorted by counting for each how many are greater: no branch, and
+// vectorised. Equal values share the first of their places; the others are filled in after.
 void draw_sample(const float* values, std::int32_t n, Observed observed, Sample& sample) {
-  alignas(64) float drawn[kSampleSize];
+  float drawn[kSampleSize];
+  std::int32_t greater[kSampleSize] = {};
   const std::int32_t n_drawn = std::min<std::int32_t>(n, kSampleSize);
   std::int32_t next_observed = 0;
   sample.n = 0;
@@ -82,11 +88,14 @@ void draw_sample(const float* values, std::int32_t n, Observed observed, Sample&
     if (next_observed < observed.n && observed.items[next_observed] == position) continue;
     drawn[sample.n++] = values[position];
   }
-  for (int i = 0; i < sample.n; ++i) {
-    std::int32_t before = 0;
-    for (int j = 0; j < sample.n; ++j) before += drawn[j] > drawn[i];
-    for (int j = 0; j < i; ++j) before += drawn[j] == drawn[i];
-    sample.scores[before] = drawn[i];
+  std::fill(drawn + sample.n, drawn + kSampleSize, -kInfinity);
+  for (int j = 0; j < sample.n; ++j) {
+    for (int i = 0; i < kSampleSize; ++i) greater[i] += drawn[j] > drawn[i];
+  }
+  std::fill(sample.scores, sample.scores + sample.n, kInfinity);
+  for (int i = 0; i < sample.n; ++i) sample.scores[greater[i]] = drawn[i];
+  for (int i = 1; i < sample.n; ++i) {
+    sample.scores[i] = std::min(sample.scores[i], sample.scores[i - 1]);
   }
 }
 
@@ -107,21 +116,26 @@ Band collect_band(const float* values, std::int32_t n, Observed observed, Bracke
     const int width = static_cast<int>(std::min<std::int32_t>(64, n - base));
     const BandMask mask = compare_band(values + base, width, bracket.low, bracket.high);
     band.above += __builtin_popcountll(mask.above_high);
-    for (std::uint64_t rest = mask.at_least_low & ~mask.above_high; rest; rest &= rest - 1) {
-      positions[band.n++] = base + __builtin_ctzll(rest);
-    }
+    band.n += write_positions(mask.at_least_low & ~mask.above_high, base, positions + band.n);
   }
-  if (observed.n == 0) return band;
+  // Cut the observed out, moving up what lies between them.
   std::int32_t kept = 0;
-  std::int32_t next = 0;
-  for (std::int32_t i = 0; i < band.n; ++i) {
-    while (next < observed.n && observed.items[next] < positions[i]) ++next;
-    if (next == observed.n || observed.items[next] != positions[i]) positions[kept++] = positions[i];
-  }
-  band.n = kept;
+  std::int32_t from = 0;
+  const auto keep_until = [&](std::int32_t stop) {
+    std::memmove(positions + kept, positions + from, sizeof(std::int32_t) * (stop - from));
+    kept += stop - from;
+  };
   for (std::int32_t i = 0; i < observed.n; ++i) {
-    band.above -= values[observed.items[i]] > bracket.high;
+    const float value = values[observed.items[i]];
+    band.above -= value > bracket.high;
+    if (value > bracket.high || value < bracket.low) continue;
+    const std::int32_t* at = std::lower_bound(positions + from, positions + band.n,
+                                              observed.items[i], PositionLess{});
+    keep_until(static_cast<std::int32_t>(at - positions));
+    from = static_cast<std::int32_t>(at - positions) + 1;
   }
+  keep_until(band.n);
+  band.n = kept;
   return band;
 }
 

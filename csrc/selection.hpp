@@ -26,7 +26,9 @@ struct SelectionKey {
   std::uint64_t bits;
 };
 
-// Each array holds n_items entries.
+// Each array holds n_items entries, positions kPositionsSlack more.
+constexpr int kPositionsSlack = 16;
+
 struct SelectionScratch {
   float* values;
   std::int32_t* items;

@@ -2,15 +2,18 @@
 
 __version__ = "0.1.0"
 
+from pdrec_fast.build_info import build_info
 from pdrec_fast.data import Interactions, global_time_split, leave_one_out, synthetic
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import SASRec, SequenceEncoder
 from pdrec_fast.evaluation import evaluate, format_results
 from pdrec_fast.pipeline import RunConfig, run
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.presets import PRESETS
 from pdrec_fast.training import PDRec, PDRecConfig
 
 __all__ = [
+    "PRESETS",
     "DiffRec",
     "DiffusionConfig",
     "Interactions",
@@ -21,6 +24,7 @@ __all__ = [
     "SASRec",
     "SequenceEncoder",
     "__version__",
+    "build_info",
     "evaluate",
     "format_results",
     "global_time_split",

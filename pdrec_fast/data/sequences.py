@@ -45,7 +45,11 @@ class PackedSequences:
         return self.lengths.cumsum(0) - 1
 
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
-        """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before."""
+        """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
+
+        Raises:
+            ValueError: a sequence is longer than ``length``.
+        """
         out = tokens.new_zeros((len(self), length, *tokens.shape[1:]))
         rows, columns = self._padded_coordinates(length)
         return out.index_put((rows, columns), tokens)
@@ -55,6 +59,9 @@ class PackedSequences:
         return padded[self._padded_coordinates(padded.shape[1])]
 
     def _padded_coordinates(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = int(self.lengths[:1].sum())
+        if length < longest:
+            raise ValueError(f"length={length} cannot hold the longest sequence, of {longest}")
         rows = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
         from_end = self.last[rows] - torch.arange(self.n_tokens)
         return rows, length - 1 - from_end

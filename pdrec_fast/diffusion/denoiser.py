@@ -83,7 +83,8 @@ class Denoiser(nn.Module):
 
     def time_term(self, steps: torch.Tensor) -> torch.Tensor:
         """``e(t) W_time + b_in`` for steps [B]: [B, hidden[0]]."""
-        return self.time_in(self.time(timestep_embedding(steps, self.time_embedding)))
+        embedding = timestep_embedding(steps, self.time_embedding)
+        return self.time_in(self.time(embedding.to(self.time.weight.dtype)))
 
     def encode(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """The last hidden layer for dense inputs x [B, N] at steps [B]: [B, hidden[-1]]."""
@@ -91,7 +92,7 @@ class Denoiser(nn.Module):
             x = F.normalize(x)
         h = torch.tanh(x @ self.item_in.to(x.dtype) + self.time_term(steps).to(x.dtype))
         for layer in self.inner:
-            h = torch.tanh(layer(h))
+            h = torch.tanh(F.linear(h, *(weight.to(h.dtype) for weight in layer.parameters())))
         return h
 
     def decode(self, h: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,7 @@ class DiffRec:
         )
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Preferences after the reverse process.
 
@@ -126,7 +126,7 @@ class DiffRec:
             and not config.normalize_input
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
         denoiser = self.fitted_denoiser()
@@ -136,7 +136,12 @@ class DiffRec:
 
     def inputs(self, histories: Histories) -> SparseRows:
         """x'_0 of each history."""
-        config = self.config
+        config, n_items = self.config, self.fitted_denoiser().n_items
+        if histories.n_items != n_items:
+            raise ValueError(
+                f"the histories are over {histories.n_items} items, this model was fitted on "
+                f"{n_items}: index both by the same catalogue"
+            )
         return interaction_rows(
             histories, weighting=config.weighting, w_min=config.w_min, w_max=config.w_max
         )

@@ -94,12 +94,13 @@ class DiffusionFit:
         else:
             noise = standard_noise(len(rows), rows.n_items, **keys)
             errors = (self.denoiser.decode(hidden).float() - noise).square().mean(dim=1)
-            # Step 0 is scored by the likelihood of x_0: half the error of its reconstruction.
-            scale = 0.5 * (sigma / self.signal[steps]) ** 2
-            errors = torch.where(steps == 0, scale * errors, errors)
+            if config.snr_weighting:
+                # The bound scores step 0 by the likelihood of x_0: half its reconstruction's error.
+                scale = 0.5 * (sigma / self.signal[steps]) ** 2
+                errors = torch.where(steps == 0, scale * errors, errors)
         return self.loss_weights[steps] * errors.double()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def validate(self) -> float | None:
         if self.evaluator is None:
             return None

@@ -61,35 +61,42 @@ class NoiseSchedule:
 
     @property
     def sigma(self) -> torch.Tensor:
-        return (1 - self.alpha_bar).sqrt()
+        return self._variance.sqrt()
+
+    @property
+    def _variance(self) -> torch.Tensor:
+        # 1 - alpha_bar without its cancellation, which for small betas costs half the digits.
+        return -torch.expm1(torch.log1p(-self.betas).cumsum(dim=0))
+
+    @property
+    def _previous_variance(self) -> torch.Tensor:
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self._variance[:-1]])
 
     @property
     def x0_coefficient(self) -> torch.Tensor:
-        return self.betas * self._previous_alpha_bar.sqrt() / (1 - self.alpha_bar)
+        return self.betas * self._previous_alpha_bar.sqrt() / self._variance
 
     @property
     def xt_coefficient(self) -> torch.Tensor:
-        remaining = 1 - self._previous_alpha_bar
-        return remaining * (1 - self.betas).sqrt() / (1 - self.alpha_bar)
+        return self._previous_variance * (1 - self.betas).sqrt() / self._variance
 
     @property
     def posterior_variance(self) -> torch.Tensor:
-        return self.betas * (1 - self._previous_alpha_bar) / (1 - self.alpha_bar)
+        return self.betas * self._previous_variance / self._variance
 
     def loss_weights(self, prediction: str) -> torch.Tensor:
         """Weight of each step's squared error, shape [T] (DiffRec, eq. 10 and 12).
 
         For x0-prediction ``SNR(t-1) - SNR(t)``, for eps-prediction the same bound written for the
-        noise; step 0 has weight 1 (its term is the reconstruction likelihood).
+        noise, ``beta_t / ((1 - beta_t) (1 - alpha_bar_{t-1}))``; step 0 has weight 1 (its term is
+        the reconstruction likelihood).
         """
-        alpha_bar = self.alpha_bar
         if prediction == "x0":
-            snr = alpha_bar / (1 - alpha_bar)
-            weights = torch.cat([torch.ones(1, dtype=torch.float64), snr[:-1] - snr[1:]])
+            snr = self.alpha_bar / self._variance
+            weights = snr[:-1] - snr[1:]
         else:
-            weights = (1 - self._previous_alpha_bar) / ((1 - alpha_bar) ** 2 * (1 - self.betas))
-        weights[0] = 1.0
-        return weights
+            weights = (self.betas / ((1 - self.betas) * self._previous_variance))[1:]
+        return torch.cat([torch.ones(1, dtype=torch.float64), weights])
 
 
 def make_schedule(

@@ -32,7 +32,8 @@ class TimestepSampler:
         rms = self.losses.square().mean(dim=1).sqrt()
         by_loss = rms / rms.sum().clamp_min(torch.finfo(torch.float64).tiny)
         by_loss = (1 - UNIFORM_SHARE) * by_loss + UNIFORM_SHARE / self.steps
-        warm = (self.counts >= HISTORY).all() & (rms.sum() > 0)
+        # Losses that are not finite are the epoch loop's to report; drawing must survive them.
+        warm = (self.counts >= HISTORY).all() & (rms.sum() > 0) & rms.sum().isfinite()
         return torch.where(warm, by_loss, uniform)
 
     def sample(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -90,7 +90,7 @@ class _Block(nn.Module):
         """Causal attention within every sequence: one dense call per group of equal lengths."""
         width = q.shape[-1]
         dropout = self.attention_dropout if self.training else 0.0
-        outputs = []
+        outputs = [q[:0]]  # so that a batch without sequences needs no case of its own
         for start, n, length in batch.groups:
             tokens = slice(start, start + n * length)
             queries = q[tokens].view(n, length, self.heads, -1).transpose(1, 2)

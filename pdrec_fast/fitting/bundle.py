@@ -32,12 +32,22 @@ def write_bundle(
     """Write ``files`` (name -> tensors) and ``meta`` (JSON values) to the directory ``path``.
 
     Args:
+        path: created with its parents; a bundle that lies there is replaced.
         kind: what the bundle is, checked on reading.
+
+    Raises:
+        CheckpointError: something other than a bundle lies at ``path``.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = _beside(path, "new"), _beside(path, "old")
-    _recover(path)
+    if not path.exists() and _is_finished(stale):
+        os.rename(stale, path)  # the last write was killed between its two renames
+    if path.exists() and not _is_replaceable(path):
+        raise CheckpointError(
+            f"{path}: holds files that no saved {kind} consists of and will not be replaced; "
+            "choose another directory"
+        )
     for leftover in (fresh, stale):
         if leftover.exists():
             shutil.rmtree(leftover)
@@ -47,11 +57,13 @@ def write_bundle(
         target = fresh / f"{name}.safetensors"
         save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, target)
         checksums[target.name] = _checksum(target)
+    # Through JSON and back, so that the checksum is of what a reader will see.
+    meta = json.loads(json.dumps(meta))
     manifest = {"format": FORMAT, "kind": kind, "files": checksums, "meta": meta}
     manifest["checksum"] = _manifest_checksum(manifest)
     (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for file in fresh.iterdir():
-        _sync(file)
+    for written in (*fresh.iterdir(), fresh):
+        _sync(written)
     if path.exists():
         os.rename(path, stale)
     os.rename(fresh, path)
@@ -67,13 +79,12 @@ def read_bundle(
     Raises:
         CheckpointError: missing, damaged, or of another kind.
     """
-    path = Path(path)
-    _recover(path)
+    path = _current(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         stored_kind, checksums = manifest["kind"], manifest["files"]
         stated = manifest.pop("checksum")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no {kind} is saved here ({MANIFEST} not found)") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST}: damaged ({error})") from None
@@ -98,19 +109,28 @@ def read_bundle(
 
 def bundle_exists(path: str | Path) -> bool:
     """True when a finished bundle lies at ``path``."""
-    _recover(Path(path))
-    return (Path(path) / MANIFEST).is_file()
+    return _is_finished(_current(path))
 
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{path.name}.{suffix}")
 
 
-def _recover(path: Path) -> None:
-    """Undo a swap that was killed between its two renames."""
+def _current(path: str | Path) -> Path:
+    """Where the bundle of ``path`` lies: beside it after a swap that was killed half-way."""
+    path = Path(path).resolve()
     stale = _beside(path, "old")
-    if not path.exists() and (stale / MANIFEST).is_file():
-        os.rename(stale, path)
+    return stale if not path.exists() and _is_finished(stale) else path
+
+
+def _is_finished(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def _is_replaceable(path: Path) -> bool:
+    return path.is_dir() and all(
+        file.name == MANIFEST or file.suffix == ".safetensors" for file in path.iterdir()
+    )
 
 
 def _checksum(file: Path) -> str:

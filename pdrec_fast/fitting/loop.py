@@ -117,6 +117,7 @@ def run_loop(
         while not history.finished:
             epoch, started = history.epochs, time.monotonic()
             history.losses.append(_checked_mean(fit.train_epoch(epoch), name, epoch, checkpoint))
+            _check_weights(fit, name, epoch, checkpoint)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 best = _validate(fit, history, epoch, best)
             history.finished = _is_over(config, history)
@@ -125,7 +126,7 @@ def run_loop(
             bar.update()
             due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if checkpoint is not None and (due or history.finished):
-                _save(fit, history, best, checkpoint, identity, name)
+                _save(fit, history, best, checkpoint, identity)
                 saved_at = time.monotonic()
     if best is not None:
         fit.load_weights(best)
@@ -175,6 +176,15 @@ def _checked_mean(
     return float(losses.double().mean())
 
 
+def _check_weights(fit: Fit, name: str, epoch: int, checkpoint: str | Path | None) -> None:
+    for key, tensor in fit.weights().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteLossError(
+                f"{name}: the weights {key} became NaN or infinite at the last step of epoch "
+                f"{epoch + 1}; " + _advice(checkpoint)
+            )
+
+
 def _advice(checkpoint: str | Path | None) -> str:
     kept = "no checkpoint was written"
     if checkpoint is not None and bundle_exists(checkpoint):
@@ -189,15 +199,8 @@ def _save(
     best: dict[str, torch.Tensor] | None,
     checkpoint: str | Path,
     identity: Mapping[str, Any],
-    name: str,
 ) -> None:
-    weights = fit.weights()
-    if not all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point()):
-        raise NonFiniteLossError(
-            f"{name}: a weight became NaN or infinite at the last step of epoch {history.epochs}; "
-            + _advice(checkpoint)
-        )
-    files = {"weights": weights, "state": fit.state()}
+    files = {"weights": fit.weights(), "state": fit.state()}
     if best is not None:
         files["best"] = best
     meta = {"identity": dict(identity), "history": asdict(history)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import corpus_error as reference
@@ -60,12 +61,15 @@ class _CorpusError(torch.autograd.Function):
         return norm.square() / difference.shape[1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
+        difference, ctx.difference = ctx.difference, None
+        if difference is None:
+            raise RuntimeError("corpus_error: backward runs once; use impl='reference' for more")
         scale = 2 / len(weight) * gradients[0]
         # The difference has served: its memory becomes the gradient of the prediction.
-        error = ctx.difference.mul_(scale.to(hidden.dtype)[:, None])
-        del ctx.difference
+        error = difference.mul_(scale.to(hidden.dtype)[:, None])
         return (
             error @ weight,
             (error.T @ hidden).to(ctx.weight_dtype),

@@ -6,6 +6,7 @@ unobserved ones (DPA), where the pool of safe negatives begins, and a table of d
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +99,10 @@ class Preferences:
             seed: of the draws.
             block_size: users scored at once; memory is ``block_size * N`` floats. Does not change
                 the draws.
+
+        Raises:
+            ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
+            DataError: a user has interacted with every item.
         """
         if not 0 <= omega_m < 1:
             raise ValueError(f"omega_m must lie in [0, 1), got {omega_m}")
@@ -119,14 +124,11 @@ class Preferences:
         starts = range(0, train.n_users, block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
             users = slice(start, min(start + block_size, train.n_users))
-            scores = source.scores(histories[users])
-            row_starts = observed_indptr[users.start : users.stop + 1]
-            observed = (
-                row_starts - row_starts[0],
-                observed_items[row_starts[0] : row_starts[-1]],
-            )
+            scores = _corpus_scores(source, histories[users])
+            bounds = observed_indptr[users.start : users.stop + 1]
+            observed = bounds - bounds[0], observed_items[bounds[0] : bounds[-1]]
             selection = select_unobserved(scores, observed, top_m, first_rank[users])
-            negatives = sample_pool(
+            draws = sample_pool(
                 scores,
                 observed,
                 selection.threshold_score,
@@ -135,18 +137,10 @@ class Preferences:
                 seed=seed,
                 users=np.arange(users.start, users.stop),
             )
-            blocks.append(
-                (
-                    _record_scores(scores, train, users),
-                    selection.top_items,
-                    selection.threshold_score,
-                    selection.threshold_item,
-                    negatives,
-                )
-            )
-        observed_scores, top_items, threshold_scores, threshold_items, negatives = (
-            np.concatenate([np.asarray(part) for part in parts])
-            for parts in zip(*blocks, strict=True)
+            parts = (_record_scores(scores, train, users), *selection, draws)
+            blocks.append([part.numpy() for part in parts])
+        observed_scores, top_items, threshold_scores, threshold_items, negatives = map(
+            np.concatenate, zip(*blocks, strict=True)
         )
         return cls(
             n_items=train.n_items,
@@ -160,6 +154,14 @@ class Preferences:
             threshold_items=threshold_items,
             negatives=negatives,
         )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any value."""
+        digest = hashlib.sha256(f"{self.n_items} {self.data} {self.omega_m}".encode())
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            digest.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write to the directory ``path`` (see ``fitting.bundle``)."""
@@ -175,9 +177,21 @@ class Preferences:
         return cls(**meta, **arrays)
 
 
-def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> np.ndarray:
+@torch.no_grad()
+def _corpus_scores(source: PreferenceSource, histories: Histories) -> torch.Tensor:
+    scores = source.scores(histories)
+    wanted = (len(histories), histories.n_items)
+    if tuple(scores.shape) != wanted:
+        raise ValueError(
+            f"{type(source).__name__}.scores returned shape {tuple(scores.shape)}, not {wanted}: "
+            "was it fitted on other data?"
+        )
+    return scores
+
+
+def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> torch.Tensor:
     """Scores of every training record of a block of users, float32."""
     indptr = train.indptr[users.start : users.stop + 1]
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     items = train.items[indptr[0] : indptr[-1]].astype(np.int64)
-    return scores[torch.from_numpy(rows), torch.from_numpy(items)].numpy()
+    return scores[torch.from_numpy(rows), torch.from_numpy(items)]

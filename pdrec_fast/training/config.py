@@ -64,6 +64,10 @@ class PDRecConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {self.seed}")
+        if not self.dpa_weight >= 0:
+            raise ValueError(f"dpa_weight must not be negative, got {self.dpa_weight}")
         for name in ("temperature", "lr", "lr_decay", "batch_size", "dpa_top_n", "safe_negatives"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

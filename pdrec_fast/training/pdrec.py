@@ -14,7 +14,7 @@ from torch import nn
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
-from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.encoders import ENCODERS, SequenceEncoder
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
@@ -82,16 +82,14 @@ class PDRec:
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         self._check_preferences(interactions, preferences)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            self.encoder = self._new_encoder(interactions.n_items)
+        self.encoder = self._new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
         config = self.config
         self.history = run_loop(
             PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
             LoopConfig(config.epochs, config.patience, config.min_epochs, config.eval_every),
             name=self.name,
-            identity=self._description() | {"data": interactions.fingerprint()},
+            identity=self._identity(interactions, split, preferences),
             checkpoint=checkpoint,
             progress=progress,
         )
@@ -100,9 +98,7 @@ class PDRec:
     @property
     def name(self) -> str:
         """For tables: the encoder and the modules that guide it, e.g. ``sasrec+hbr+nns``."""
-        spec = self.encoder_spec
-        encoder = spec if isinstance(spec, str) else getattr(spec, "__name__", "custom")
-        return "+".join([encoder, *self.config.modules])
+        return "+".join([self._encoder_name, *self.config.modules])
 
     @torch.inference_mode()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -139,6 +135,7 @@ class PDRec:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
         return evaluate(self, split, **options)
 
+    @torch.inference_mode()
     def recommend(
         self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int = 256
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -148,15 +145,19 @@ class PDRec:
             users: raw user ids [B].
             k: at most the number of items.
             filter_seen: leave out items the user has interacted with.
+            block_size: users scored at once; memory is ``block_size`` x items floats.
 
         Returns:
             (raw item ids [B, k], logits float32 [B, k]), best first; ties to the lower item.
             Where fewer than k items are left, the ids end with None and the logits with -inf.
 
         Raises:
+            ValueError: ``k`` or ``block_size`` out of its range.
             DataError: an unknown user, or one without any interaction.
         """
         data = self._fitted_data()
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}")
         if not 1 <= k <= data.n_items:
             raise ValueError(f"k must lie in 1 .. {data.n_items} (the number of items), got {k}")
         histories = data.histories(data.user_index(users))
@@ -170,14 +171,12 @@ class PDRec:
         for start in range(0, len(histories), block_size):
             block = slice(start, start + block_size)
             scores = self.scores(histories[block])
-            seen = _seen(data, histories[block].users, filter_seen)
-            best = torch.as_tensor(
-                select_unobserved(scores, seen, k, np.zeros(len(scores), dtype=np.int64)).top_items
-            ).long()
-            chosen = scores.gather(1, best.clamp_min(0))
-            found = (best >= 0).numpy()
+            if filter_seen:
+                _mask_seen(scores, histories[block])
+            best = _top_items(scores, k)
+            logits[block] = scores.gather(1, best)
+            found = logits[block] > -np.inf
             ids[block][found] = data.item_ids[best.numpy()[found]]
-            logits[block][found] = chosen.numpy()[found]
         return ids, logits
 
     def save(self, path: str | Path) -> None:
@@ -199,12 +198,12 @@ class PDRec:
             encoder: the function that made the encoder, if it was not a built-in one.
         """
         meta, files = read_bundle(path, KIND)
-        spec = meta["encoder"] if encoder is None else encoder
-        if spec not in ENCODERS and not callable(spec):
+        if encoder is None and meta["own_encoder"]:
             raise CheckpointError(
-                f"{path}: the model has its own encoder {spec!r}; pass the function that makes it: "
-                "PDRec.load(path, encoder=...)"
+                f"{path}: the model has its own encoder {meta['encoder']!r}; pass the function "
+                "that makes it: PDRec.load(path, encoder=...)"
             )
+        spec = meta["encoder"] if encoder is None else encoder
         model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=meta["encoder_options"])
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         model.encoder = model._new_encoder(model.data.n_items)
@@ -226,17 +225,49 @@ class PDRec:
         assert self.data is not None
         return self.data
 
+    @property
+    def _encoder_name(self) -> str:
+        spec = self.encoder_spec
+        return spec if isinstance(spec, str) else getattr(spec, "__name__", "custom")
+
     def _description(self) -> dict[str, Any]:
         return {
-            "encoder": self.name.split("+")[0],
+            "encoder": self._encoder_name,
+            "own_encoder": not isinstance(self.encoder_spec, str),
             "encoder_options": self.encoder_options,
             "config": asdict(self.config),
         }
 
+    def _identity(
+        self, train: Interactions, split: Split | None, preferences: Preferences | None
+    ) -> dict[str, Any]:
+        """What a checkpoint must agree on to be continued."""
+        used = preferences if self.config.modules else None
+        return self._description() | {
+            "data": train.fingerprint(),
+            "validation data": split.data.fingerprint() if split else None,
+            "preferences": used.fingerprint() if used else None,
+        }
+
     def _new_encoder(self, n_items: int) -> nn.Module:
-        if isinstance(self.encoder_spec, str):
-            return ENCODERS[self.encoder_spec](n_items, **self.encoder_options)
-        return self.encoder_spec(n_items)
+        spec = self.encoder_spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            if isinstance(spec, str):
+                return ENCODERS[spec](n_items, **self.encoder_options)
+            encoder = spec(n_items)
+        if not isinstance(encoder, SequenceEncoder):
+            raise ValueError(
+                f"encoder {self._encoder_name!r} makes a {type(encoder).__name__} without "
+                "item_embedding or max_length; see SequenceEncoder"
+            )
+        if encoder.item_embedding.num_embeddings != n_items:
+            raise ValueError(
+                f"encoder {self._encoder_name!r} has an item_embedding of "
+                f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
+                f"{n_items} items and none for padding"
+            )
+        return encoder
 
     def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
         if not self.config.modules:
@@ -252,12 +283,16 @@ class PDRec:
             )
 
 
-def _seen(data: Interactions, users: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
-    """CSR rows of the items each user has interacted with; empty rows when not wanted."""
-    if not wanted:
-        return np.zeros(len(users) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-    rows, items = data.unique_items()
-    lengths = np.diff(rows)[users]
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    at = np.repeat(rows[users] - indptr[:-1], lengths) + np.arange(indptr[-1])
-    return indptr, items[at]
+def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
+    """Set the scores [B, N] of each history's items to -inf, in place."""
+    indptr, items, _ = histories.packed()
+    rows = np.repeat(np.arange(len(histories)), np.diff(indptr))
+    scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
+
+
+def _top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
+    n_rows = len(scores)
+    nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
+    return selection.top_items.long()

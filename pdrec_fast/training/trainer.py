@@ -171,7 +171,9 @@ def safe_negatives(
     """
     table = preferences.negatives
     size = table.shape[1]
-    offsets = np.random.Generator(np.random.Philox(key=[seed, 0])).integers(size, size=len(table))
+    # Far along the counter: its beginning gives the random negatives of epoch 0.
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 1]))
+    offsets = generator.integers(size, size=len(table))
     lengths = np.repeat(tokens.lengths, tokens.lengths)
     place = np.arange(len(tokens.targets)) - np.repeat(tokens.starts, tokens.lengths)
     draw = (epoch * lengths + place)[:, None] * n + np.arange(n)

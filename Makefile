@@ -1,0 +1,32 @@
+# Everything runs in one virtual environment; override VENV to use your own.
+VENV ?= .venv
+PYTHON ?= python3
+# The CPU build that development and CI are pinned to; the package itself takes any torch >= 2.6.
+TORCH ?= torch==2.13.0
+BIN = $(VENV)/bin
+
+.PHONY: setup demo test lint format bench
+
+setup: $(BIN)/pdrec-fast
+
+$(BIN)/pdrec-fast: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/pdrec-fast demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/python -m pytest

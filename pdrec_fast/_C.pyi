@@ -1,0 +1,84 @@
+# ruff: noqa: N999
+from typing import TypedDict, overload
+
+import numpy as np
+import numpy.typing as npt
+
+_F32 = npt.NDArray[np.float32]
+_I32 = npt.NDArray[np.int32]
+_I64 = npt.NDArray[np.int64]
+
+class _BuildInfo(TypedDict):
+    compiler: str
+    build_type: str
+    isas_built: list[str]
+    isas_runnable: list[str]
+    isa: str
+
+def build_info() -> _BuildInfo: ...
+def set_isa(name: str) -> None: ...
+def random_words(
+    seed: int,
+    epoch: int,
+    users: _I64,
+    stream: int,
+    out: npt.NDArray[np.uint32],
+    n_threads: int,
+) -> None: ...
+def select_unobserved(
+    scores: _F32,
+    indptr: _I64,
+    observed: _I32,
+    first_rank: _I64,
+    top_items: _I32,
+    threshold_score: _F32,
+    threshold_item: _I32,
+    nan_column: _I32,
+    n_threads: int,
+) -> None: ...
+def sample_pool(
+    scores: _F32,
+    indptr: _I64,
+    observed: _I32,
+    threshold_score: _F32,
+    threshold_item: _I32,
+    replace: bool,
+    seed: int,
+    epoch: int,
+    users: _I64,
+    draws: _I32,
+    pool_size: _I64,
+    n_threads: int,
+) -> None: ...
+@overload
+def noisy_input(
+    indptr: _I64,
+    items: _I32,
+    values: _F32,
+    signal: _F32,
+    sigma: _F32,
+    dropout: bool,
+    keep_from: int,
+    keep_scale: float,
+    seed: int,
+    epoch: int,
+    users: _I64,
+    out: _F32,
+    n_threads: int,
+) -> None: ...
+@overload
+def noisy_input(
+    indptr: _I64,
+    items: _I32,
+    values: _F32,
+    signal: _F32,
+    sigma: _F32,
+    dropout: bool,
+    keep_from: int,
+    keep_scale: float,
+    seed: int,
+    epoch: int,
+    users: _I64,
+    out: npt.NDArray[np.uint16],
+    n_threads: int,
+) -> None: ...

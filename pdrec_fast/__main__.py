@@ -1,0 +1,5 @@
+"""``python -m pdrec_fast`` is the command ``pdrec-fast``."""
+
+from pdrec_fast.cli import main
+
+main()

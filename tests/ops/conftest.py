@@ -1,0 +1,22 @@
+"""Every implementation of an operation, the C++ one on each instruction set of this processor."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pdrec_fast.build_info import build_info, extension
+
+_ISAS = build_info().get("isas_runnable", [])
+
+
+@pytest.fixture(params=["reference", *(f"cpp-{isa}" for isa in _ISAS)])
+def impl(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The ``impl=`` argument, with the instruction set in force."""
+    name, _, isa = request.param.partition("-")
+    if isa:
+        before = extension.build_info()["isa"]
+        extension.set_isa(isa)
+        yield name
+        extension.set_isa(before)
+    else:
+        yield name

@@ -1,0 +1,238 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pdrec_fast.data import Histories, Interactions, synthetic
+from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.preferences import Preferences
+
+N_ITEMS = 97
+ARRAYS = (
+    "indptr",
+    "observed_scores",
+    "observed_ranks",
+    "top_items",
+    "threshold_scores",
+    "threshold_items",
+    "negatives",
+)
+
+
+class TableSource:
+    """Scores from a table, remembering the shapes asked for."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table = table
+        self.block_shapes: list[tuple[int, ...]] = []
+
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        assert items is None
+        scores = self.table[torch.from_numpy(histories.users)]
+        self.block_shapes.append(tuple(scores.shape))
+        return scores
+
+
+def interactions(rows: list[list[int]], n_items: int) -> Interactions:
+    return Interactions(
+        indptr=np.concatenate([[0], np.cumsum([len(row) for row in rows])]),
+        items=np.array([item for row in rows for item in row], dtype=np.int32),
+        timestamps=None,
+        user_ids=np.array([f"user {u}" for u in range(len(rows))], dtype=object),
+        item_ids=np.arange(n_items),
+    )
+
+
+@pytest.fixture(scope="module")
+def train() -> Interactions:
+    """Users of several lengths, with repeats, one without records and one that saw most items."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(N_ITEMS, size=size).tolist() for size in (1, 2, 5, 9, 30, 14, 3)]
+    rows.insert(2, [])
+    rows.append(rng.permutation(N_ITEMS)[: N_ITEMS - 4].tolist())
+    rows.append([7, 8, 7, 7])
+    return interactions(rows, N_ITEMS)
+
+
+def tied_source(n_users: int) -> TableSource:
+    """Few distinct scores, so that ties decide most orders."""
+    generator = torch.Generator().manual_seed(1)
+    return TableSource(torch.randint(-3, 4, (n_users, N_ITEMS), generator=generator).float() / 2)
+
+
+def unobserved_by_preference(train: Interactions, user: int, scores: torch.Tensor) -> np.ndarray:
+    """K_u of equation 3: a stable sort of what the user has not interacted with."""
+    seen = set(train.items[train.indptr[user] : train.indptr[user + 1]].tolist())
+    items = np.array([item for item in range(train.n_items) if item not in seen])
+    return items[np.argsort(-scores.numpy()[items], kind="stable")]
+
+
+@pytest.mark.parametrize("omega_m", [0.0, 0.5, 0.8, 0.99])
+def test_infer_matches_a_full_sort_of_every_user(train: Interactions, omega_m: float) -> None:
+    source = tied_source(train.n_users)
+    found = Preferences.infer(
+        source, train, top_m=6, omega_m=omega_m, n_draws=64, block_size=4, progress=False
+    )
+    assert (found.n_items, found.n_users, found.omega_m) == (N_ITEMS, train.n_users, omega_m)
+    assert found.data == train.fingerprint()
+    for user in range(train.n_users):
+        scores = source.table[user]
+        order = unobserved_by_preference(train, user, scores)
+        expected = order[:6].tolist() + [-1] * (6 - len(order[:6]))
+        assert found.top_items[user].tolist() == expected
+        first = int(np.floor(omega_m * len(order)))
+        assert found.threshold_items[user] == order[first]
+        assert found.threshold_scores[user] == scores[order[first]]
+        assert set(found.negatives[user].tolist()) <= set(order[first:].tolist())
+        records = slice(train.indptr[user], train.indptr[user + 1])
+        own = scores.numpy()[train.items[records]]
+        np.testing.assert_array_equal(found.observed_scores[records], own)
+        by_rank = np.lexsort((np.arange(len(own)), train.items[records], -own))
+        assert found.observed_ranks[records][by_rank].tolist() == list(range(1, len(own) + 1))
+
+
+def test_shapes_and_dtypes(train: Interactions) -> None:
+    found = Preferences.infer(
+        tied_source(train.n_users), train, top_m=3, n_draws=11, progress=False
+    )
+    shapes = {name: getattr(found, name).shape for name in ARRAYS}
+    users, records = train.n_users, train.n_records
+    assert shapes == {
+        "indptr": (users + 1,),
+        "observed_scores": (records,),
+        "observed_ranks": (records,),
+        "top_items": (users, 3),
+        "threshold_scores": (users,),
+        "threshold_items": (users,),
+        "negatives": (users, 11),
+    }
+    for name in ("observed_ranks", "top_items", "threshold_items", "negatives"):
+        assert getattr(found, name).dtype == np.int32
+    for name in ("observed_scores", "threshold_scores"):
+        assert getattr(found, name).dtype == np.float32
+
+
+@pytest.mark.parametrize("omega_m", [0.5, 0.95, 0.99])
+def test_negatives_are_uniform_over_the_pool(omega_m: float) -> None:
+    # 0.99 leaves fewer than a 64th of the items, which are drawn another way.
+    n_items, n_draws = 701, 40_000
+    train = interactions([[1, 5, 9], [], list(range(0, 300, 3))], n_items)
+    table = torch.randn(3, n_items, generator=torch.Generator().manual_seed(2))
+    found = Preferences.infer(
+        TableSource(table), train, omega_m=omega_m, n_draws=n_draws, seed=3, progress=False
+    )
+    for user in range(3):
+        order = unobserved_by_preference(train, user, table[user])
+        pool = order[int(np.floor(omega_m * len(order))) :]
+        counts = np.bincount(found.negatives[user], minlength=n_items)
+        assert counts.sum() == counts[pool].sum() == n_draws
+        assert stats.chisquare(counts[pool]).pvalue > 1e-3
+        pairs = found.negatives[user].reshape(-1, 2) == pool[0]
+        both = np.bincount(pairs @ [2, 1], minlength=4).reshape(2, 2)
+        assert stats.chi2_contingency(both).pvalue > 1e-3, "successive draws depend on each other"
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 1000])
+def test_block_size_bounds_the_memory_and_changes_nothing(
+    train: Interactions, block_size: int
+) -> None:
+    expected = Preferences.infer(tied_source(train.n_users), train, block_size=7, progress=False)
+    source = tied_source(train.n_users)
+    found = Preferences.infer(source, train, block_size=block_size, progress=False)
+    assert max(rows for rows, _ in source.block_shapes) <= block_size
+    assert sum(rows for rows, _ in source.block_shapes) == train.n_users
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_the_seed_decides_the_draws_and_nothing_else(train: Interactions) -> None:
+    first, again, other = (
+        Preferences.infer(tied_source(train.n_users), train, seed=seed, progress=False)
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.negatives, again.negatives)
+    assert (first.negatives != other.negatives).mean() > 0.5
+    for name in set(ARRAYS) - {"negatives"}:
+        np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
+
+
+def test_users_draw_independently() -> None:
+    train = interactions([[], []], N_ITEMS)
+    table = torch.zeros(2, N_ITEMS)
+    found = Preferences.infer(TableSource(table), train, n_draws=500, progress=False)
+    assert (found.negatives[0] == found.negatives[1]).mean() < 0.1
+
+
+def test_more_candidates_than_items_end_with_minus_one() -> None:
+    train = interactions([[0, 2], [1]], 4)
+    found = Preferences.infer(TableSource(torch.eye(2, 4)), train, top_m=5, progress=False)
+    assert found.top_items.tolist() == [[1, 3, -1, -1, -1], [0, 2, 3, -1, -1]]
+
+
+def test_a_user_who_has_seen_everything_is_named() -> None:
+    train = interactions([[0], [0, 1, 2, 1]], 3)
+    with pytest.raises(DataError, match=r"user 1.*every item"):
+        Preferences.infer(TableSource(torch.zeros(2, 3)), train, progress=False)
+
+
+def test_nan_scores_are_refused(train: Interactions) -> None:
+    source = tied_source(train.n_users)
+    source.table[3, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN.*column 5"):
+        Preferences.infer(source, train, progress=False)
+
+
+def test_scores_of_another_corpus_are_refused(train: Interactions) -> None:
+    source = TableSource(torch.zeros(train.n_users, N_ITEMS + 1))
+    with pytest.raises(ValueError, match=rf"TableSource.*{N_ITEMS + 1}.*{N_ITEMS}"):
+        Preferences.infer(source, train, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("omega_m", 1.0), ("omega_m", -0.1), ("top_m", 0), ("n_draws", 0), ("block_size", 0)],
+)
+def test_options_out_of_range_are_named(train: Interactions, option: str, value: float) -> None:
+    source = tied_source(train.n_users)
+    with pytest.raises(ValueError, match=f"{option}.*{value}"):
+        Preferences.infer(source, train, progress=False, **{option: value})
+    assert not source.block_shapes
+
+
+def test_save_and_load(train: Interactions, tmp_path: Path) -> None:
+    saved = Preferences.infer(tied_source(train.n_users), train, omega_m=0.8, progress=False)
+    saved.save(tmp_path / "preferences")
+    loaded = Preferences.load(tmp_path / "preferences")
+    for field in dataclasses.fields(Preferences):
+        before, after = getattr(saved, field.name), getattr(loaded, field.name)
+        np.testing.assert_array_equal(before, after)
+        assert getattr(before, "dtype", None) == getattr(after, "dtype", None)
+    assert loaded.fingerprint() == saved.fingerprint()
+
+
+def test_the_fingerprint_tells_preferences_apart(train: Interactions) -> None:
+    saved = Preferences.infer(tied_source(train.n_users), train, progress=False)
+    assert dataclasses.replace(saved).fingerprint() == saved.fingerprint()
+    for name in ARRAYS:
+        changed = getattr(saved, name).copy()
+        changed.flat[-1] += 1
+        assert dataclasses.replace(saved, **{name: changed}).fingerprint() != saved.fingerprint()
+    assert dataclasses.replace(saved, omega_m=0.25).fingerprint() != saved.fingerprint()
+
+
+def test_load_refuses_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        Preferences.load(tmp_path / "nowhere")
+
+
+def test_synthetic_data_at_the_default_settings() -> None:
+    train = synthetic(60, 150, seed=4)
+    table = torch.rand(60, 150, generator=torch.Generator().manual_seed(5))
+    found = Preferences.infer(TableSource(table), train, progress=False)
+    assert found.top_items.shape == (60, 50)
+    assert found.negatives.shape == (60, 1024)
+    scores = np.take_along_axis(table.numpy(), found.negatives.astype(np.int64), axis=1)
+    assert (scores <= found.threshold_scores[:, None]).all()

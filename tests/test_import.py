@@ -1,0 +1,82 @@
+"""What importing the package needs, does and leaves alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
+
+# A package imports only from those to its left in this list, and from itself.
+LAYERS = [
+    {"errors"},
+    {"build_info"},
+    {"reference", "kernels", "_C"},
+    {"ops"},
+    {"data", "fitting"},
+    {"evaluation"},
+    {"diffusion", "preferences", "encoders"},
+    {"training"},
+    {"presets"},
+    {"pipeline"},
+    {"demo"},
+    {"cli"},
+]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "missing", ["triton", "pandas", "polars", "pyarrow", "sklearn", "matplotlib"]
+)
+def test_import_needs_no_extra(missing):
+    result = python(f"import sys; sys.modules[{missing!r}] = None; import pdrec_fast")
+    assert result.returncode == 0, result.stderr
+
+
+def test_import_initialises_no_cuda_and_loads_no_compiler():
+    result = python(
+        "import sys, torch, pdrec_fast\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert not {'numba', 'triton'} & sys.modules.keys(), 'loaded at import'"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_the_extension_everything_runs_on_the_reference():
+    result = python(
+        "import sys; sys.modules['pdrec_fast._C'] = None\n"
+        "import pdrec_fast as pf\n"
+        "info = pf.build_info()\n"
+        "assert not info['extension'] and 'pip install' in info['problem'], info\n"
+        "split = pf.leave_one_out(pf.synthetic(n_users=40, n_items=150, seed=0))\n"
+        "model = pf.DiffRec(hidden=(8,), epochs=1, lr=1e-3).fit(split, progress=False)\n"
+        "p = pf.Preferences.infer(model, split.train, n_draws=4, top_m=3, progress=False)\n"
+        "assert p.top_items.shape == (40, 3)\n"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "not using impl='cpp'" in result.stderr
+
+
+def test_imports_point_one_way():
+    level = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).with_suffix("").parts
+        if module[0] in ("__init__", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "pdrec_fast."
+            ):
+                continue
+            target = node.module.split(".")[1]
+            if target != module[0] and level[target] >= level[module[0]]:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {node.module}")
+    assert not wrong

@@ -1,0 +1,287 @@
+"""The whole job through the Python API and the command line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pdrec_fast as pf
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.pipeline import SplitSpec
+
+FAST = (
+    "--set=diffusion.epochs=3",
+    "--set=diffusion.hidden=16",
+    "--set=pdrec.epochs=2",
+    "--set=encoder.width=8",
+    "--set=n_draws=16",
+    "--set=top_m=5",
+)
+
+
+def fast_config(modules=pf.PDRecConfig().modules, **changes):
+    config = pf.RunConfig.from_preset("none", modules=modules)
+    return replace(
+        config,
+        diffusion=replace(config.diffusion, epochs=3, hidden=(16,)),
+        pdrec=replace(config.pdrec, epochs=2),
+        encoder_options={"width": 8},
+        n_draws=16,
+        top_m=5,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pf.synthetic(n_users=120, n_items=260, seed=3)
+
+
+@pytest.fixture(scope="module")
+def data_file(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clicks.inter"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter="\t")
+        writer.writerow(["user_id:token", "item_id:token", "timestamp:float"])
+        for user, item, when in zip(data.record_users, data.items, data.timestamps, strict=True):
+            writer.writerow([data.user_ids[user], data.item_ids[item], when])
+    return path
+
+
+def command(*arguments, cwd=None, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "pdrec_fast", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(data_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    result = command("run", "--data", data_file, "--out", out, "--threads", 1, "--quiet", *FAST)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_metrics_file_has_what_the_command_promises(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    assert metrics["dataset"] == {
+        "users": 120,
+        "items": 260,
+        "records": metrics["dataset"]["records"],
+    }
+    for results in (metrics["protocols"], metrics["diffusion"]):
+        for protocol in ("paper", "full"):
+            for part in ("valid", "test"):
+                values = results[protocol][part]
+                assert {"ndcg@10", "hr@10", "auc", "mrr", "hr@50", "ndcg@1"} <= values.keys()
+                assert all(0 <= value <= 1 for value in values.values())
+    assert metrics["seconds"].keys() == {"diffusion", "preferences", "encoder", "evaluation"}
+    assert all(value > 0 for value in metrics["seconds"].values())
+    assert metrics["peak_rss_gib"] > 0.05
+    assert metrics["config"]["pdrec"]["modules"] == ["hbr", "dpa", "nns"]
+    assert metrics["epochs"]["encoder"]["trained"] == 2
+
+
+def test_every_printed_table_names_its_protocol(finished):
+    text = finished[1].stdout
+    assert "protocol: paper (1 target vs 99 sampled negatives), split: test" in text
+    assert "protocol: full (1 target vs all items not in the history), split: valid" in text
+    assert "sasrec+hbr+dpa+nns" in text
+    assert "leave-one-out split of 120 users" in text
+
+
+def test_python_api_gives_the_same_numbers(finished, data_file):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = pf.run(pf.Interactions.from_file(data_file), fast_config(), progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    assert result.metrics["protocols"] == metrics["protocols"]
+    assert result.metrics["diffusion"] == metrics["diffusion"]
+
+
+def test_finished_run_is_not_done_again(finished, data_file):
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*.safetensors")}
+    old = json.loads((finished[0] / "metrics.json").read_text())
+    result = command(
+        "run", "--data", data_file, "--out", finished[0], "--threads", 1, "--quiet", *FAST
+    )
+    assert result.returncode == 0, result.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    new = json.loads((finished[0] / "metrics.json").read_text())
+    assert new["protocols"] == old["protocols"]
+    assert new["seconds"]["diffusion"] == old["seconds"]["diffusion"]
+
+
+def test_directory_of_another_run_is_refused(finished, data_file):
+    result = command("run", "--data", data_file, "--out", finished[0], "--seed", 1, *FAST)
+    assert result.returncode == 1
+    assert "holds a run with other settings" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_foreign_directory_is_refused(data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(CheckpointError, match="exists and is no run"):
+        pf.run(data, fast_config(), out=tmp_path, progress=False)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_killed_run_continues_to_the_same_numbers(finished, data_file, tmp_path):
+    out = tmp_path / "killed"
+    arguments = ["run", "--data", data_file, "--out", out, "--threads", 1, "--quiet", *FAST]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pdrec_fast", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "diffusion" / "manifest.json").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "metrics.json").exists()
+    result = command(*arguments)
+    assert result.returncode == 0, result.stderr
+    expected = json.loads((finished[0] / "metrics.json").read_text())["protocols"]
+    assert json.loads((out / "metrics.json").read_text())["protocols"] == expected
+
+
+def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
+    out = tmp_path / "ablation"
+    result = command(
+        "run", "--data", data_file, "--out", out, "--diffusion", finished[0], "--modules", "nns",
+        "--threads", 1, "--quiet", *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((out / "metrics.json").read_text())
+    first = json.loads((finished[0] / "metrics.json").read_text())
+    assert metrics["diffusion"] == first["diffusion"]
+    assert metrics["config"]["pdrec"]["modules"] == ["nns"]
+    assert not (out / "diffusion").exists()
+
+
+def test_plain_backbone_trains_no_diffusion(data):
+    result = pf.run(data, fast_config(modules=()), progress=False)
+    assert result.diffusion is None
+    assert result.metrics["diffusion"] is None
+    assert set(result.metrics["seconds"]) == {"encoder", "evaluation"}
+
+
+def test_diffusion_alone_is_a_recommender(data):
+    result = pf.run(data, fast_config(encoder="diffusion"), progress=False)
+    assert result.model is None
+    assert result.metrics["protocols"] == result.metrics["diffusion"]
+
+
+def test_split_by_time(data):
+    valid_from, test_from = np.quantile(data.timestamps, [0.7, 0.85])
+    config = fast_config(modules=("hbr",), split=SplitSpec(float(valid_from), float(test_from)))
+    result = pf.run(data, config, progress=False)
+    assert result.split.train.timestamps.max() < valid_from
+    assert 0 < result.metrics["protocols"]["full"]["test"]["auc"] < 1
+
+
+def test_small_corpus_is_selected_and_tested_under_full(caplog):
+    small = pf.synthetic(n_users=60, n_items=70, seed=1)
+    result = pf.run(small, fast_config(), progress=False)
+    assert set(result.metrics["protocols"]) == {"full"}
+    assert "too small for the 'paper' protocol" in caplog.text
+
+
+def test_recommend_prints_raw_ids(finished, data):
+    out = finished[0]
+    users = [str(data.user_ids[0]), str(data.user_ids[7])]
+    result = command(
+        "recommend", "--run", out, "--users", ",".join(users), "-k", 4, "--format", "json"
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [(row["user"], row["rank"]) for row in rows] == [
+        (u, r) for u in users for r in (1, 2, 3, 4)
+    ]
+    seen = set(data.item_ids[data.items[data.indptr[0] : data.indptr[1]]].tolist())
+    assert not seen & {row["item"] for row in rows[:4]}
+    model = pf.PDRec.load(out / "model")
+    items, _ = model.recommend(users, 4)
+    assert [row["item"] for row in rows] == items.ravel().tolist()
+    as_csv = command("recommend", "--run", out, "--users", users[0], "-k", 2, "--format", "csv")
+    assert list(csv.DictReader(as_csv.stdout.splitlines()))[0]["item"] == str(items[0, 0])
+
+
+def test_evaluate_repeats_the_tested_numbers(finished):
+    result = command("evaluate", "--run", finished[0], "--format", "json", "--threads", 1)
+    assert result.returncode == 0, result.stderr
+    expected = json.loads((finished[0] / "metrics.json").read_text())["protocols"]
+    assert json.loads(result.stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["run", "--data", "nowhere.csv", "--out", "out"], 1, "nowhere.csv"),
+        (["run", "--data", "{data}", "--out", "out", "--preset", "toys"], 2, "toys"),
+        (["run", "--data", "{data}", "--out", "out", "--encoder", "bert"], 2, "bert"),
+        (["run", "--data", "{data}", "--out", "out", "--modules", "hbr,dpo"], 1, "dpo"),
+        (["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr"], 1, "KEY=VALUE"),
+        (
+            ["run", "--data", "{data}", "--out", "out", "--set", "pdrec.speed=9"],
+            1,
+            "no such setting",
+        ),
+        (["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr=fast"], 1, "type float"),
+        (
+            ["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr=-1"],
+            1,
+            "lr must be positive",
+        ),
+        (["run", "--data", "{data}", "--out", "out", "--valid-from", "5"], 1, "both valid_from"),
+        (["run", "--data", "{data}"], 2, "--out"),
+        (["recommend", "--run", "{run}", "--users", "999999"], 1, "999999"),
+        (["recommend", "--run", "nowhere", "--users", "1"], 1, "no PDRec model is saved here"),
+        (["recommend", "--run", "{run}", "--users", "1", "-k", "0"], 2, "-k"),
+        (["recommend", "--run", "{run}", "--users", "1", "-k", "5000"], 1, "5000"),
+        (["evaluate", "--run", "{run}", "--protocol", "secret"], 1, "secret"),
+    ],
+)
+def test_wrong_inputs_end_with_one_clear_line(
+    finished, data_file, tmp_path, arguments, status, message
+):
+    filled = [a.format(data=data_file, run=finished[0]) for a in arguments]
+    result = command(*filled, cwd=tmp_path)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists(), "nothing half-written is left behind"
+
+
+def test_help_and_version():
+    assert f"pdrec-fast {pf.__version__}" in command("--version").stdout
+    text = command("run", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    for option in ("--data", "--preset", "--encoder", "--modules", "--seed", "--out", "--set"):
+        assert option in text
+    assert {"run", "recommend", "evaluate", "demo"} <= set(command("--help").stdout.split())
+
+
+def test_set_out_is_a_path_object(data, tmp_path):
+    out = Path(tmp_path) / "deep" / "run"
+    pf.run(data, fast_config(modules=()), out=str(out), progress=False)
+    assert (out / "metrics.json").exists()

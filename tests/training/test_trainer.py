@@ -1,0 +1,281 @@
+"""Tokens, safe negatives and the loss of a batch, against loops straight from the equations."""
+
+import math
+from itertools import chain, combinations, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pdrec_fast.data import Interactions
+from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.errors import DataError
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training import MODULES, PDRec
+from pdrec_fast.training.trainer import PDRecFit, TrainingTokens, safe_negatives
+
+N_ITEMS, N_DRAWS, MAX_LENGTH = 13, 7, 3
+ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8], [9, 2, 9], [0, 1, 0, 3]]
+SUBSETS = list(chain.from_iterable(combinations(MODULES, size) for size in range(4)))
+
+
+class Scaled(nn.Module):
+    """State = twice the item's embedding, so that a loop can follow."""
+
+    max_length = MAX_LENGTH
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.item_embedding = nn.Embedding(n_items, 4)
+
+    def forward(self, batch: PackedSequences) -> torch.Tensor:
+        return 2 * self.item_embedding(batch.items)
+
+
+@pytest.fixture(scope="module")
+def train() -> Interactions:
+    return Interactions(
+        indptr=np.concatenate([[0], np.cumsum([len(row) for row in ROWS])]),
+        items=np.array([item for row in ROWS for item in row], dtype=np.int32),
+        timestamps=None,
+        user_ids=np.arange(100, 100 + len(ROWS)),
+        item_ids=np.arange(N_ITEMS),
+    )
+
+
+@pytest.fixture(scope="module")
+def preferences(train: Interactions) -> Preferences:
+    """Row u of the draws is 10 u + (0, 1, ...) modulo the items; user 3 lacks candidates."""
+    rng = np.random.default_rng(0)
+    users = np.arange(len(ROWS))
+    top_items = rng.permuted(np.tile(np.arange(N_ITEMS, dtype=np.int32), (len(ROWS), 1)), axis=1)
+    top_items = top_items[:, :5]
+    top_items[3, 1:] = -1
+    return Preferences(
+        n_items=N_ITEMS,
+        data=train.fingerprint(),
+        omega_m=0.5,
+        indptr=train.indptr,
+        observed_scores=rng.normal(size=train.n_records).astype(np.float32),
+        observed_ranks=np.ones(train.n_records, dtype=np.int32),
+        top_items=top_items,
+        threshold_scores=np.zeros(len(ROWS), dtype=np.float32),
+        threshold_items=np.zeros(len(ROWS), dtype=np.int32),
+        negatives=((10 * users[:, None] + np.arange(N_DRAWS)) % N_ITEMS).astype(np.int32),
+    )
+
+
+def fit_of(
+    train: Interactions, preferences: Preferences | None, modules: tuple[str, ...], **settings: Any
+) -> PDRecFit:
+    model = PDRec(Scaled, modules=modules, **settings)
+    torch.manual_seed(0)
+    model.encoder = Scaled(train.n_items)
+    return PDRecFit(model, train, preferences, None)
+
+
+def test_tokens_are_the_latest_pairs_of_users_with_two_records(train: Interactions) -> None:
+    tokens = TrainingTokens(train, MAX_LENGTH)
+    assert tokens.users.tolist() == [0, 3, 4, 5]
+    assert tokens.lengths.tolist() == [3, 1, 2, 3]
+    assert tokens.starts.tolist() == [0, 3, 4, 6]
+    assert tokens.indptr.tolist() == [0, 3, 4, 6, 9]
+    assert tokens.inputs.packed()[1].tolist() == [2, 3, 4, 7, 9, 2, 0, 1, 0]
+    assert tokens.targets.tolist() == [3, 4, 5, 8, 2, 9, 1, 0, 3]
+    assert tokens.token_users.tolist() == [0, 0, 0, 3, 4, 4, 5, 5, 5]
+    assert train.items[tokens.target_records].tolist() == tokens.targets.tolist()
+    assert tokens.complete.packed()[1].tolist() == ROWS[0] + ROWS[3] + ROWS[4] + ROWS[5]
+    assert len(tokens) == 4
+
+
+def test_inputs_fit_the_encoder_exactly(train: Interactions) -> None:
+    tokens = TrainingTokens(train, MAX_LENGTH)
+    assert pack(tokens.inputs, MAX_LENGTH).n_tokens == len(tokens.targets)
+
+
+def test_no_next_item_to_learn() -> None:
+    single = Interactions(np.array([0, 1, 2]), np.array([0, 1]), None, np.arange(2), np.arange(3))
+    with pytest.raises(DataError, match="two training records"):
+        TrainingTokens(single, MAX_LENGTH)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_safe_negatives_are_consumed_in_order_and_wrap_around(
+    train: Interactions, preferences: Preferences, n: int
+) -> None:
+    tokens = TrainingTokens(train, MAX_LENGTH)
+    epochs = [safe_negatives(preferences, tokens, n, seed=3, epoch=epoch) for epoch in range(6)]
+    assert all(drawn.shape == (9, n) and drawn.dtype == np.int64 for drawn in epochs)
+    for user in tokens.users:
+        consumed = np.concatenate([drawn[tokens.token_users == user].ravel() for drawn in epochs])
+        table = preferences.negatives[user].tolist()
+        first = table.index(consumed[0])
+        expected = [table[(first + draw) % N_DRAWS] for draw in range(len(consumed))]
+        assert consumed.tolist() == expected
+
+
+def test_safe_negatives_begin_elsewhere_for_users_and_seeds(
+    train: Interactions, preferences: Preferences
+) -> None:
+    tokens = TrainingTokens(train, MAX_LENGTH)
+    firsts = set()
+    for seed in range(30):
+        drawn = safe_negatives(preferences, tokens, 1, seed=seed, epoch=0)[:, 0]
+        places = [
+            preferences.negatives[user].tolist().index(drawn[start])
+            for user, start in zip(tokens.users, tokens.starts, strict=True)
+        ]
+        firsts.add(tuple(places))
+    assert len(firsts) > 25
+    assert all(len(set(places)) == N_DRAWS for places in zip(*firsts, strict=True))
+
+
+@pytest.mark.parametrize("modules", SUBSETS)
+def test_nns_adds_negatives_and_the_others_change_none(
+    train: Interactions, preferences: Preferences, modules: tuple[str, ...]
+) -> None:
+    settings = {"seed": 2, "random_negatives": 2, "safe_negatives": 3}
+    plain = fit_of(train, None, (), **settings)
+    guided = fit_of(train, preferences, modules, **settings)
+    negatives = guided.negatives(4)
+    np.testing.assert_array_equal(negatives[:, :2], plain.negatives(4))
+    if "nns" in modules:
+        safe = safe_negatives(preferences, guided.tokens, 3, seed=2, epoch=4)
+        np.testing.assert_array_equal(negatives[:, 2:], safe)
+    else:
+        assert negatives.shape == (9, 2)
+
+
+def equation_2(scores: list[float], *, rank_weight: float, clip: float, rescale: float) -> list:
+    low, high, p = min(scores), max(scores), len(scores)
+    normalised = [(o - low) / (high - low) if high > low else 1.0 for o in scores]
+    omega_s = p / sum(normalised)
+    weights = []
+    for o, share in zip(scores, normalised, strict=True):
+        rank = 1 + sum(other > o for other in scores)
+        weight = (1 - rank_weight) * omega_s * share + rank_weight * (1 + p - rank) / p
+        weights.append(rescale * min(max(weight, 0.0), clip))
+    return weights
+
+
+def loss_from_the_equations(fit: PDRecFit, batch: list[int], negatives: np.ndarray) -> float:
+    """Equations 2 and 4 to 6 for a batch of rows of the tokens, one token at a time."""
+    config, preferences = fit.config, fit.preferences
+    vectors = fit.encoder.item_embedding.weight.detach().double().numpy()
+
+    def nll(last: int, item: int, sign: int) -> float:
+        a, b = 2 * vectors[last], vectors[item]
+        logit = float(a @ b)
+        if config.similarity == "cosine":
+            logit *= config.temperature / math.sqrt(float(a @ a) * float(b @ b))
+        return math.log1p(math.exp(-sign * logit))
+
+    users = [0, 3, 4, 5]
+    starts = [0, 3, 4, 6]
+    positives, negative, soft = [], [], []
+    for row in batch:
+        sequence, user = ROWS[users[row]], users[row]
+        pairs = list(pairwise(sequence))[-MAX_LENGTH:]
+        weights = [1.0] * len(pairs)
+        if "hbr" in config.modules:
+            records = range(preferences.indptr[user], preferences.indptr[user + 1])
+            scores = [float(preferences.observed_scores[r]) for r in records][-len(pairs) :]
+            weights = equation_2(
+                scores,
+                rank_weight=config.hbr_rank_weight,
+                clip=config.hbr_clip,
+                rescale=config.hbr_rescale,
+            )
+        for place, (last, target) in enumerate(pairs):
+            positives.append(weights[place] * nll(last, target, +1))
+            negative += [nll(last, item, -1) for item in negatives[starts[row] + place]]
+        if "dpa" in config.modules:
+            present = [item for item in preferences.top_items[user].tolist() if item >= 0]
+            losses = sorted(nll(sequence[-1], item, +1) for item in present)
+            soft += losses[: config.dpa_top_n]
+    loss = sum(positives) / len(positives) + sum(negative) / len(negative)
+    return loss + (config.dpa_weight * sum(soft) / len(soft) if soft else 0.0)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("modules", SUBSETS)
+def test_batch_loss_follows_the_equations(
+    train: Interactions, preferences: Preferences, modules: tuple[str, ...], similarity: str
+) -> None:
+    fit = fit_of(
+        train,
+        preferences,
+        modules,
+        similarity=similarity,
+        temperature=2.5,
+        hbr_rank_weight=0.3,
+        hbr_clip=1.2,
+        hbr_rescale=1.7,
+        dpa_top_n=2,
+        dpa_weight=0.4,
+        random_negatives=2,
+        safe_negatives=2,
+    )
+    negatives = fit.negatives(1)
+    for batch in ([0, 1, 2, 3], [3, 0], [1]):
+        found = fit.batch_loss(np.array(batch), torch.from_numpy(negatives))
+        expected = loss_from_the_equations(fit, batch, negatives)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_changes_the_loss(
+    train: Interactions, preferences: Preferences, module: str
+) -> None:
+    losses = []
+    for modules in ((), (module,)):
+        fit = fit_of(train, preferences, modules, dpa_top_n=2)
+        negatives = torch.from_numpy(fit.negatives(0))
+        losses.append(fit.batch_loss(np.arange(4), negatives).item())
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_the_loss_of_all_users_does_not_depend_on_their_order(
+    train: Interactions, preferences: Preferences
+) -> None:
+    fit = fit_of(train, preferences, MODULES)
+    negatives = torch.from_numpy(fit.negatives(0))
+    losses = [
+        fit.batch_loss(np.array(order), negatives).item()
+        for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0])
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_an_epoch_visits_every_user_once_and_decays_the_rate(
+    train: Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = fit_of(train, None, (), batch_size=3, lr=0.1, lr_decay=0.5)
+    batches: list[np.ndarray] = []
+    original = PDRecFit.batch_loss
+
+    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
+        batches.append(users)
+        return original(self, users, negatives)
+
+    monkeypatch.setattr(PDRecFit, "batch_loss", spy)
+    orders = []
+    for epoch in range(4):
+        batches.clear()
+        assert fit.train_epoch(epoch).shape == (2,)
+        assert [len(users) for users in batches] == [3, 1]
+        orders.append(tuple(np.concatenate(batches).tolist()))
+        assert sorted(orders[-1]) == [0, 1, 2, 3]
+        assert fit.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**epoch)
+    assert len(set(orders)) > 1
+
+
+def test_training_leaves_the_global_generator_alone(train: Interactions) -> None:
+    fit = fit_of(train, None, ())
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit.train_epoch(0)
+    assert torch.equal(torch.rand(3), expected)
