@@ -1,12 +1,15 @@
 """The whole job through the Python API and the command line."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +18,10 @@ import pytest
 import torch
 
 import pdrec_fast as pf
+from pdrec_fast import cli
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.pipeline import SplitSpec
+from pdrec_fast.training import MODULES
 
 FAST = (
     "--set=diffusion.epochs=3",
@@ -28,7 +33,7 @@ FAST = (
 )
 
 
-def fast_config(modules=pf.PDRecConfig().modules, **changes):
+def fast_config(modules=MODULES, **changes):
     config = pf.RunConfig.from_preset("none", modules=modules)
     return replace(
         config,
@@ -43,7 +48,10 @@ def fast_config(modules=pf.PDRecConfig().modules, **changes):
 
 @pytest.fixture(scope="module")
 def data():
-    return pf.synthetic(n_users=120, n_items=260, seed=3)
+    made = pf.synthetic(n_users=120, n_items=260, seed=3)
+    # Without the items that nobody touched, which no file would mention.
+    users, items = made.user_ids[made.record_users], made.item_ids[made.items]
+    return pf.Interactions.from_arrays(users, items, made.timestamps)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +65,26 @@ def data_file(data, tmp_path_factory):
     return path
 
 
-def command(*arguments, cwd=None, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "pdrec_fast", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
+def command(*arguments, cwd=None, environment=None):
+    """Run the command line in this process: its own would import torch anew every time."""
+    stdout, stderr, before = io.StringIO(), io.StringIO(), os.getcwd()
+    status = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pdrec-fast", *map(str, arguments)])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        for name, value in (environment or {}).items():
+            patch.setenv(name, value)
+        os.chdir(cwd or before)
+        threads = torch.get_num_threads()
+        try:
+            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+                cli.main()
+        except SystemExit as exit:
+            status = exit.code or 0
+        finally:
+            torch.set_num_threads(threads)
+            os.chdir(before)
+    return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +95,9 @@ def finished(data_file, tmp_path_factory):
     return out, result
 
 
-def test_metrics_file_has_what_the_command_promises(finished):
+def test_metrics_file_has_what_the_command_promises(finished, data):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
-    assert metrics["dataset"] == {
-        "users": 120,
-        "items": 260,
-        "records": metrics["dataset"]["records"],
-    }
+    assert metrics["dataset"] == {"users": 120, "items": data.n_items, "records": data.n_records}
     for results in (metrics["protocols"], metrics["diffusion"]):
         for protocol in ("paper", "full"):
             for part in ("valid", "test"):
@@ -224,7 +239,7 @@ def test_recommend_prints_raw_ids(finished, data):
     items, _ = model.recommend(users, 4)
     assert [row["item"] for row in rows] == items.ravel().tolist()
     as_csv = command("recommend", "--run", out, "--users", users[0], "-k", 2, "--format", "csv")
-    assert list(csv.DictReader(as_csv.stdout.splitlines()))[0]["item"] == str(items[0, 0])
+    assert next(csv.DictReader(as_csv.stdout.splitlines()))["item"] == str(items[0, 0])
 
 
 def test_evaluate_repeats_the_tested_numbers(finished):
@@ -275,7 +290,7 @@ def test_wrong_inputs_end_with_one_clear_line(
 
 def test_help_and_version():
     assert f"pdrec-fast {pf.__version__}" in command("--version").stdout
-    text = command("run", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    text = command("run", "--help", environment={"COLUMNS": "200"}).stdout
     for option in ("--data", "--preset", "--encoder", "--modules", "--seed", "--out", "--set"):
         assert option in text
     assert {"run", "recommend", "evaluate", "demo"} <= set(command("--help").stdout.split())

@@ -12,6 +12,7 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.timesteps import TimestepSampler
+from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.evaluation.metrics import summarize
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
@@ -33,6 +34,8 @@ class DiffusionFit:
         self.denoiser = model.fitted_denoiser()
         histories = train.histories()
         active = np.flatnonzero(histories.lengths > 0)
+        if not len(active):
+            raise DataError("the training data has no records: there is nothing to learn")
         self.users = histories.users[active]
         self.rows = model.inputs(histories[active])
         self.sampler = TimestepSampler(config.steps, importance=config.importance_sampling)

@@ -9,6 +9,7 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.reverse import standard_noise
+from pdrec_fast.errors import DataError
 from pdrec_fast.ops.noisy_input import noisy_input
 
 SMALL = {
@@ -149,6 +150,18 @@ def test_users_without_records_are_left_out_and_keep_their_noise():
     assert fit.users.tolist() == [0, 2]
     assert len(fit.rows) == 2
     assert fit.train_epoch(0).isfinite().all()
+
+
+def test_data_without_records_are_refused():
+    nobody = Interactions(
+        indptr=np.array([0, 0]),
+        items=np.zeros(0, np.int32),
+        timestamps=None,
+        user_ids=np.array([1]),
+        item_ids=np.arange(5),
+    )
+    with pytest.raises(DataError, match="no records"):
+        make_fit(nobody)
 
 
 def test_learning_rate_decays_by_epoch_alone():
