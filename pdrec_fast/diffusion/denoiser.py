@@ -87,9 +87,10 @@ class Denoiser(nn.Module):
         return self.time_in(self.time(embedding.to(self.time.weight.dtype)))
 
     def encode(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-        """The last hidden layer for dense inputs x [B, N] at steps [B]: [B, hidden[-1]]."""
-        if self.normalize_input:
-            x = F.normalize(x)
+        """The last hidden layer for dense inputs x [B, N] at steps [B]: [B, hidden[-1]].
+
+        Inputs are taken as they are: normalising comes before dropout, which is not done here.
+        """
         h = torch.tanh(x @ self.item_in.to(x.dtype) + self.time_term(steps).to(x.dtype))
         for layer in self.inner:
             h = torch.tanh(F.linear(h, *(weight.to(h.dtype) for weight in layer.parameters())))
@@ -101,4 +102,6 @@ class Denoiser(nn.Module):
 
     def forward(self, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """Predictions for dense inputs x [B, N] at steps int64 [B]: [B, N]."""
+        if self.normalize_input:
+            x = F.normalize(x)
         return self.decode(self.encode(x, steps))

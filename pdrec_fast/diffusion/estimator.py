@@ -77,7 +77,11 @@ class DiffRec:
             fit,
             LoopConfig(config.epochs, config.patience, eval_every=config.eval_every),
             name=NAMES[config.weighting],
-            identity={"config": asdict(config), "data": train.fingerprint()},
+            identity={
+                "config": asdict(config),
+                "data": train.fingerprint(),
+                "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
+            },
             checkpoint=checkpoint,
             progress=progress,
         )

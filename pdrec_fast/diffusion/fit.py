@@ -78,18 +78,10 @@ class DiffusionFit:
         """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
         config = self.model.config
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
-        sigma = self.sigma[steps]
-        x = noisy_input(
-            rows.indptr,
-            rows.items,
-            rows.values,
-            rows.n_items,
-            self.signal[steps],
-            sigma,
-            config.dropout,
-            dtype=_DTYPES[config.precision],
-            **keys,
-        )
+        x = self._noised(rows, steps, config.dropout, keys)
+        if config.normalize_input:
+            norm = torch.linalg.vector_norm(self._noised(rows, steps, 0.0, keys), dim=1)
+            x = x / norm.clamp_min(1e-12)[:, None]
         hidden = self.denoiser.encode(x, steps)
         if config.prediction == "x0":
             table = self.denoiser.item_out, self.denoiser.item_bias
@@ -99,9 +91,25 @@ class DiffusionFit:
             errors = (self.denoiser.decode(hidden).float() - noise).square().mean(dim=1)
             if config.snr_weighting:
                 # The bound scores step 0 by the likelihood of x_0: half its reconstruction's error.
-                scale = 0.5 * (sigma / self.signal[steps]) ** 2
+                scale = 0.5 * (self.sigma[steps] / self.signal[steps]) ** 2
                 errors = torch.where(steps == 0, scale * errors, errors)
         return self.loss_weights[steps] * errors.double()
+
+    def _noised(
+        self, rows: SparseRows, steps: torch.Tensor, dropout: float, keys: dict[str, Any]
+    ) -> torch.Tensor:
+        """x_t of each row at its step after dropout, [B, N]; the same noise for any dropout."""
+        return noisy_input(
+            rows.indptr,
+            rows.items,
+            rows.values,
+            rows.n_items,
+            self.signal[steps],
+            self.sigma[steps],
+            dropout,
+            dtype=_DTYPES[self.model.config.precision],
+            **keys,
+        )
 
     @torch.no_grad()
     def validate(self) -> float | None:

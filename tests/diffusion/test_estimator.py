@@ -19,15 +19,6 @@ FAST = DiffusionConfig(hidden=(64,), lr=1e-3, batch_size=64, epochs=12, patience
 CHANCE = sum(1 / np.log2(rank + 2) for rank in range(10)) / 100
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny products: a second thread only waits, seconds long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def split():
     return leave_one_out(synthetic(n_users=300, n_items=300))

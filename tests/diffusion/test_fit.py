@@ -25,15 +25,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny products: a second thread only waits, seconds long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_fit(data=None, **settings):
     model = DiffRec(**{**SMALL, **settings})
     data = data or synthetic(50, 31, seed=1)
@@ -58,7 +49,7 @@ def dropout_mask(n_rows, n_items, dropout, **keys):
 @pytest.mark.parametrize("prediction", ["x0", "eps"])
 @pytest.mark.parametrize("snr_weighting", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("shape", [{}, {"hidden": (6, 5)}])
+@pytest.mark.parametrize("shape", [{}, {"hidden": (6, 5)}, {"normalize_input": True}])
 def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout, shape):
     fit = make_fit(prediction=prediction, snr_weighting=snr_weighting, dropout=dropout, **shape)
     chosen, steps = np.array([7, 2, 40, 11, 3, 3]), torch.tensor([0, 1, 2, 3, 0, 2])
@@ -72,7 +63,9 @@ def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout,
     signal, sigma = schedule.signal[steps, None], schedule.sigma[steps, None]
     x = signal * x0 + sigma * noise
     denoiser = fit.denoiser.double()
-    output = denoiser(x * dropout_mask(6, 31, dropout, **keys).double(), steps)
+    inputs = torch.nn.functional.normalize(x) if denoiser.normalize_input else x
+    dropped = inputs * dropout_mask(6, 31, dropout, **keys).double()
+    output = denoiser.decode(denoiser.encode(dropped, steps))
     if prediction == "x0":
         errors = (output - x0).square().mean(dim=1)
     else:

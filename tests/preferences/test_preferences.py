@@ -185,6 +185,14 @@ def test_nan_scores_are_refused(train: Interactions) -> None:
         Preferences.infer(source, train, progress=False)
 
 
+def test_a_source_may_track_gradients(train: Interactions) -> None:
+    source = tied_source(train.n_users)
+    expected = Preferences.infer(source, train, progress=False)
+    source.table.requires_grad_()
+    found = Preferences.infer(source, train, progress=False)
+    assert found.fingerprint() == expected.fingerprint()
+
+
 def test_scores_of_another_corpus_are_refused(train: Interactions) -> None:
     source = TableSource(torch.zeros(train.n_users, N_ITEMS + 1))
     with pytest.raises(ValueError, match=rf"TableSource.*{N_ITEMS + 1}.*{N_ITEMS}"):

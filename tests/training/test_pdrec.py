@@ -288,6 +288,15 @@ def test_recommend_agrees_with_the_scores(model: PDRec, filter_seen: bool, block
         np.testing.assert_allclose(logits[row], scores[row, best], rtol=1e-5, atol=1e-5)
 
 
+def test_recommend_reads_the_held_out_records_too(split: Split) -> None:
+    model = fitted(split)
+    ids, logits = model.recommend(split.data.user_ids, 5)
+    scores = model.scores(split.data.histories())
+    best = torch.from_numpy(split.data.item_index(ids.ravel())).view_as(torch.from_numpy(logits))
+    np.testing.assert_allclose(logits, scores.gather(1, best).numpy(), rtol=1e-5, atol=1e-5)
+    assert not (best.numpy() == split.test.targets[:, None]).any()
+
+
 def test_recommend_takes_one_user_and_no_user(model: PDRec) -> None:
     assert model.data is not None
     assert model.recommend(model.data.user_ids[4])[0].shape == (1, 10)
