@@ -308,7 +308,8 @@ def _find(name: str, argument: str, columns: list[str], source: str) -> str:
     if count == 0:
         raise DataError(
             f"{source}: no column {name!r}; the columns are {columns}. "
-            f"Pass {argument}=<name of the {argument} column> (a file needs a header line)"
+            f"Pass {argument}=<name of the {argument} column>, on the command line "
+            f"--{argument}-column (a file needs a header line)"
         )
     if count > 1:
         raise DataError(f"{source}: column {name!r} occurs {count} times; rename the copies")
