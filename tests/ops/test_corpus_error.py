@@ -153,20 +153,45 @@ def test_inputs_are_left_alone():
         assert torch.equal(old, new)
 
 
-def test_second_backward_says_why_it_cannot_run():
+def test_backward_can_run_again():
     floats, target = make_inputs(3, 7, 2)
     loss = corpus_error(*floats, *target, impl="torch").sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward runs once; use impl='reference'"):
-        loss.backward()
+    first = torch.autograd.grad(loss, floats, retain_graph=True)
+    for again, before in zip(torch.autograd.grad(loss, floats), first, strict=True):
+        assert torch.equal(again, before)
 
 
-def test_second_derivatives_are_refused_not_wrong():
+def test_second_derivatives():
     floats, target = make_inputs(3, 7, 2)
-    loss = corpus_error(*floats, *target, impl="torch").square().sum()
-    (gradient,) = torch.autograd.grad(loss, floats[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    torch.autograd.gradgradcheck(
+        lambda *leaves: corpus_error(*leaves, *target, impl="torch"), floats, atol=1e-7
+    )
+
+
+def test_custom_op_contract():
+    floats, target = make_inputs(5, 17, 9)
+    torch.library.opcheck(torch.ops.pdrec_fast.corpus_error.default, (*floats, *target))
+
+
+def test_compiles_without_a_graph_break():
+    floats, target = make_inputs(5, 17, 9)
+    compiled = torch.compile(corpus_error, fullgraph=True, backend="aot_eager")
+    actual = torch.autograd.grad(compiled(*floats, *target).sum(), floats)
+    expected = torch.autograd.grad(corpus_error(*floats, *target).sum(), floats)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_autocast_runs_the_products_in_bfloat16():
+    floats, target = make_inputs(5, 17, 9, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        errors = corpus_error(*floats, *target, impl="torch")
+    assert errors.dtype == torch.float32
+    exact = corpus_error(*floats, *target, impl="torch")
+    assert not torch.equal(errors, exact)
+    torch.testing.assert_close(errors, exact, rtol=3e-2, atol=0)
+    for gradient in torch.autograd.grad(errors.sum(), floats):
+        assert gradient.dtype == torch.float32
 
 
 def test_auto_gives_the_fast_path_and_names_are_checked():
