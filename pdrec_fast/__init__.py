@@ -3,7 +3,13 @@
 __version__ = "0.1.0"
 
 from pdrec_fast.build_info import build_info
-from pdrec_fast.data import Interactions, global_time_split, leave_one_out, synthetic
+from pdrec_fast.data import (
+    Interactions,
+    PackedSequences,
+    global_time_split,
+    leave_one_out,
+    synthetic,
+)
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import SASRec, SequenceEncoder
 from pdrec_fast.evaluation import evaluate, format_results
@@ -19,6 +25,7 @@ __all__ = [
     "Interactions",
     "PDRec",
     "PDRecConfig",
+    "PackedSequences",
     "Preferences",
     "RunConfig",
     "SASRec",

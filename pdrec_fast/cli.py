@@ -24,6 +24,7 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.evaluation import format_results
+from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION_ONLY, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import PRESETS
@@ -68,9 +69,6 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
     except (
         BackendError,
         CheckpointError,
@@ -165,8 +163,16 @@ def run(
         min_item=min_item,
         repeats=repeats,  # type: ignore[arg-type]  # checked there
     )
-    fitted = None if diffusion is None else DiffRec.load(diffusion / "diffusion")
-    result = run_pipeline(interactions, config, out=out, diffusion=fitted, progress=not quiet)
+    fitted = None
+    if diffusion is not None:
+        if any(setting.startswith("diffusion.") for setting in settings or []):
+            raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
+        fitted = DiffRec.load(diffusion / "diffusion")
+    try:
+        result = run_pipeline(interactions, config, out=out, diffusion=fitted, progress=not quiet)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
     print(result.split.report)
     print()
     print(_metrics_text(result.metrics))
@@ -181,12 +187,14 @@ def recommend(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
     ] = False,
-    output: Annotated[Format, typer.Option("--format")] = Format.table,
+    output: Annotated[
+        Format, typer.Option("--format", help="How results are printed.")
+    ] = Format.table,
     threads: Threads = None,
 ) -> None:
     """Print the items that users of a finished run would interact with next."""
     _use_threads(threads)
-    model = PDRec.load(run_dir / "model")
+    model = _model_of(run_dir)
     ids = [user.strip() for user in users.split(",")]
     items, scores = model.recommend(ids, k, filter_seen=not include_seen)
     rows = [
@@ -209,23 +217,33 @@ def recommend(
 @app.command()
 def evaluate(
     run_dir: RunDir,
-    protocol: Annotated[str, typer.Option(help="Comma-separated: paper, full.")] = "paper,full",
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampled negatives.")] = 0,
-    output: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+    protocol: Annotated[
+        str | None, typer.Option(help="Comma-separated: paper, full. Default: the run's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the sampled negatives. Default: the run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
     threads: Threads = None,
 ) -> None:
     """Test the model of a finished run again, on the split it was trained with."""
     _use_threads(threads)
-    model = PDRec.load(run_dir / "model")
+    model = _model_of(run_dir)
     assert model.data is not None
     try:
-        description = json.loads((run_dir / "run.json").read_text())["config"]["split"]
+        metrics = json.loads((run_dir / "metrics.json").read_text())
+        config, names = metrics["config"], list(metrics["protocols"])
     except (OSError, ValueError, KeyError):
-        raise CheckpointError(f"{run_dir / 'run.json'}: missing or damaged") from None
-    split = SplitSpec(**description).apply(model.data)
-    names = [name.strip() for name in protocol.split(",")]
+        raise CheckpointError(
+            f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
+        ) from None
+    split = SplitSpec(**config["split"]).apply(model.data)
+    if protocol is not None:
+        names = [name.strip() for name in protocol.split(",")]
+    if seed is None:
+        seed = config["evaluation_seed"]
     results = evaluate_model(model, split, protocols=names, seed=seed)
-    if output is Format.json:
+    if as_json:
         print(json.dumps(results, indent=1))
     else:
         print(format_results({model.name: results}))
@@ -233,7 +251,7 @@ def evaluate(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the data and of both models.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Keep the runs here; default: keep nothing.")
     ] = None,
@@ -243,6 +261,15 @@ def demo(
     """The whole job on a generated data set: the plain encoder against PDRec."""
     _use_threads(threads)
     run_demo(seed=seed, out=out, progress=not quiet)
+
+
+def _model_of(run_dir: Path) -> PDRec:
+    if bundle_exists(run_dir / "diffusion") and not (run_dir / "model").exists():
+        raise CheckpointError(
+            f"{run_dir}: has no encoder (--encoder diffusion, or the run is not finished); what is "
+            "known of its diffusion model stands in metrics.json"
+        )
+    return PDRec.load(run_dir / "model")
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

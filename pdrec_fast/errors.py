@@ -13,5 +13,9 @@ class CheckpointError(RuntimeError):
     """A saved model or run that is missing, damaged or of another configuration."""
 
 
+class NonFiniteScoresError(ValueError):
+    """A model's scores are NaN: it has diverged, or its inputs are not finite."""
+
+
 class NonFiniteLossError(FloatingPointError):
     """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint."""

@@ -19,12 +19,14 @@ import torch
 import pdrec_fast
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Results, Scorer, evaluate
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
+from pdrec_fast.training.trainer import check_trainable
 
 logger = logging.getLogger("pdrec_fast")
 DIFFUSION_ONLY = "diffusion"  # as an encoder's name: the diffusion model is the recommender
@@ -57,7 +59,8 @@ class RunConfig:
         encoder_options: passed to the encoder.
         top_m, omega_m, n_draws: see ``Preferences.infer``.
         split: how the data are split.
-        evaluation_seed: of the sampled negatives of the ``paper`` protocol.
+        evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
+            (selection always looks at those of seed 0).
     """
 
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -69,6 +72,20 @@ class RunConfig:
     n_draws: int = 1024
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.encoder not in (*ENCODERS, DIFFUSION_ONLY):
+            raise ValueError(
+                f"unknown encoder={self.encoder!r}; choose one of {[*ENCODERS, DIFFUSION_ONLY]}"
+            )
+        if self.top_m < 1 or self.n_draws < 1:
+            raise ValueError(f"top_m={self.top_m} and n_draws={self.n_draws} must be at least 1")
+        if "dpa" in self.pdrec.modules and self.pdrec.dpa_top_n > self.top_m:
+            raise ValueError(f"dpa_top_n={self.pdrec.dpa_top_n} is more than top_m={self.top_m}")
+        if not 0 <= self.omega_m < 1:
+            raise ValueError(f"omega_m must lie in [0, 1), got {self.omega_m}")
+        if self.evaluation_seed < 0:
+            raise ValueError(f"evaluation_seed={self.evaluation_seed} must not be negative")
 
     @classmethod
     def from_preset(
@@ -126,10 +143,13 @@ def run(
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
             with the same data and settings continues, to the same result; what is finished is not
             done again. None keeps everything in memory.
-        diffusion: a model already fitted on this data's training part, instead of a new one.
+        diffusion: a model already fitted on this data's training part, instead of a new one;
+            its settings replace ``config.diffusion``.
 
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings.
+        DataError: nobody has enough interactions to learn from, or nothing is left to recommend.
+        ValueError: ``diffusion`` is not needed, or was fitted on other interactions.
     """
     config = config or RunConfig()
     out = None if out is None else Path(out)
@@ -137,7 +157,12 @@ def run(
     config, protocols = _with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
-    description = {"config": config.describe(), "data": data.fingerprint()}
+    _check_before_training(config, split, diffusion)
+    description = {
+        "config": config.describe(),
+        "data": data.fingerprint(),
+        "diffusion": diffusion.fingerprint() if diffusion else None,
+    }
     if out is not None:
         _claim(out, description)
     stages = _Stages(out, progress)
@@ -148,7 +173,7 @@ def run(
         preferences = stages.preferences(config, split, diffusion)
     if config.encoder != DIFFUSION_ONLY:
         model = stages.encoder(config, split, preferences)
-    metrics = _report(data, config, split, protocols, stages, diffusion, model)
+    metrics = _report(config, split, protocols, stages, diffusion, model)
     if out is not None:
         _write_json(out / "metrics.json", metrics)
     return RunResult(metrics, split, diffusion, preferences, model)
@@ -159,10 +184,13 @@ class _Stages:
 
     def __init__(self, out: Path | None, progress: bool) -> None:
         self.out, self.progress = out, progress
-        # Kept on disk too: a stage done by an earlier, killed process still counts.
-        self.seconds: dict[str, float] = {}
-        if out is not None and (out / "seconds.json").exists():
-            self.seconds = json.loads((out / "seconds.json").read_text())
+        # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
+        # this run does not have takes no time.
+        self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
+        self.peak_rss_gib = 0.0
+        if out is not None and (out / "stages.json").exists():
+            found = json.loads((out / "stages.json").read_text())
+            self.seconds, self.peak_rss_gib = found["seconds"], found["peak_rss_gib"]
 
     def diffusion(self, config: RunConfig, split: Split, fitted: DiffRec | None) -> DiffRec:
         if fitted is not None:
@@ -213,15 +241,21 @@ class _Stages:
         return self.out is not None and bundle_exists(self.out / name)
 
     def _keep(self, name: str, result: DiffRec | Preferences | PDRec, seconds: float) -> None:
-        self.seconds["encoder" if name == "model" else name] = seconds
         if self.out is not None:
             result.save(self._path(name))
-            _write_json(self.out / "seconds.json", self.seconds)
+        self.record("encoder" if name == "model" else name, seconds)
+        if self.out is not None:
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
+
+    def record(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = seconds
+        self.peak_rss_gib = max(self.peak_rss_gib, _peak_rss_gib())
+        if self.out is not None:
+            found = {"seconds": self.seconds, "peak_rss_gib": self.peak_rss_gib}
+            _write_json(self.out / "stages.json", found)
 
 
 def _report(
-    data: Interactions,
     config: RunConfig,
     split: Split,
     protocols: tuple[str, ...],
@@ -238,8 +272,8 @@ def _report(
 
     of_diffusion = tested(diffusion)
     of_model = of_diffusion if model is None else tested(model)
-    stages.seconds["evaluation"] = time.monotonic() - started
-    summary = data.summary()
+    stages.record("evaluation", time.monotonic() - started)
+    summary = split.data.summary()
     return {
         "dataset": {key: summary[key] for key in ("users", "items", "records")},
         "config": config.describe(),
@@ -250,8 +284,9 @@ def _report(
             "diffusion": _epochs(diffusion.history) if diffusion else None,
             "encoder": _epochs(model.history) if model else None,
         },
+        "split": str(split.report).splitlines(),
         "seconds": {key: round(value, 2) for key, value in stages.seconds.items()},
-        "peak_rss_gib": round(_peak_rss_gib(), 3),
+        "peak_rss_gib": round(stages.peak_rss_gib, 3),
         "environment": {
             "pdrec_fast": pdrec_fast.__version__,
             "torch": torch.__version__,
@@ -269,7 +304,8 @@ def _epochs(history: Any) -> dict[str, int] | None:
 
 def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
-    observed = np.diff(split.data.unique_items()[0])
+    tested = np.union1d(split.valid.users, split.test.users)
+    observed = np.diff(split.data.unique_items()[0])[tested]
     if split.data.n_items - observed.max() >= PAPER_NEGATIVES:
         return config, tuple(PROTOCOLS)
     logger.warning(
@@ -282,6 +318,21 @@ def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig
         diffusion=replace(config.diffusion, select_by="full"),
         pdrec=replace(config.pdrec, select_by="full"),
     ), ("full",)
+
+
+def _check_before_training(config: RunConfig, split: Split, diffusion: DiffRec | None) -> None:
+    """Find now what would otherwise be found after hours, in a later stage."""
+    if diffusion is not None:
+        if not config.needs_diffusion:
+            raise ValueError("a diffusion model was given, but no module that would use it")
+        if diffusion.trained_on != split.train.fingerprint():
+            raise ValueError(
+                "the diffusion model was fitted on other training interactions than this data's: "
+                "its preferences could hold the answers of the test"
+            )
+    if config.encoder != DIFFUSION_ONLY:
+        model = PDRec(config.encoder, config.pdrec, encoder_options=config.encoder_options)
+        check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 
 def _claim(out: Path, description: dict[str, Any]) -> None:

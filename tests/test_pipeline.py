@@ -19,7 +19,7 @@ import torch
 
 import pdrec_fast as pf
 from pdrec_fast import cli
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.pipeline import SplitSpec
 from pdrec_fast.training import MODULES
 
@@ -31,6 +31,9 @@ FAST = (
     "--set=n_draws=16",
     "--set=top_m=5",
 )
+
+
+RUN = ("run", "--data", "{data}", "--out", "out")
 
 
 def fast_config(modules=MODULES, **changes):
@@ -141,7 +144,9 @@ def test_finished_run_is_not_done_again(finished, data_file):
     assert before == {path: path.stat().st_mtime_ns for path in before}
     new = json.loads((finished[0] / "metrics.json").read_text())
     assert new["protocols"] == old["protocols"]
-    assert new["seconds"]["diffusion"] == old["seconds"]["diffusion"]
+    for stage in ("diffusion", "preferences", "encoder"):
+        assert new["seconds"][stage] == old["seconds"][stage]
+    assert new["peak_rss_gib"] >= old["peak_rss_gib"]
 
 
 def test_directory_of_another_run_is_refused(finished, data_file):
@@ -167,7 +172,7 @@ def test_killed_run_continues_to_the_same_numbers(finished, data_file, tmp_path)
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not (out / "diffusion" / "manifest.json").exists():
+    while not (out / "diffusion.checkpoint" / "manifest.json").exists():
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -184,7 +189,7 @@ def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
     out = tmp_path / "ablation"
     result = command(
         "run", "--data", data_file, "--out", out, "--diffusion", finished[0], "--modules", "nns",
-        "--threads", 1, "--quiet", *FAST,
+        "--threads", 1, "--quiet", *(s for s in FAST if "diffusion" not in s),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((out / "metrics.json").read_text())
@@ -198,13 +203,23 @@ def test_plain_backbone_trains_no_diffusion(data):
     result = pf.run(data, fast_config(modules=()), progress=False)
     assert result.diffusion is None
     assert result.metrics["diffusion"] is None
-    assert set(result.metrics["seconds"]) == {"encoder", "evaluation"}
+    seconds = result.metrics["seconds"]
+    assert seconds["diffusion"] == seconds["preferences"] == 0
+    assert seconds["encoder"] > 0
 
 
 def test_diffusion_alone_is_a_recommender(data):
     result = pf.run(data, fast_config(encoder="diffusion"), progress=False)
     assert result.model is None
     assert result.metrics["protocols"] == result.metrics["diffusion"]
+
+
+def test_data_without_a_next_item_are_refused_before_training(tmp_path):
+    users = np.repeat(np.arange(150), 3)
+    data = pf.Interactions.from_arrays(users, (users * 7 + np.arange(450)) % 200, np.arange(450))
+    with pytest.raises(DataError, match="no user has two training records"):
+        pf.run(data, fast_config(), out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_split_by_time(data):
@@ -243,7 +258,7 @@ def test_recommend_prints_raw_ids(finished, data):
 
 
 def test_evaluate_repeats_the_tested_numbers(finished):
-    result = command("evaluate", "--run", finished[0], "--format", "json", "--threads", 1)
+    result = command("evaluate", "--run", finished[0], "--json", "--threads", 1)
     assert result.returncode == 0, result.stderr
     expected = json.loads((finished[0] / "metrics.json").read_text())["protocols"]
     assert json.loads(result.stdout) == expected
@@ -253,23 +268,34 @@ def test_evaluate_repeats_the_tested_numbers(finished):
     ("arguments", "status", "message"),
     [
         (["run", "--data", "nowhere.csv", "--out", "out"], 1, "nowhere.csv"),
-        (["run", "--data", "{data}", "--out", "out", "--preset", "toys"], 2, "toys"),
-        (["run", "--data", "{data}", "--out", "out", "--encoder", "bert"], 2, "bert"),
-        (["run", "--data", "{data}", "--out", "out", "--modules", "hbr,dpo"], 1, "dpo"),
-        (["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr"], 1, "KEY=VALUE"),
+        ([*RUN, "--preset", "toys"], 2, "toys"),
+        ([*RUN, "--encoder", "bert"], 2, "bert"),
+        ([*RUN, "--modules", "hbr,dpo"], 1, "dpo"),
+        ([*RUN, "--set", "pdrec.lr"], 1, "KEY=VALUE"),
         (
-            ["run", "--data", "{data}", "--out", "out", "--set", "pdrec.speed=9"],
+            [*RUN, "--set", "pdrec.speed=9"],
             1,
             "no such setting",
         ),
-        (["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr=fast"], 1, "type float"),
+        ([*RUN, "--set", "pdrec.lr=fast"], 1, "type float"),
         (
-            ["run", "--data", "{data}", "--out", "out", "--set", "pdrec.lr=-1"],
+            [*RUN, "--set", "pdrec.lr=-1"],
             1,
             "lr must be positive",
         ),
-        (["run", "--data", "{data}", "--out", "out", "--valid-from", "5"], 1, "both valid_from"),
+        ([*RUN, "--valid-from", "5"], 1, "both valid_from"),
         (["run", "--data", "{data}"], 2, "--out"),
+        ([*RUN, "--set", "encoder.widht=8"], 1, "widht"),
+        ([*RUN, "--set", "omega_m=1.0"], 1, "omega_m must lie in [0, 1)"),
+        ([*RUN, "--set", "pdrec.hbr_clip=-1"], 1, "hbr_clip must be positive"),
+        ([*RUN, "--set", "pdrec.epochs=0"], 1, "epochs must be at least 1"),
+        ([*RUN, "--set", "evaluation_seed=-1"], 1, "evaluation_seed=-1"),
+        ([*RUN, "--set", "diffusion.hidden=abc"], 1, "hidden must be one or more widths"),
+        ([*RUN, "--set", "diffusion.noise_max=900"], 1, "noise_max=900"),
+        ([*RUN, "--set", "pdrec.dpa_top_n=70"], 1, "dpa_top_n=70 is more than top_m"),
+        ([*RUN, "--diffusion", "{run}", "--modules", "none"], 1, "no module that would use it"),
+        ([*RUN, "--diffusion", "{run}", "--set", "diffusion.lr=1.0"], 1, "no effect"),
+        ([*RUN, "--diffusion", "{run}", "--min-user", "9"], 1, "other training interactions"),
         (["recommend", "--run", "{run}", "--users", "999999"], 1, "999999"),
         (["recommend", "--run", "nowhere", "--users", "1"], 1, "no PDRec model is saved here"),
         (["recommend", "--run", "{run}", "--users", "1", "-k", "0"], 2, "-k"),

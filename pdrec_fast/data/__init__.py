@@ -2,6 +2,7 @@
 
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.data.splits import Split, SplitReport, global_time_split, leave_one_out
 from pdrec_fast.data.synthetic import synthetic
 
@@ -9,6 +10,7 @@ __all__ = [
     "Histories",
     "Holdout",
     "Interactions",
+    "PackedSequences",
     "Split",
     "SplitReport",
     "global_time_split",

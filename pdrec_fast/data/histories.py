@@ -7,6 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+def token_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
+
+
 @dataclass(frozen=True, eq=False)
 class Histories:
     """A batch of prefixes of users' sequences; the flat arrays are shared, never copied.
@@ -88,7 +95,7 @@ class Histories:
             the same length, or None: history ``b`` is ``items[indptr[b]:indptr[b + 1]]``.
         """
         indptr = np.concatenate([[0], np.cumsum(self.lengths)])
-        positions = np.arange(indptr[-1]) + np.repeat(self.starts - indptr[:-1], self.lengths)
+        positions = token_indices(self.starts, self.lengths)
         timestamps = None if self.timestamps is None else self.timestamps[positions]
         return indptr, self.items[positions], timestamps
 

@@ -56,8 +56,10 @@ class Interactions:
         self._check()
 
     def _freeze(self, name: str, dtype: type) -> None:
-        array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
-        array.flags.writeable = False
+        array: np.ndarray = np.ascontiguousarray(getattr(self, name), dtype=dtype)
+        if array.flags.writeable:
+            array = array.copy()  # nobody else's changes may reach it
+            array.flags.writeable = False
         object.__setattr__(self, name, array)
 
     def _check(self) -> None:

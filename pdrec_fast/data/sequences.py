@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pdrec_fast.data.histories import Histories
+from pdrec_fast.data.histories import Histories, token_indices
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,6 @@ class PackedSequences:
         rows = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
         from_end = self.last[rows] - torch.arange(self.n_tokens)
         return rows, length - 1 - from_end
-
-
-def token_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
 
 
 def pack(histories: Histories, max_length: int) -> PackedSequences:

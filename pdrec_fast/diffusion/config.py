@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pdrec_fast.diffusion.schedule import ScheduleName
-from pdrec_fast.fitting.loop import SelectBy
+from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
+from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
 Weighting = Literal["none", "rank", "interval"]
 Prediction = Literal["x0", "eps"]
@@ -89,3 +90,27 @@ class DiffusionConfig:
         for name in ("lr", "lr_decay", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
+            raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
+        if not 0 <= self.w_min <= self.w_max < math.inf:
+            raise ValueError(
+                f"need 0 <= w_min <= w_max, got w_min={self.w_min}, w_max={self.w_max}"
+            )
+        # Both check their own arguments.
+        self.noise_schedule()
+        self.loop()
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """The schedule these settings describe."""
+        return make_schedule(
+            self.schedule,
+            self.steps,
+            noise_scale=self.noise_scale,
+            noise_min=self.noise_min,
+            noise_max=self.noise_max,
+            fix_first_beta=self.fix_first_beta,
+        )
+
+    def loop(self) -> LoopConfig:
+        """When training stops."""
+        return LoopConfig(self.epochs, self.patience, eval_every=self.eval_every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
-from pdrec_fast.diffusion.schedule import make_schedule
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, LoopConfig, run_loop
+from pdrec_fast.fitting.loop import History, run_loop
 
 KIND = "diffusion model"
 NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
@@ -37,16 +37,10 @@ class DiffRec:
 
     def __init__(self, config: DiffusionConfig | None = None, **settings: Any) -> None:
         self.config = replace(config or DiffusionConfig(), **settings)
-        self.schedule = make_schedule(
-            self.config.schedule,
-            self.config.steps,
-            noise_scale=self.config.noise_scale,
-            noise_min=self.config.noise_min,
-            noise_max=self.config.noise_max,
-            fix_first_beta=self.config.fix_first_beta,
-        )
+        self.schedule = self.config.noise_schedule()
         self.denoiser: Denoiser | None = None
         self.history: History | None = None
+        self.trained_on: str | None = None  # fingerprint of the training interactions
         self._chain: HiddenChain | None = None
 
     def fit(
@@ -72,20 +66,33 @@ class DiffRec:
             torch.manual_seed(config.seed)
             self.denoiser = self._new_denoiser(train.n_items)
         evaluator = Evaluator(data) if isinstance(data, Split) else None
-        fit = DiffusionFit(self, train, evaluator)
-        self.history = run_loop(
-            fit,
-            LoopConfig(config.epochs, config.patience, eval_every=config.eval_every),
-            name=NAMES[config.weighting],
-            identity={
-                "config": asdict(config),
-                "data": train.fingerprint(),
-                "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
-            },
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        try:
+            self.history = run_loop(
+                DiffusionFit(self, train, evaluator),
+                config.loop(),
+                name=NAMES[config.weighting],
+                select_by=config.select_by,
+                identity={
+                    "config": asdict(config),
+                    "data": train.fingerprint(),
+                    "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
+                },
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        except BaseException:
+            self.denoiser = None  # half-trained weights are no model
+            raise
+        self.trained_on = train.fingerprint()
         return self
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight or setting."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for name, tensor in sorted(self.fitted_denoiser().state_dict().items()):
+            digest.update(name.encode())
+            digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+        return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,7 +160,11 @@ class DiffRec:
     def save(self, path: str | Path) -> None:
         """Write the model to the directory ``path`` (see ``fitting.bundle``)."""
         denoiser = self.fitted_denoiser()
-        meta = {"config": asdict(self.config), "n_items": denoiser.n_items}
+        meta = {
+            "config": asdict(self.config),
+            "n_items": denoiser.n_items,
+            "trained_on": self.trained_on,
+        }
         if self.history is not None:
             meta["history"] = asdict(self.history)
         write_bundle(path, KIND, meta, {"weights": dict(denoiser.state_dict())})
@@ -171,6 +182,7 @@ class DiffRec:
                 f"{path}: weights do not fit the configuration: {error}"
             ) from None
         model.history = History(**meta["history"]) if "history" in meta else None
+        model.trained_on = meta["trained_on"]
         return model
 
     def weights_changed(self) -> None:

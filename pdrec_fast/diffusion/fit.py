@@ -15,6 +15,7 @@ from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.evaluation.metrics import summarize
+from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.ops.corpus_error import corpus_error
 from pdrec_fast.ops.noisy_input import noisy_input
@@ -56,7 +57,7 @@ class DiffusionFit:
         config = self.model.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
-        generator = torch.Generator().manual_seed((config.seed << 32) + epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         losses = []
         for start in range(0, len(order), config.batch_size):

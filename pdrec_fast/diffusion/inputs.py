@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories
+from pdrec_fast.data.histories import token_indices
 from pdrec_fast.ops.interval_weights import interval_weights
 
 
@@ -31,7 +32,7 @@ class SparseRows:
         """The rows at integer indices ``rows`` [b], in that order."""
         lengths = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        at = np.repeat(self.indptr[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])
+        at = token_indices(self.indptr[rows], lengths)
         return SparseRows(indptr, self.items[at], self.values[at], self.n_items)
 
     def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pdrec_fast.errors import NonFiniteScoresError
+
 CUTOFFS = (1, 5, 10, 20, 50)
 
 
@@ -77,7 +79,8 @@ def rank_counts(
             column, if it has one, and filtered items); None counts every column.
 
     Raises:
-        ValueError: the shapes do not fit, or a score is NaN.
+        ValueError: the shapes do not fit.
+        NonFiniteScoresError: a score is NaN.
     """
     if target_scores.ndim != 1 or scores.shape[:-1] != target_scores.shape or scores.shape[-1] == 0:
         raise ValueError(
@@ -151,7 +154,7 @@ def _refuse_nan(target_scores: torch.Tensor, scores: torch.Tensor) -> None:
         if len(rows):
             case = int(rows[0])
             column = int(values[case].isnan().nonzero()[0])
-            raise ValueError(
+            raise NonFiniteScoresError(
                 f"{name} of case {case} is NaN (column {column}); a model that gives NaN scores "
                 "has diverged and cannot be ranked"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from tqdm.auto import tqdm
 
-from pdrec_fast.errors import CheckpointError, NonFiniteLossError
+from pdrec_fast.errors import CheckpointError, NonFiniteLossError, NonFiniteScoresError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
 
 logger = logging.getLogger("pdrec_fast")
@@ -85,11 +86,20 @@ class History:
         return len(self.losses)
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of torch's generators in one epoch, below 2^32: the CPU generator ignores higher bits.
+
+    The factor is odd, so that different seeds give different numbers in every epoch.
+    """
+    return (epoch + seed * 0x9E3779B1) % 2**32
+
+
 def run_loop(
     fit: Fit,
     config: LoopConfig,
     *,
     name: str,
+    select_by: SelectBy,
     identity: Mapping[str, Any],
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -98,9 +108,11 @@ def run_loop(
 
     Args:
         name: shown on the progress bar and in errors.
+        select_by: protocol of the validation figure, shown beside it.
         identity: JSON values that say what is being trained (configuration, data fingerprint). A
             checkpoint of another identity is refused.
-        checkpoint: directory to resume from and to write to; None keeps nothing.
+        checkpoint: directory to resume from and to write to, first after one epoch; None keeps
+            nothing.
 
     Raises:
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
@@ -110,7 +122,7 @@ def run_loop(
     if checkpoint is not None and bundle_exists(checkpoint):
         history, best = _resume(fit, checkpoint, identity)
         logger.info("%s: resuming after epoch %d", name, history.epochs)
-    saved_at = time.monotonic()
+    saved_at = -math.inf
     with tqdm(
         total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
     ) as bar:
@@ -119,10 +131,15 @@ def run_loop(
             history.losses.append(_checked_mean(fit.train_epoch(epoch), name, epoch, checkpoint))
             _check_weights(fit, name, epoch, checkpoint)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-                best = _validate(fit, history, epoch, best)
+                try:
+                    best = _validate(fit, history, epoch, best)
+                except NonFiniteScoresError as error:
+                    raise NonFiniteLossError(
+                        f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
+                    ) from None
             history.finished = _is_over(config, history)
             history.seconds += time.monotonic() - started
-            bar.set_postfix_str(_describe(history), refresh=False)
+            bar.set_postfix_str(_describe(history, select_by), refresh=False)
             bar.update()
             due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if checkpoint is not None and (due or history.finished):
@@ -154,12 +171,12 @@ def _is_over(config: LoopConfig, history: History) -> bool:
     return history.epochs - 1 - history.best_epoch >= config.patience
 
 
-def _describe(history: History) -> str:
+def _describe(history: History, select_by: SelectBy) -> str:
     text = f"loss {history.losses[-1]:.4g}"
     if history.validations:
         last = list(history.validations.values())[-1]
         best = f"{history.best_value:.4f} @ epoch {history.best_epoch + 1}"
-        text += f", valid ndcg@10 {last:.4f} (best {best})"
+        text += f", valid ndcg@10 ({select_by}) {last:.4f} (best {best})"
     return text
 
 

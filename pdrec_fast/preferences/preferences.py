@@ -111,13 +111,19 @@ class Preferences:
                 f"top_m, n_draws and block_size must be at least 1, got {top_m=}, {n_draws=}, "
                 f"{block_size=}"
             )
+        trained_on = getattr(source, "trained_on", None)
+        if trained_on not in (None, train.fingerprint()):
+            raise ValueError(
+                f"this {type(source).__name__} was trained on other interactions than those given: "
+                "its preferences could hold the answers of the test"
+            )
         histories = train.histories()
         observed_indptr, observed_items = train.unique_items()
         unobserved = train.n_items - np.diff(observed_indptr)
         if not unobserved.min():
             raise DataError(
                 f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
-                "there is nothing to draw a negative from"
+                "there is nothing to draw a negative from; leave that user out"
             )
         first_rank = np.floor(omega_m * unobserved).astype(np.int64)
         blocks = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pdrec_fast.fitting.loop import SelectBy
+from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
 Module = Literal["hbr", "dpa", "nns"]
 MODULES: tuple[Module, ...] = get_args(Module)
@@ -68,10 +68,26 @@ class PDRecConfig:
             raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {self.seed}")
         if not self.dpa_weight >= 0:
             raise ValueError(f"dpa_weight must not be negative, got {self.dpa_weight}")
-        for name in ("temperature", "lr", "lr_decay", "batch_size", "dpa_top_n", "safe_negatives"):
+        if not 0 <= self.hbr_rank_weight <= 1:
+            raise ValueError(f"hbr_rank_weight must lie in [0, 1], got {self.hbr_rank_weight}")
+        for name in (
+            "temperature",
+            "hbr_clip",
+            "hbr_rescale",
+            "dpa_top_n",
+            "safe_negatives",
+            "lr",
+            "lr_decay",
+            "batch_size",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
             raise ValueError(
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
             )
+        self.loop()
+
+    def loop(self) -> LoopConfig:
+        """When training stops; checks its own arguments."""
+        return LoopConfig(self.epochs, self.patience, self.min_epochs, self.eval_every)

@@ -20,7 +20,7 @@ class RandomNegatives:
         if counts.max(initial=0) >= train.n_items:
             raise DataError(
                 f"user {train.user_ids[counts.argmax()]!r} has interacted with every item: there "
-                "is nothing to draw a negative from"
+                "is nothing to draw a negative from; leave that user out"
             )
         self.n_items = train.n_items
         rows = np.repeat(np.arange(train.n_users), counts)

@@ -18,7 +18,7 @@ from pdrec_fast.encoders import ENCODERS, SequenceEncoder
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, LoopConfig, run_loop
+from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
@@ -50,6 +50,11 @@ class PDRec:
     ) -> None:
         if isinstance(encoder, str) and encoder not in ENCODERS:
             raise ValueError(f"unknown encoder={encoder!r}; choose one of {sorted(ENCODERS)}")
+        if isinstance(encoder, nn.Module):
+            raise TypeError(
+                "pass the encoder's class, or a function that makes one for a number of items, not "
+                f"a finished {type(encoder).__name__}: PDRec seeds and builds it"
+            )
         if encoder_options and not isinstance(encoder, str):
             raise ValueError("encoder_options are for built-in encoders; set yours in the function")
         self.config = replace(config or PDRecConfig(), **settings)
@@ -58,6 +63,7 @@ class PDRec:
         self.encoder: nn.Module | None = None
         self.data: Interactions | None = None
         self.history: History | None = None
+        self.trained_on: str | None = None  # fingerprint of the training interactions
 
     def fit(
         self,
@@ -82,17 +88,22 @@ class PDRec:
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         self._check_preferences(interactions, preferences)
-        self.encoder = self._new_encoder(interactions.n_items)
+        self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
-        config = self.config
-        self.history = run_loop(
-            PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
-            LoopConfig(config.epochs, config.patience, config.min_epochs, config.eval_every),
-            name=self.name,
-            identity=self._identity(interactions, split, preferences),
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        try:
+            self.history = run_loop(
+                PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
+                self.config.loop(),
+                name=self.name,
+                select_by=self.config.select_by,
+                identity=self._identity(interactions, split, preferences),
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        except BaseException:
+            self.encoder = None  # half-trained weights are no model
+            raise
+        self.trained_on = interactions.fingerprint()
         return self
 
     @property
@@ -183,7 +194,7 @@ class PDRec:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
-        meta = self._description() | {"ids": ids}
+        meta = self._description() | {"ids": ids, "trained_on": self.trained_on}
         if self.history is not None:
             meta["history"] = asdict(self.history)
         write_bundle(
@@ -206,12 +217,13 @@ class PDRec:
         spec = meta["encoder"] if encoder is None else encoder
         model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=meta["encoder_options"])
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
-        model.encoder = model._new_encoder(model.data.n_items)
+        model.encoder = model.new_encoder(model.data.n_items)
         try:
             model.encoder.load_state_dict(files["weights"])
         except RuntimeError as error:
             raise CheckpointError(f"{path}: weights do not fit the encoder: {error}") from None
         model.history = History(**meta["history"]) if "history" in meta else None
+        model.trained_on = meta["trained_on"]
         return model
 
     def fitted_encoder(self) -> Any:
@@ -249,12 +261,16 @@ class PDRec:
             "preferences": used.fingerprint() if used else None,
         }
 
-    def _new_encoder(self, n_items: int) -> nn.Module:
+    def new_encoder(self, n_items: int) -> Any:
+        """An encoder with fresh weights, which depend on ``config.seed``; checked for use here."""
         spec = self.encoder_spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if isinstance(spec, str):
-                return ENCODERS[spec](n_items, **self.encoder_options)
+                try:
+                    return ENCODERS[spec](n_items, **self.encoder_options)
+                except TypeError as error:
+                    raise ValueError(f"encoder_options={self.encoder_options}: {error}") from None
             encoder = spec(n_items)
         if not isinstance(encoder, SequenceEncoder):
             raise ValueError(
@@ -280,6 +296,11 @@ class PDRec:
         if preferences.data != train.fingerprint():
             raise ValueError(
                 "preferences were inferred on other interactions than these training interactions"
+            )
+        top_m = preferences.top_items.shape[1]
+        if "dpa" in self.config.modules and self.config.dpa_top_n > top_m:
+            raise ValueError(
+                f"dpa_top_n={self.config.dpa_top_n} is more than the preferences' top_m={top_m}"
             )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.data.sequences import pack, token_indices
+from pdrec_fast.data.histories import token_indices
+from pdrec_fast.data.sequences import pack
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.evaluation.metrics import summarize
+from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.preferences import Preferences, hbr_weights
 from pdrec_fast.training.negatives import RandomNegatives
@@ -52,6 +54,12 @@ class TrainingTokens:
     @property
     def indptr(self) -> np.ndarray:
         return np.append(self.starts, len(self.targets))
+
+
+def check_trainable(train: Interactions, max_length: int) -> None:
+    """Raise the DataError that training would raise, before anything else is done."""
+    TrainingTokens(train, max_length)
+    RandomNegatives(train)
 
 
 class PDRecFit:
@@ -94,7 +102,7 @@ class PDRecFit:
         self.encoder.train()
         losses = []
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((config.seed << 32) + epoch)
+            torch.manual_seed(epoch_seed(config.seed, epoch))
             order = torch.randperm(len(self.tokens)).numpy()
             for start in range(0, len(order), config.batch_size):
                 loss = self.batch_loss(order[start : start + config.batch_size], negatives)

@@ -213,7 +213,7 @@ def test_checkpoint_of_other_settings_or_data_is_refused(split, tmp_path):
     with pytest.raises(CheckpointError, match=r"different config\)"):
         DiffRec(FAST, epochs=1, lr=1e-4).fit(split, checkpoint=tmp_path / "c", progress=False)
     other = leave_one_out(synthetic(n_users=300, n_items=300, seed=1))
-    with pytest.raises(CheckpointError, match=r"different data\)"):
+    with pytest.raises(CheckpointError, match=r"different data, validation data\)"):
         DiffRec(FAST, epochs=1).fit(other, checkpoint=tmp_path / "c", progress=False)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle
-from pdrec_fast.fitting.loop import KIND, LoopConfig, run_loop
+from pdrec_fast.fitting.loop import KIND, LoopConfig, epoch_seed, run_loop
 
 IDENTITY = {"config": {"lr": 0.1}, "data": "abc"}
 
@@ -50,7 +50,13 @@ class Scripted:
 def run(fit, checkpoint=None, identity=IDENTITY, **settings):
     config = LoopConfig(**{"epochs": 10, "checkpoint_seconds": 0.0, **settings})
     return run_loop(
-        fit, config, name="toy", identity=identity, checkpoint=checkpoint, progress=False
+        fit,
+        config,
+        name="toy",
+        select_by="paper",
+        identity=identity,
+        checkpoint=checkpoint,
+        progress=False,
     )
 
 
@@ -229,12 +235,23 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         run(Scripted(), tmp_path / "c", epochs=2)
 
 
-def test_checkpoints_wait_for_their_interval_but_not_at_the_end(tmp_path):
+def test_checkpoints_wait_for_their_interval_but_not_at_the_ends(tmp_path):
+    def saved_epochs():
+        return len(read_bundle(tmp_path / "c", KIND)[0]["history"]["losses"])
+
     with pytest.raises(KeyboardInterrupt):
         run(Scripted(stop_at=5), tmp_path / "c", checkpoint_seconds=3600.0)
-    assert not bundle_exists(tmp_path / "c")
-    run(Scripted(), tmp_path / "c", checkpoint_seconds=3600.0)
-    assert bundle_exists(tmp_path / "c")
+    assert saved_epochs() == 1
+    history = run(Scripted(), tmp_path / "c", checkpoint_seconds=3600.0)
+    assert saved_epochs() == history.epochs
+
+
+def test_seeds_below_2_to_32_differ_in_every_epoch():
+    seeds = [epoch_seed(seed, epoch) for seed in (0, 1, 7, 2**32 - 1) for epoch in (0, 1, 999)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    assert len({tuple(order.tolist()) for order in orders}) == len(seeds)
 
 
 @pytest.mark.parametrize("name", ["epochs", "patience", "eval_every"])

@@ -16,11 +16,11 @@ TRAIN = """
 import functools, sys, time
 import torch
 from pdrec_fast.data import leave_one_out, synthetic
-from pdrec_fast.diffusion import DiffRec, estimator, fit
+from pdrec_fast.diffusion import DiffRec, config, fit
 
 checkpoint, out, stops = sys.argv[1], sys.argv[2], sys.argv[3] == "stops"
 torch.set_num_threads(1)
-estimator.LoopConfig = functools.partial(estimator.LoopConfig, checkpoint_seconds=0.0)
+config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 if stops:
     plain, calls = fit.DiffusionFit.step_losses, []
 

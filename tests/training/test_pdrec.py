@@ -10,10 +10,11 @@ from torch import nn
 from pdrec_fast.data import Histories, Interactions, Split, leave_one_out, synthetic
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import SASRec
-from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec, PDRecConfig
+from pdrec_fast.training.trainer import PDRecFit
 
 SMALL: dict[str, Any] = {"encoder_options": {"width": 8, "blocks": 1, "max_length": 12}}
 SUBSETS = list(chain.from_iterable(combinations(MODULES, size) for size in range(4)))
@@ -117,6 +118,31 @@ def test_the_seed_decides_the_weights(split: Split, preferences: Preferences) ->
     )
     assert same_weights(first, again)
     assert not same_weights(first, other)
+
+
+def test_the_seed_decides_order_and_dropout(
+    split: Split, preferences: Preferences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
+        seen.append((users.tolist(), torch.rand(4).tolist()))
+        return sum(parameter.sum() for parameter in self.encoder.parameters())
+
+    monkeypatch.setattr(PDRecFit, "batch_loss", spy)
+    for seed in (0, 0, 1):
+        fitted(split, preferences, modules=MODULES, seed=seed, epochs=1)
+    first, again, other = np.array_split(np.array(seen, dtype=object), 3)
+    assert (first == again).all()
+    assert (first != other).all()
+
+
+def test_a_failed_fit_leaves_no_model(split: Split) -> None:
+    model = PDRec("sasrec", modules=(), lr=1e30, epochs=5)
+    with pytest.raises(NonFiniteLossError, match=r"sasrec: .* epoch 1"):
+        model.fit(split, progress=False)
+    with pytest.raises(RuntimeError, match="not fitted"):
+        model.recommend([1])
 
 
 def test_fit_leaves_the_global_generator_alone(split: Split) -> None:

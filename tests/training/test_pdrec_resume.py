@@ -15,14 +15,13 @@ TRAINING = """
 import functools, os, signal, sys
 import torch
 from pdrec_fast.data import leave_one_out, synthetic
-from pdrec_fast.fitting.loop import LoopConfig
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.training import PDRec, pdrec
+from pdrec_fast.training import PDRec, config
 from pdrec_fast.training.trainer import PDRecFit
 
 out, checkpoint, die_at_step = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 torch.set_num_threads(1)
-pdrec.LoopConfig = functools.partial(LoopConfig, checkpoint_seconds=0.0)
+config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 
 
 class TableSource:
