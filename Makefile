@@ -1,11 +1,11 @@
 # Everything runs in one virtual environment; override VENV to use your own.
 VENV ?= .venv
 PYTHON ?= python3
-# The CPU build that development and CI are pinned to; the package itself takes any torch >= 2.6.
+# The version that development and CI are pinned to; the package itself takes any torch >= 2.6.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test lint format bench
+.PHONY: setup demo test lint format
 
 setup: $(BIN)/pdrec-fast
 

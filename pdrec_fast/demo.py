@@ -13,7 +13,7 @@ from pdrec_fast.pipeline import RunConfig, RunResult, run
 from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.training import MODULES, Module
 
-_EPOCHS = 40
+_EPOCHS = 24
 _SHOWN = 12  # latest items of the history that are printed
 
 
@@ -77,13 +77,13 @@ def _one_user(result: RunResult, config: RunConfig) -> str:
         rescale=settings.hbr_rescale,
     )
     assert train.timestamps is not None
-    days = (train.timestamps[records] - train.timestamps[records][-1]) / 86_400
+    days = (train.timestamps[records][-1] - train.timestamps[records]) / 86_400
     raw = data.user_ids[user]
     lines = [f"User {raw}: latest training behaviours and what HBR makes of them"]
     lines.append(f"{'days before the last':>20}  {'item':>6}  {'weight':>6}")
     latest = slice(-_SHOWN, None)
     for day, item, weight in zip(days[latest], items[latest], weights[latest], strict=True):
-        lines.append(f"{-day:>20.1f}  {data.item_ids[item]!s:>6}  {weight:>6.2f}")
+        lines.append(f"{day:>20.1f}  {data.item_ids[item]!s:>6}  {weight:>6.2f}")
     recommended, logits = result.model.recommend([raw], 5)
     shown = ", ".join(
         f"{item} ({logit:.2f})" for item, logit in zip(recommended[0], logits[0], strict=True)

@@ -49,12 +49,16 @@ PRESETS: dict[str, Preset] = {
     "music": replace(
         _BOOK, pdrec=replace(_BOOK.pdrec, hbr_rank_weight=0.1, hbr_clip=5.0, hbr_rescale=2.0)
     ),
-    # Data the paper has not seen: a smaller denoiser that learns in tens of epochs.
-    "none": replace(
-        _TOY,
-        diffusion=DiffusionConfig(
-            hidden=(200,), lr=1e-3, weight_decay=0.0, w_min=0.5, epochs=200, patience=10
+    # Data the paper has not seen: a smaller denoiser that learns in tens of epochs, and modules at
+    # a dose that did no harm to a healthy backbone on validation. The paper's doses did: HBR takes
+    # nearly all weight from every user's least expected behaviour, and DPA's many soft positives
+    # draw the last state to popular items.
+    "none": Preset(
+        DiffusionConfig(hidden=(200,), lr=1e-3, weight_decay=0.0, epochs=200),
+        PDRecConfig(
+            hbr_clip=0.3, hbr_rescale=3.33, dpa_top_n=1, dpa_weight=0.05, epochs=200, patience=10
         ),
-        pdrec=PDRecConfig(lr=1e-3, epochs=200, patience=10),
+        top_m=10,
+        omega_m=0.5,
     ),
 }

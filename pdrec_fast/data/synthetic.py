@@ -23,14 +23,14 @@ _DRIFT = 0.2
 
 
 def synthetic(
-    n_users: int = 2000, n_items: int = 1500, seed: int = 0, *, noise: float = 0.1
+    n_users: int = 2000, n_items: int = 3000, seed: int = 0, *, noise: float = 0.2
 ) -> Interactions:
     """Generate interactions of users whose interests drift and whose order carries signal.
 
     Items lie in about sqrt(n_items) clusters and have Zipf-like popularity. A user has three
     interests (clusters), one of which may be replaced at the start of a session. A session stays
     in one cluster and mostly steps from an item to one of its few successors, a list of the item's
-    own; a share ``noise`` of the records is instead any popular item. Lengths are long-tailed: at
+    own; a share ``noise`` of the records is instead any item at all. Lengths are long-tailed: at
     least 3, median about 9, mean about 14. Records of a session are minutes apart, sessions days
     to weeks; some users have a single session.
 
@@ -94,10 +94,6 @@ class _Catalogue:
         high = self.cumulative[self.bounds[clusters + 1]]
         return self.members[self._places(low + (high - low) * rng.random(len(clusters)))]
 
-    def draw_anywhere(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Items of the whole catalogue, by popularity."""
-        return self.members[self._places(self.cumulative[-1] * rng.random(count))]
-
     def draw_clusters(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Clusters, by the popularity of their items."""
         places = self._places(self.cumulative[-1] * rng.random(shape))
@@ -154,7 +150,7 @@ def _walk(
             rng, catalogue, clusters[:n], current[:n], starts, seen=items[:n, :step]
         )
         noisy = rng.random(n) < noise
-        items[:n, step] = np.where(noisy, catalogue.draw_anywhere(rng, n), current[:n])
+        items[:n, step] = np.where(noisy, rng.integers(len(catalogue.members), size=n), current[:n])
         days_apart = rng.lognormal(np.log(8.0), 0.8, n)
         clock[:n] += np.where(starts, days_apart * DAY, 5 + rng.exponential(120.0, n))
         times[:n, step] = np.floor(clock[:n])
