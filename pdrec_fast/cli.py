@@ -40,6 +40,15 @@ app = typer.Typer(
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION_ONLY)
 
 
+_OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
+_SETTINGS_HELP = (
+    f"Settings: {', '.join(_OPEN_SETTINGS)}; "
+    f"diffusion.: {', '.join(field.name for field in fields(DiffusionConfig))}; "
+    f"pdrec.: {', '.join(field.name for field in fields(PDRecConfig))}; "
+    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout)."
+)
+
+
 def _one_of(names: Iterable[str]) -> Callable[[str], str]:
     """A check of an option's value that names the choices."""
 
@@ -124,7 +133,7 @@ def run(
         typer.Option(
             "--set",
             help="Change one setting, e.g. --set pdrec.epochs=50 --set diffusion.hidden=256 "
-            "--set encoder.width=32 --set omega_m=0.8. Repeatable.",
+            "--set encoder.width=32 --set omega_m=0.8. Repeatable. " + _SETTINGS_HELP,
         ),
     ] = None,
     user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
@@ -296,7 +305,6 @@ def _modules(text: str) -> tuple[Module, ...]:
 
 
 Settings = TypeVar("Settings", DiffusionConfig, PDRecConfig, RunConfig)
-_OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
 
 
 def _with_setting(config: RunConfig, setting: str) -> RunConfig:

@@ -285,7 +285,7 @@ def _report(
             "encoder": _epochs(model.history) if model else None,
         },
         "split": str(split.report).splitlines(),
-        "seconds": {key: round(value, 2) for key, value in stages.seconds.items()},
+        "seconds": {key: round(value, 4) for key, value in stages.seconds.items()},
         "peak_rss_gib": round(stages.peak_rss_gib, 3),
         "environment": {
             "pdrec_fast": pdrec_fast.__version__,

@@ -32,8 +32,8 @@ if stops:
         return plain(self, rows, steps, epoch, users)
 
     fit.DiffusionFit.step_losses = waits_in_the_middle
-split = leave_one_out(synthetic(n_users=200, n_items=150))
-model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=3, seed=4)
+split = leave_one_out(synthetic(n_users=200, n_items=300))
+model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=9, seed=4)
 model.fit(split, checkpoint=checkpoint, progress=False).save(out)
 """.replace("{epoch}", str(KILLED_IN_EPOCH))
 
