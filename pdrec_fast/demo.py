@@ -13,7 +13,7 @@ from pdrec_fast.pipeline import RunConfig, RunResult, run
 from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.training import MODULES, Module
 
-_EPOCHS = 24
+_EPOCHS = 20
 _SHOWN = 12  # latest items of the history that are printed
 
 
