@@ -146,7 +146,10 @@ def run(
     ] = "keep",
     valid_from: Annotated[
         float | None,
-        typer.Option(help="Split by time: validation starts here. Default: leave-one-out."),
+        typer.Option(
+            help="Split by time: validation starts here, in the unit of the timestamps (datetime "
+            "columns: unix seconds). Needs --test-from. Default: leave-one-out."
+        ),
     ] = None,
     test_from: Annotated[
         float | None, typer.Option(help="Split by time: test starts here.")
@@ -180,7 +183,11 @@ def run(
     try:
         result = run_pipeline(interactions, config, out=out, diffusion=fitted, progress=not quiet)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(
+            "interrupted; the same command continues from the last checkpoint, written at least "
+            "every minute",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
     print(result.split.report)
     print()
@@ -219,6 +226,7 @@ def recommend(
         writer.writeheader()
         writer.writerows(rows)
     else:
+        print(f"{'user':>12}  {'rank':>4}  {'item':>16}  {'score':>8}")
         for row in rows:
             print(f"{row['user']:>12}  {row['rank']:>4}  {row['item']!s:>16}  {row['score']:8.4f}")
 
@@ -273,10 +281,14 @@ def demo(
 
 
 def _model_of(run_dir: Path) -> PDRec:
-    if bundle_exists(run_dir / "diffusion") and not (run_dir / "model").exists():
+    if not (run_dir / "run.json").exists():
+        raise CheckpointError(f"{run_dir}: no run is here (run.json not found)")
+    if not (run_dir / "metrics.json").exists():
+        raise CheckpointError(f"{run_dir}: the run is not finished; give its command again")
+    if not bundle_exists(run_dir / "model"):
         raise CheckpointError(
-            f"{run_dir}: has no encoder (--encoder diffusion, or the run is not finished); what is "
-            "known of its diffusion model stands in metrics.json"
+            f"{run_dir}: a run with --encoder {DIFFUSION_ONLY} has no encoder; what its diffusion "
+            "model reached stands in metrics.json"
         )
     return PDRec.load(run_dir / "model")
 

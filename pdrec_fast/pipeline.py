@@ -344,15 +344,27 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         if found != description:
-            different = "data" if found.get("data") != description["data"] else "settings"
             raise CheckpointError(
-                f"{out}: holds a run with other {different}; use another directory or delete it"
+                f"{out}: holds a run with other {', '.join(_differences(found, description))}; use "
+                "another directory or delete it"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(marker, description)
+
+
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, e.g. ``["config.pdrec.lr (0.01 there, 0.1 here)"]``."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return [f"{name} ({found} there, {wanted} here)"] if found != wanted else []
+    keys = dict.fromkeys([*found, *wanted])
+    return [
+        line
+        for key in keys
+        for line in _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+    ]
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

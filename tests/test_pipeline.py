@@ -152,7 +152,7 @@ def test_finished_run_is_not_done_again(finished, data_file):
 def test_directory_of_another_run_is_refused(finished, data_file):
     result = command("run", "--data", data_file, "--out", finished[0], "--seed", 1, *FAST)
     assert result.returncode == 1
-    assert "holds a run with other settings" in result.stderr
+    assert "config.pdrec.seed (0 there, 1 here)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -297,7 +297,7 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--diffusion", "{run}", "--set", "diffusion.lr=1.0"], 1, "no effect"),
         ([*RUN, "--diffusion", "{run}", "--min-user", "9"], 1, "other training interactions"),
         (["recommend", "--run", "{run}", "--users", "999999"], 1, "999999"),
-        (["recommend", "--run", "nowhere", "--users", "1"], 1, "no PDRec model is saved here"),
+        (["recommend", "--run", "nowhere", "--users", "1"], 1, "no run is here"),
         (["recommend", "--run", "{run}", "--users", "1", "-k", "0"], 2, "-k"),
         (["recommend", "--run", "{run}", "--users", "1", "-k", "5000"], 1, "5000"),
         (["evaluate", "--run", "{run}", "--protocol", "secret"], 1, "secret"),

@@ -178,8 +178,9 @@ class Interactions:
         _check_options(min_user, min_item, repeats)
         if records.timestamps is None:
             warnings.warn(
-                f"no timestamps in {records.source}: the order of its records is taken as "
-                "chronological, and TI-DiffRec falls back to T-DiffRec weights, by rank",
+                f"no timestamps in {records.source} (if a column of another name holds them, pass "
+                "timestamp=, on the command line --timestamp-column): the order of its records is "
+                "taken as chronological, and TI-DiffRec falls back to T-DiffRec weights, by rank",
                 stacklevel=3,
             )
         times = np.zeros(len(records.users)) if records.timestamps is None else records.timestamps

@@ -41,6 +41,9 @@ class ColumnNames(NamedTuple):
     timestamp: str | None = None
 
 
+_DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+
+
 @dataclass(frozen=True, eq=False)
 class Records:
     """Interactions in the order of their source.
@@ -288,10 +291,13 @@ def _parse_floats(values: Sequence[Any], column: str, first_row: int, where: Whe
 
 
 def _bad_timestamp(place: str, value: Any) -> str:
-    return (
-        f"{place}: timestamp '{value}' is not a finite number; timestamps are numbers such as "
-        "unix seconds: repair or remove the row"
-    )
+    advice = "timestamps are numbers such as unix seconds: repair or remove the row"
+    if _DATE.match(str(value)):
+        advice = (
+            "it looks like a date: turn the column into unix seconds, or read it from Parquet or a "
+            "data frame with a datetime column"
+        )
+    return f"{place}: timestamp '{value}' is not a finite number; {advice}"
 
 
 def _resolve(names: ColumnNames, columns: list[str], source: str) -> tuple[str, str, str | None]:
