@@ -41,6 +41,7 @@ class ColumnNames(NamedTuple):
     timestamp: str | None = None
 
 
+_EXACT = 2.0**53  # beyond, neighbouring integers are one float64
 _DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 
 
@@ -274,6 +275,13 @@ def _as_seconds(values: Any, column: str, first_row: int, where: Where) -> np.nd
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         raise DataError(_bad_timestamp(where(first_row + int(bad[0]), column), values[bad[0]]))
+    large = np.flatnonzero(np.abs(times) > _EXACT)
+    if len(large):
+        place = where(first_row + int(large[0]), column)
+        raise DataError(
+            f"{place}: timestamp {values[large[0]]} is too large to keep its order as a float64; "
+            "divide the column, e.g. nanoseconds to seconds"
+        )
     return times
 
 

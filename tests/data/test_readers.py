@@ -313,3 +313,18 @@ class TestArrays:
     def test_unusable_times(self, bad):
         with pytest.raises(DataError, match=r"the arrays, row 1 .*column 'timestamps': timestamp"):
             Interactions.from_arrays([1, 1], [1, 2], [1, bad])
+
+
+def test_dates_in_text_are_told_what_to_become(write):
+    path = write("d.csv", CSV + "1,2,2020-11-26 15:26:09\n")
+    with pytest.raises(DataError, match=r"d\.csv, line 2.*looks like a date: .*unix seconds"):
+        Interactions.from_file(path)
+
+
+@pytest.mark.parametrize("stamp", ["1600000000000000001", "-1e17"])
+def test_timestamps_too_large_to_order_are_refused(write, stamp):
+    path = write("ns.csv", CSV + f"1,2,9007199254740992\n1,3,{stamp}\n")
+    with pytest.raises(DataError, match=r"ns\.csv, line 3.*too large to keep its order"):
+        Interactions.from_file(path)
+    with pytest.raises(DataError, match="too large"):
+        Interactions.from_arrays([1, 1], [2, 3], np.array([0, int(float(stamp))]))
