@@ -14,7 +14,6 @@ from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.evaluation.metrics import summarize
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.ops.corpus_error import corpus_error
@@ -116,8 +115,7 @@ class DiffusionFit:
     def validate(self) -> float | None:
         if self.evaluator is None:
             return None
-        ranks = self.evaluator.ranks(self.model, self.model.config.select_by)
-        return summarize(ranks, ks=(10,))["ndcg@10"]
+        return self.evaluator.ndcg_at_10(self.model, self.model.config.select_by)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.denoiser.state_dict())

@@ -83,6 +83,10 @@ class Evaluator:
             return rank_in_corpus(scorer, holdout, block_size=self.block_size)
         return rank_among(scorer, holdout, self.negatives(on), block_size=self.block_size)
 
+    def ndcg_at_10(self, scorer: Scorer, protocol: str) -> float:
+        """Validation NDCG@10: the figure that models are selected by."""
+        return summarize(self.ranks(scorer, protocol), ks=(10,))["ndcg@10"]
+
     def negatives(self, on: str) -> npt.NDArray[np.int32]:
         """int32 [n, 99]: the sampled negatives of the cases of ``"valid"`` or ``"test"``."""
         if on not in self._negatives:

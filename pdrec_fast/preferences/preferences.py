@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.errors import DataError
+from pdrec_fast.evaluation import Scorer
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.ops.pool_sampling import sample_pool
 from pdrec_fast.ops.selection import select_unobserved
@@ -32,14 +33,6 @@ _ARRAYS = (
     "threshold_items",
     "negatives",
 )
-
-
-class PreferenceSource(Protocol):
-    """Anything that scores the corpus for histories: a ``DiffRec``, a ``PDRec``, a user's own."""
-
-    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 [B, N] over the corpus."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +72,7 @@ class Preferences:
     @classmethod
     def infer(
         cls,
-        source: PreferenceSource,
+        source: Scorer,
         train: Interactions,
         *,
         top_m: int = 50,
@@ -92,7 +85,8 @@ class Preferences:
         """Score the corpus for every user, in blocks, and keep what is needed.
 
         Args:
-            source: fitted on ``train``.
+            source: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, a user's own),
+                fitted on ``train``.
             top_m: m, candidates of DPA per user.
             omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
             n_draws: D, negatives drawn per user.
@@ -184,7 +178,7 @@ class Preferences:
 
 
 @torch.no_grad()
-def _corpus_scores(source: PreferenceSource, histories: Histories) -> torch.Tensor:
+def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
     scores = source.scores(histories)
     wanted = (len(histories), histories.n_items)
     if tuple(scores.shape) != wanted:

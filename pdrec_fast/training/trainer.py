@@ -14,7 +14,6 @@ from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.evaluation.metrics import summarize
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.preferences import Preferences, hbr_weights
@@ -153,8 +152,7 @@ class PDRecFit:
     def validate(self) -> float | None:
         if self.evaluator is None:
             return None
-        ranks = self.evaluator.ranks(self.model, self.config.select_by)
-        return summarize(ranks, ks=(10,))["ndcg@10"]
+        return self.evaluator.ndcg_at_10(self.model, self.config.select_by)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.encoder.state_dict())
