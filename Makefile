@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo test bench lint format
 
 setup: $(BIN)/pdrec-fast
 
@@ -30,3 +30,8 @@ format: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kernels against their references; the whole suite is "python -m bench run".
+bench: setup
+	$(BIN)/python -m pytest bench -o addopts= --benchmark-only --benchmark-group-by=group \
+		--benchmark-name=short --benchmark-columns=min,median,iqr,rounds --benchmark-min-rounds=3

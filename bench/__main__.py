@@ -1,0 +1,108 @@
+"""``python -m bench run | plot | compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bench.ops  # noqa: F401  registers the operations
+from bench import plots, report
+from bench.compare import compare
+from bench.registry import FACTS, OPERATIONS
+from bench.runner import Settings, run
+
+RESULTS = Path("bench/results/cpu.json")
+FIGURES = Path("bench/results/figures")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 1 where an operation failed, 2 for a bad argument."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = Settings(options.threads, options.seconds, options.growth, options.ours)
+    document = run(options.only, settings)
+    if options.json:
+        report.write(document, options.json)
+    print(report.format_document(document))
+    return 1 if document["failures"] else 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    for path in plots.draw(report.read(options.json), options.out):
+        print(path)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    settings = Settings(options.threads, options.seconds)
+    text, complete = compare(options.base, options.only, settings, options.rounds)
+    print(text)
+    return 0 if complete else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the package against references, baselines and the machine's limits.",
+        epilog=f"operations: {', '.join([*OPERATIONS, *FACTS])}",
+    )
+    commands = parser.add_subparsers(required=True, metavar="{run,plot,compare}")
+
+    command = commands.add_parser("run", help="check every implementation, then time it")
+    _add_timing(command, seconds=4.0)
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    command.add_argument(
+        "--growth", action=argparse.BooleanOptionalAction, default=True, help="growth curves too"
+    )
+    command.add_argument(
+        "--ours", action="store_true", help="only what the package does: no baselines, no curves"
+    )
+    command.set_defaults(command=_run)
+
+    command = commands.add_parser("plot", help="draw the results of a run")
+    command.add_argument("--json", type=Path, metavar="FILE", default=RESULTS)
+    command.add_argument("--out", type=Path, metavar="DIR", default=FIGURES)
+    command.set_defaults(command=_plot)
+
+    command = commands.add_parser("compare", help="against another revision of this repository")
+    command.add_argument("--base", required=True, metavar="REV", help="the revision to compare to")
+    command.add_argument(
+        "--rounds", type=_positive, default=3, help="processes per version (default 3)"
+    )
+    _add_timing(command, seconds=2.0)
+    command.set_defaults(command=_compare)
+    return parser
+
+
+def _add_timing(command: argparse.ArgumentParser, seconds: float) -> None:
+    command.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="these operations (default: all)"
+    )
+    command.add_argument("--threads", type=_positive, default=2, help="of torch (default 2)")
+    command.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        metavar="BUDGET",
+        help=f"of timing per case, beyond three rounds (default {seconds:g})",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

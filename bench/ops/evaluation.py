@@ -1,0 +1,84 @@
+"""Ranking every user's test item, under both protocols."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+import pdrec_fast as pf
+from bench.data import TOY, source, split
+from bench.ops.training_epoch import WIDTH, encoder_flops
+from bench.padded import padded_scores
+from bench.registry import Case, Floor, Implementation, operation
+from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.evaluation.protocols import PAPER_NEGATIVES, PROTOCOLS
+
+BLOCK, PADDED_BLOCKS = 256, 2
+
+
+def _make(users: int, items: int, protocol: str) -> Case:
+    parts = split(users, items)
+    model = pf.PDRec("sasrec", modules=())
+    model.encoder = model.new_encoder(items)
+    evaluator = Evaluator(parts)
+    cases, negatives = parts.test, evaluator.negatives("test")  # drawn once per training run
+
+    def ranked(block: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        histories = cases.histories[block]
+        targets = torch.from_numpy(cases.targets[block].astype(np.int64))[:, None]
+        if protocol == "paper":
+            others = torch.from_numpy(negatives[block].astype(np.int64))
+            scores = padded_scores(model, histories, torch.cat([targets, others], dim=1))
+            target, others = scores[:, :1], scores[:, 1:]
+        else:
+            others = padded_scores(model, histories, None)
+            target = others.gather(1, targets)
+            for row, (start, stop) in enumerate(
+                zip(histories.starts, histories.stops, strict=True)
+            ):
+                others[row, histories.items[start:stop].tolist()] = -torch.inf
+            others.scatter_(1, targets, -torch.inf)
+        return (others > target).sum(dim=1), (others == target).sum(dim=1)
+
+    def in_blocks(n_cases: int) -> tuple[torch.Tensor, torch.Tensor]:
+        starts = range(0, n_cases, BLOCK)
+        counts = [ranked(np.arange(s, min(s + BLOCK, n_cases))) for s in starts]
+        greater, equal = (torch.cat(part) for part in zip(*counts, strict=True))
+        return greater, equal
+
+    def package():
+        return partial(evaluator.ranks, model, protocol, "test")
+
+    def package_ranks() -> tuple[np.ndarray, np.ndarray]:
+        ranks = package()()
+        return ranks.greater, ranks.equal
+
+    n_timed = min(BLOCK * PADDED_BLOCKS, len(cases))
+    lengths = np.minimum(cases.histories.lengths, model.encoder.max_length)
+    candidates = items if protocol == "full" else 1 + PAPER_NEGATIVES
+    return Case(
+        {
+            "pdrec_fast": Implementation(package, package_ranks),
+            "padded": Implementation(
+                lambda: partial(in_blocks, n_timed),
+                partial(in_blocks, len(cases)),
+                share=n_timed / len(cases),
+                note=f"{n_timed} of {len(cases)} cases, scaled",
+            ),
+        },
+        reference="padded",
+        floor=Floor(flops=encoder_flops(lengths) + 2 * WIDTH * candidates * len(cases)),
+        atol=1,  # scores that differ by rounding may change places
+        data=source(users, items),
+    )
+
+
+for _protocol in PROTOCOLS:
+    operation(
+        f"evaluation_{_protocol}",
+        "stage",
+        sizes={**TOY, "protocol": _protocol},
+        small={"users": 30, "items": 401, "protocol": _protocol},
+    )(_make)

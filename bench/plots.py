@@ -1,0 +1,124 @@
+"""Figures of a results document: bars against reference and floor, and growth curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.report import timed_rows
+
+_COLOURS = {"subject": "tab:blue", "reference": "tab:gray", "baseline": "tab:orange"}
+_LABELS = {"subject": "pdrec_fast", "reference": "reference", "baseline": "other baselines"}
+_MEASURES = (("median", "seconds", 1.0), ("peak_memory", "peak memory [MB]", 1e-6))
+
+
+def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write every figure that the document has rows for as SVG, and print the fitted slopes.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the document has no times.
+    """
+    rows, curves = timed_rows(document), growth_curves(document)
+    if not rows and not curves:
+        raise ValueError("the results hold no times to draw; run some operation first")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, field, title in (
+        ("relative", "ratio_to_reference", "time relative to the reference (lower is better)"),
+        ("floor", "ratio_to_floor", "time relative to the machine's floor (1 cannot be beaten)"),
+    ):
+        shown = [row for row in rows if row[field] is not None]
+        if shown:
+            written.append(_draw_bars(shown, field, title, folder / f"{name}.svg"))
+    for (op, axis), points in curves.items():
+        written.append(_draw_growth(op, axis, points, folder / f"growth-{op}-{axis}.svg"))
+    return written
+
+
+def growth_curves(document: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """(operation, axis) -> its rows by rising size."""
+    curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in timed_rows(document, growth=True):
+        curves.setdefault((row["op"], row["axis"]), []).append(row)
+    return {key: sorted(rows, key=lambda row: row["sizes"][key[1]]) for key, rows in curves.items()}
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Least-squares line through (log x, log y): (exponent, factor) of ``factor * x**exponent``.
+
+    Raises:
+        ValueError: fewer than two different x, or a value that is not positive.
+    """
+    if len(set(x)) < 2 or min(*x, *y) <= 0:
+        raise ValueError(f"a slope needs two different x and positive values, got {x=}, {y=}")
+    log_x, log_y = [math.log(v) for v in x], [math.log(v) for v in y]
+    mean_x, mean_y = sum(log_x) / len(x), sum(log_y) / len(y)
+    spread = sum((v - mean_x) ** 2 for v in log_x)
+    exponent = sum((a - mean_x) * (b - mean_y) for a, b in zip(log_x, log_y, strict=True)) / spread
+    return exponent, math.exp(mean_y - exponent * mean_x)
+
+
+def _draw_bars(rows: Sequence[Mapping[str, Any]], field: str, title: str, path: Path) -> Path:
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
+    # One free line between operations.
+    starts = [i > 0 and row["op"] != rows[i - 1]["op"] for i, row in enumerate(rows)]
+    places = [i + sum(starts[: i + 1]) for i in range(len(rows))]
+    values = [row[field] for row in rows]
+    axes.barh(places, values, color=[_COLOURS[row["role"]] for row in rows])
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(f" {value:.3g}", (value, place), va="center", fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(places, [f"{row['op']}: {row['impl']}" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_title(title, fontsize=10)
+    roles = list(dict.fromkeys(row["role"] for row in rows))
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLOURS[role]) for role in roles]
+    labels = [_LABELS[role] for role in roles]
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(roles))
+    return _save(figure, path)
+
+
+def _draw_growth(op: str, axis: str, rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    figure, panels = _pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, (field, label, scale) in zip(panels, _MEASURES, strict=True):
+        points = [(row["sizes"][axis], row[field] * scale) for row in rows if row[field]]
+        axes.set_xlabel(axis)
+        axes.set_ylabel(label)
+        if len({x for x, _ in points}) < 2:
+            axes.set_title("not measured", fontsize=9)
+            continue
+        x, y = zip(*points, strict=True)
+        exponent, factor = slope(x, y)
+        fitted = f"{axis}^{exponent:.2f}"
+        print(f"{op}: {label.partition(' [')[0]} grows as {fitted}")
+        axes.loglog(x, y, "o", color=_COLOURS["subject"])
+        axes.loglog(x, [factor * v**exponent for v in x], "--", color="black", label=fitted)
+        axes.set_xticks(x, [f"{v:g}" for v in x], minor=False)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    figure.suptitle(f"{op} against {axis}: {rows[0]['impl']}", fontsize=10)
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    figure.savefig(path)
+    _pyplot().close(figure)
+    return path
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(f"{error}; figures need matplotlib: pip install '.[bench]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
