@@ -18,11 +18,11 @@ FIGURES = Path("bench/results/figures")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 1 where an operation failed, 2 for a bad argument."""
+    """Run a command; returns the exit status: 1 where an operation failed, 2 where nothing ran."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except ValueError as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import registry
 from bench.machine import Rates, environment, measured_call, torch_threads
-from bench.registry import FACTS, OPERATIONS, Case, Floor, Growth, Operation, check_names
+from bench.registry import Case, Floor, Growth, Operation
 from pdrec_fast.errors import BackendError
 
 FORMAT = 1
@@ -48,8 +50,8 @@ def run(only: Iterable[str], settings: Settings, rates: Rates | None = None) -> 
 
     Its ``failures`` map an operation to what went wrong with it; the others are complete.
     """
-    names = list(only) or [*OPERATIONS, *FACTS]
-    check_names(names)
+    names = list(only) or [*registry.OPERATIONS, *registry.FACTS, *registry.BROKEN]
+    registry.check_names(names)
     rates = rates or Rates()
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -61,10 +63,14 @@ def run(only: Iterable[str], settings: Settings, rates: Rates | None = None) -> 
     for number, name in enumerate(names, start=1):
         _say(f"[{number}/{len(names)}] {name}")
         try:
-            if name in FACTS:
-                document["rows"] += [{"op": name, "kind": "fact"} | row for row in FACTS[name]()]
+            if name not in registry.OPERATIONS and name not in registry.FACTS:
+                raise ImportError(f"not registered; in bench/ops: {registry.BROKEN}")
+            if name in registry.FACTS:
+                document["rows"] += [
+                    {"op": name, "kind": "fact"} | row for row in registry.FACTS[name]()
+                ]
             else:
-                rows, unavailable = run_operation(OPERATIONS[name], settings, rates)
+                rows, unavailable = run_operation(registry.OPERATIONS[name], settings, rates)
                 document["rows"] += rows
                 document["unavailable"] += unavailable
         except MismatchError as error:
@@ -94,9 +100,10 @@ def run_operation(
         names = [case.subject] if settings.ours else list(case.implementations)
         names = [name for name in names if name not in unavailable]
         rows = time_case(operation, case, operation.sizes, names, settings, rates)
-        for growth in operation.growth if settings.growth and not settings.ours else ():
-            if case.subject not in unavailable:
-                rows += _growth_rows(operation, growth, settings, rates)
+        if settings.growth and not settings.ours and case.subject in names:
+            subject = rows[names.index(case.subject)]
+            for growth in operation.growth:
+                rows += _growth_rows(operation, growth, subject, settings, rates)
     return rows, [
         {"op": operation.name, "impl": name, "reason": reason}
         for name, reason in unavailable.items()
@@ -212,14 +219,21 @@ def summarize(samples: list[float]) -> dict[str, Any]:
 
 
 def _growth_rows(
-    operation: Operation, growth: Growth, settings: Settings, rates: Rates
+    operation: Operation,
+    growth: Growth,
+    subject: dict[str, Any],
+    settings: Settings,
+    rates: Rates,
 ) -> list[dict[str, Any]]:
+    """One row per point; ``subject`` is the row at the benched sizes, which may be a point too."""
     rows = []
     for point in growth.points:
         sizes = {**operation.sizes, **growth.fixed, growth.axis: point}
-        case = operation.make(**sizes)
-        timed = time_case(operation, case, sizes, [case.subject], settings, rates)
-        rows += [row | {"axis": growth.axis} for row in timed]
+        timed = [copy.deepcopy(subject)]
+        if sizes != operation.sizes:
+            case = operation.make(**sizes)
+            timed = time_case(operation, case, sizes, [case.subject], settings, rates)
+        rows += [row | {"axis": growth.axis, "ratio_to_reference": None} for row in timed]
     return rows
 
 

@@ -14,7 +14,6 @@ from bench.data import BOOK, interactions, real_file, source
 from bench.registry import Case, Floor, Implementation, call, operation
 
 _HEADER = "user_id:token\titem_id:token\ttimestamp:float"
-_written = tempfile.TemporaryDirectory(prefix="pdrec-bench-")  # removed when the process ends
 
 
 @operation("loading", "stage", sizes=BOOK, small={"users": 50, "items": 301}, check_at_size=True)
@@ -53,8 +52,14 @@ def loading(users: int, items: int) -> Case:
 def _generated(users: int, items: int) -> Path:
     """A file of generated interactions, in RecBole's format."""
     data = interactions(users, items)
-    path = Path(_written.name) / f"{users}x{items}.inter"
+    path = Path(_folder().name) / f"{users}x{items}.inter"
     records = zip(data.record_users, data.items, data.timestamps, strict=True)
     lines = [f"{user + 1}\t{item + 1}\t{time:.0f}" for user, item, time in records]
     path.write_text("\n".join([_HEADER, *lines, ""]))
     return path
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="pdrec-bench-")

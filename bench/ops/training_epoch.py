@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from itertools import count
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def _make(
 
     def package():
         fit = PDRecFit(model(), train, guidance, None)
-        return lambda: fit.train_epoch(0)
+        epochs = count()  # each has its own order of users and so its own shapes of batches
+        return lambda: fit.train_epoch(next(epochs))
 
     def padded():
         training = PaddedTraining(model(), train, guidance)
@@ -98,17 +100,26 @@ def _epoch_flops(lengths: np.ndarray, modules: tuple[str, ...]) -> float:
     candidates = (3 if "nns" in modules else 2) * 2 * WIDTH * lengths.sum()
     distillation = 0.0
     if "dpa" in modules:
-        distillation = encoder_flops(lengths + 1) + 50 * 2 * WIDTH * len(lengths)
+        distillation = last_state_flops(lengths + 1) + 50 * 2 * WIDTH * len(lengths)
     return 3 * float(encoder + candidates + distillation)
 
 
 def encoder_flops(lengths: np.ndarray) -> float:
-    """Products of one forward pass over sequences of these lengths."""
-    projections = 6 * 2 * WIDTH**2 * lengths.sum()
-    attention = 2 * 2 * WIDTH * (lengths * (lengths + 1) / 2).sum()
-    return float(BLOCKS * (projections + attention))
+    """Products of SASRec's forward pass over sequences of these lengths."""
+    return BLOCKS * (
+        _DENSE_LAYERS * lengths.sum() + _ATTENTION * (lengths * (lengths + 1) / 2).sum()
+    )
 
 
+def last_state_flops(lengths: np.ndarray) -> float:
+    """The same for last states alone, which need no more than keys and values of the last block."""
+    others, users = lengths.sum() - len(lengths), len(lengths)
+    last_block = _DENSE_LAYERS * (users + others / 3) + _ATTENTION * lengths.sum()
+    return encoder_flops(lengths) * (BLOCKS - 1) / BLOCKS + last_block
+
+
+_DENSE_LAYERS = 6 * 2 * WIDTH**2  # per token: query, key, value, output and two feed-forward layers
+_ATTENTION = 2 * 2 * WIDTH  # per pair of tokens: a score and its share of the output
 _SIZES = {**TOY, "max_length": 200}
 _SMALL = {"users": 30, "items": 301, "max_length": 17}
 operation(

@@ -4,7 +4,7 @@ import pytest
 
 import bench.ops  # noqa: F401
 from bench import registry
-from bench.registry import FACTS, OPERATIONS, Case, Floor, call, check_names
+from bench.registry import BROKEN, FACTS, OPERATIONS, Case, Floor, call, check_names
 from bench.runner import verify
 
 
@@ -12,6 +12,10 @@ from bench.runner import verify
 def empty_registry(monkeypatch):
     monkeypatch.setattr(registry, "OPERATIONS", {})
     monkeypatch.setattr(registry, "FACTS", {})
+
+
+def test_every_file_of_operations_is_imported():
+    assert not BROKEN
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

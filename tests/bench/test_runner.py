@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import compare, machine, registry, report, runner
+from bench import machine, registry, report, runner
 from bench.machine import Rates, measured_call, torch_threads
 from bench.registry import Case, Floor, Growth, Implementation, call
 from bench.runner import MismatchError, Settings, interleave, run, summarize, verify
@@ -49,8 +49,6 @@ def register(monkeypatch):
     """``register(name, make, **fields)`` into a registry of this test's own."""
     monkeypatch.setattr(registry, "OPERATIONS", {})
     monkeypatch.setattr(registry, "FACTS", {})
-    monkeypatch.setattr(runner, "OPERATIONS", registry.OPERATIONS)
-    monkeypatch.setattr(runner, "FACTS", registry.FACTS)
 
     def add(name, make, **fields):
         sizes = {"sizes": {"n": 4}, "small": {"n": 2}} | fields
@@ -167,6 +165,30 @@ def test_rows_by_hand(register, monkeypatch):
     assert ours["floor"]["binding"] == "copy"
     assert ours["ratio_to_floor"] == 8.0
     assert [row["role"] for row in (ours, plain)] == ["subject", "reference"]
+
+
+def test_a_growth_point_at_the_benched_sizes_is_not_timed_again(register):
+    calls = []
+    register(
+        "op",
+        lambda n: case_of("ours", ours=partial(calls.append, n)),
+        growth=(Growth("n", (1, 2, 3, 4)),),
+    )
+    document = run([], QUICK)
+    curve = report.timed_rows(document, growth=True)
+    assert [row["sizes"]["n"] for row in curve] == [1, 2, 3, 4]
+    assert curve[-1]["median"] == document["rows"][0]["median"]
+    checked, per_case = 1, 1 + runner.MIN_ROUNDS
+    assert len(calls) == checked + 4 * per_case
+
+
+def test_files_of_operations_that_cannot_be_imported_fail_the_run(register, monkeypatch):
+    monkeypatch.setattr(registry, "BROKEN", {"newer": "ImportError: no such op"})
+    register("op", lambda n: case_of(plain=int))
+    document = run([], QUICK)
+    assert list(document["failures"]) == ["newer"]
+    assert "no such op" in document["failures"]["newer"]
+    assert len(document["rows"]) == 1
 
 
 def test_document_schema(register, tmp_path):
@@ -299,34 +321,3 @@ def test_reading_what_is_no_results_document(tmp_path):
     path.write_text(json.dumps({"format": 0}))
     with pytest.raises(ValueError, match="not results of format 1"):
         report.read(path)
-
-
-def version_of(*medians, op="op", failures=()):
-    rows = [
-        {"op": op, "impl": "ours", "sizes": {"n": 1}, "median": m, "samples": [m, m]}
-        for m in medians
-    ]
-    return [{"rows": [row], "failures": dict(failures), "unavailable": []} for row in rows]
-
-
-def test_comparison_by_hand():
-    text = compare.comparison(
-        {compare.BASE: version_of(1.0, 3.0), compare.HEAD: version_of(1.0, 1.5)}
-    )
-    cells = text.splitlines()[1].split("  ")
-    # Medians over the samples 1 1 3 3 and 1 1 1.5 1.5; the rounds' own ratios are 1 and 0.5.
-    assert [cell.strip() for cell in cells if cell][2:] == [
-        "2 s",
-        "2 s",
-        "1.25 s",
-        "500 ms",
-        "0.625x",
-        "0.5 .. 1",
-    ]
-
-
-def test_comparison_with_an_operation_that_base_lacks():
-    lacking = [{"rows": [], "failures": {"op": "ImportError: no such op"}, "unavailable": []}]
-    text = compare.comparison({compare.BASE: lacking, compare.HEAD: version_of(1.0)})
-    assert "new" in text.splitlines()[1]
-    assert "op: base has it not (ImportError: no such op)" in text
