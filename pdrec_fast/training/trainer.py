@@ -16,6 +16,7 @@ from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
+from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.preferences import Preferences, hbr_weights
 from pdrec_fast.training.negatives import RandomNegatives
 from pdrec_fast.training.objective import distillation_loss, ranking_loss
@@ -87,6 +88,7 @@ class PDRecFit:
                 rescale=self.config.hbr_rescale,
             )
             self.weights_per_token = torch.from_numpy(weights)
+        self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         self.optimizer = with_state(
             torch.optim.Adam(
                 self.encoder.parameters(), lr=self.config.lr, betas=(0.9, 0.98), fused=True
@@ -100,13 +102,14 @@ class PDRecFit:
         negatives = torch.from_numpy(self.negatives(epoch))
         self.encoder.train()
         losses = []
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), sparse_gradient(self.encoder.item_embedding):
             torch.manual_seed(epoch_seed(config.seed, epoch))
             order = torch.randperm(len(self.tokens)).numpy()
             for start in range(0, len(order), config.batch_size):
                 loss = self.batch_loss(order[start : start + config.batch_size], negatives)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                self.table_gradient.collect()
                 self.optimizer.step()
                 losses.append(loss.detach())
         return torch.stack(losses)
