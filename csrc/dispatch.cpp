@@ -54,10 +54,10 @@ void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
   });
 }
 
-// A thread's start costs 30 us and the core it takes may still be spinning in another pool, so each
-// must find work for some hundred microseconds, at roughly 20 operations in a nanosecond.
+// A thread's start costs 30 us, and the core it needs may still be spinning in torch's own pool. So
+// each must find work for a millisecond, at roughly 25 operations in a nanosecond.
 int threads_for(double operations, int n_threads) {
-  constexpr double kPerThread = 1e7;
+  constexpr double kPerThread = 2.5e7;
   return static_cast<int>(std::min<double>(n_threads, 1.0 + operations / kPerThread));
 }
 
@@ -172,9 +172,9 @@ void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads) 
 
 void packed_dropout(const PackedDropoutArgs& args, int n_threads) {
   const KernelTable* table = current().load();
-  // A word of the generator takes about 100 operations.
+  // A word of the generator takes about 25 operations.
   const double operations =
-      100.0 * static_cast<double>(args.indptr[args.n_sequences] * args.width);
+      25.0 * static_cast<double>(args.indptr[args.n_sequences] * args.width);
   for_rows(args.n_sequences, threads_for(operations, n_threads), [&](const NextRows& next) {
     for (RowRange rows; next(rows);) table->packed_dropout(args, rows.begin, rows.end);
   });

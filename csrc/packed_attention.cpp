@@ -1,6 +1,7 @@
 #include "packed_attention.hpp"
 
 #include <cmath>
+#include <cstring>
 
 #include "counter_rng.hpp"
 #include "lanes.hpp"

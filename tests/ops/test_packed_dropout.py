@@ -101,7 +101,7 @@ def test_dropout_keeps_its_share_and_the_mean(impl):
 
 @needs_extension
 def test_the_bits_depend_on_neither_threads_nor_instruction_set():
-    lengths = (3000, 900, 17)  # enough work for several threads
+    lengths = (20000, 9000, 17)  # enough work for several threads
     x, before, results = make_x(lengths, 64), build_info()["isa"], []
     for isa in build_info()["isas_runnable"]:
         for n_threads in (1, 3):
