@@ -7,6 +7,8 @@
 
 #include "counter_rng.hpp"
 #include "noisy_input.hpp"
+#include "packed_attention.hpp"
+#include "packed_dropout.hpp"
 #include "pool_sampling.hpp"
 #include "selection.hpp"
 
@@ -24,6 +26,12 @@ struct KernelTable {
                           float* signal_row);
   void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,
                            std::int64_t end, float* signal_row);
+  void (*packed_dropout)(const PackedDropoutArgs&, std::int64_t begin, std::int64_t end);
+  void (*packed_attention)(const PackedAttentionArgs&, float* out, std::int64_t begin,
+                           std::int64_t end, const PackedAttentionScratch&);
+  void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
+                                    std::int64_t begin, std::int64_t end,
+                                    const PackedAttentionScratch&);
 };
 
 namespace baseline {

@@ -89,17 +89,6 @@ void store(float value, std::uint16_t& out) {
   out = static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-// From lanes, one block each, to the order of the words.
-template <class T>
-void interleave(const T (&lanes)[4][kLanes], T* words) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    words[4 * lane] = lanes[0][lane];
-    words[4 * lane + 1] = lanes[1][lane];
-    words[4 * lane + 2] = lanes[2][lane];
-    words[4 * lane + 3] = lanes[3][lane];
-  }
-}
-
 void add_noise(const PhiloxStream& id, std::uint32_t block, float sigma, float* state) {
   std::uint32_t lanes[4][kLanes];
   float normal_lanes[4][kLanes];
@@ -117,10 +106,8 @@ void add_noise(const PhiloxStream& id, std::uint32_t block, float sigma, float* 
 
 void drop_out(const PhiloxStream& id, std::uint32_t block, std::uint32_t keep_from,
               float keep_scale, float* state) {
-  std::uint32_t lanes[4][kLanes];
   std::uint32_t words[kWordsPerCall];
-  philox_blocks(id, block, lanes);
-  interleave(lanes, words);
+  philox_words(id, block, words);
   for (int i = 0; i < kWordsPerCall; ++i) {
     state[i] = select(words[i] >= keep_from, keep_scale * state[i], 0.0f);
   }

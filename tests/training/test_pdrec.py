@@ -50,11 +50,10 @@ class MeanEncoder(nn.Module):
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         x = self.item_embedding(batch.items)
         parts = [
-            x[start : start + n * length].view(n, length, -1).cumsum(1)
-            / torch.arange(1, length + 1)[:, None]
-            for start, n, length in batch.groups
+            part.cumsum(0) / torch.arange(1, len(part) + 1)[:, None]
+            for part in x.split(batch.lengths.tolist())
         ]
-        return torch.cat([part.flatten(0, 1) for part in parts])
+        return torch.cat(parts)
 
 
 def preferences_for(train: Interactions, seed: int = 0) -> Preferences:
