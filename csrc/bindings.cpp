@@ -3,10 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "dispatch.hpp"
+#include "item_groups.hpp"
 
 namespace py = pybind11;
 
@@ -238,6 +241,112 @@ void packed_attention_backward(const Heads& of_out, const Heads& q, const Heads&
   pdrec::packed_attention_backward(args, gradients, n_threads);
 }
 
+pdrec::Candidates candidates(const Array<float>& states, const Array<float>& table,
+                             const Array<std::int32_t>& items) {
+  require(states.ndim() == 2, "states of shape [n_rows, width]");
+  require(table.ndim() == 2 && table.shape(1) == states.shape(1),
+          "table of shape [n_items, width]");
+  require(items.ndim() == 2 && items.shape(0) == states.shape(0),
+          "items of shape [n_rows, n_candidates]");
+  return {states.data(),   table.data(),    items.data(),
+          states.shape(0), items.shape(1), states.shape(1)};
+}
+
+void require_like(const Array<float>& array, const Array<std::int32_t>& items, const char* what) {
+  require(array.ndim() == 2 && array.shape(0) == items.shape(0) &&
+              array.shape(1) == items.shape(1),
+          what);
+}
+
+void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
+                    const char* what) {
+  require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
+}
+
+void item_logits(const Array<float>& states, const Array<float>& table,
+                 const Array<std::int32_t>& items, bool cosine, float temperature,
+                 const std::optional<Array<float>>& bias, Array<float> logits, int n_threads) {
+  if (bias) require_rows(*bias, table.shape(0), "bias of shape [n_items]");
+  require_like(logits, items, "logits of the shape of items");
+  const pdrec::ItemLogitsArgs args{candidates(states, table, items),
+                                   {cosine, temperature},
+                                   bias ? bias->data() : nullptr,
+                                   logits.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::item_logits(args, n_threads);
+}
+
+double weighted_bce(const Array<float>& states, const Array<float>& table,
+                    const Array<std::int32_t>& items, const Array<float>& weights,
+                    std::int64_t n_positives, bool cosine, float temperature, Array<float> by_dot,
+                    Array<float> by_item, Array<float> by_state, int n_threads) {
+  require_like(weights, items, "weights of the shape of items");
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_like(by_item, items, "by_item of the shape of items");
+  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+  const pdrec::WeightedBceArgs args{candidates(states, table, items),
+                                    {cosine, temperature},
+                                    weights.data(),
+                                    n_positives,
+                                    nullptr,
+                                    by_dot.mutable_data(),
+                                    by_item.mutable_data(),
+                                    by_state.mutable_data()};
+  const py::gil_scoped_release release;
+  return pdrec::weighted_bce(args, n_threads);
+}
+
+void weighted_bce_states(const Array<float>& states, const Array<float>& table,
+                         const Array<std::int32_t>& items, float upstream,
+                         const Array<float>& by_dot, const Array<float>& by_state,
+                         Array<float> out, int n_threads) {
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+  require_matrix(out, states.shape(0), states.shape(1), "out of the shape of states");
+  const pdrec::WeightedBceStatesArgs args{candidates(states, table, items), upstream,
+                                          by_dot.data(), by_state.data(), out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::weighted_bce_states(args, n_threads);
+}
+
+py::tuple group_by_item(const Array<std::int32_t>& items) {
+  require(items.size() < std::int64_t{1} << 31, "fewer than 2^31 items");
+  const auto array = [](const auto& values) {
+    return Array<typename std::decay_t<decltype(values)>::value_type>(
+        static_cast<py::ssize_t>(values.size()), values.data());
+  };
+  const pdrec::ItemGroups groups = pdrec::group_by_item(items.data(), items.size());
+  return py::make_tuple(array(groups.items), array(groups.starts), array(groups.order));
+}
+
+// With `compact`, row i of out belongs to group_items[i], else to item i.
+void weighted_bce_table(const Array<float>& states, const Array<float>& table,
+                        const Array<std::int32_t>& items, const Array<std::int32_t>& group_items,
+                        const Array<std::int64_t>& group_starts, const Array<std::int32_t>& order,
+                        float upstream, const Array<float>& by_dot, const Array<float>& by_item,
+                        bool compact, Array<float> out, int n_threads) {
+  const py::ssize_t n_groups = group_items.size();
+  require_rows(group_items, n_groups, "group_items of shape [n_groups]");
+  require_rows(group_starts, n_groups + 1, "group_starts of shape [n_groups + 1]");
+  require_rows(order, group_starts.at(n_groups), "order of shape [group_starts[-1]]");
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_like(by_item, items, "by_item of the shape of items");
+  require_matrix(out, compact ? n_groups : table.shape(0), table.shape(1),
+                 "out of shape [n_items or n_groups, width]");
+  const pdrec::WeightedBceTableArgs args{candidates(states, table, items),
+                                         n_groups,
+                                         group_items.data(),
+                                         group_starts.data(),
+                                         order.data(),
+                                         upstream,
+                                         by_dot.data(),
+                                         by_item.data(),
+                                         compact,
+                                         out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::weighted_bce_table(args, n_threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -276,4 +385,21 @@ PYBIND11_MODULE(_C, m) {
         arg("indptr").noconvert(), arg("users").noconvert(), arg("keep_from"), arg("keep_scale"),
         arg("seed"), arg("epoch"), arg("stream"), arg("softmax").noconvert(), arg("of_q").noconvert(), arg("of_k").noconvert(),
         arg("of_v").noconvert(), arg("n_threads"));
+  m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
+        arg("logits").noconvert(), arg("n_threads"));
+  m.def("weighted_bce", &weighted_bce, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("weights").noconvert(), arg("n_positives"), arg("cosine"),
+        arg("temperature"), arg("by_dot").noconvert(), arg("by_item").noconvert(),
+        arg("by_state").noconvert(), arg("n_threads"));
+  m.def("weighted_bce_states", &weighted_bce_states, arg("states").noconvert(),
+        arg("table").noconvert(), arg("items").noconvert(), arg("upstream"),
+        arg("by_dot").noconvert(), arg("by_state").noconvert(), arg("out").noconvert(),
+        arg("n_threads"));
+  m.def("group_by_item", &group_by_item, arg("items").noconvert());
+  m.def("weighted_bce_table", &weighted_bce_table, arg("states").noconvert(),
+        arg("table").noconvert(), arg("items").noconvert(), arg("group_items").noconvert(),
+        arg("group_starts").noconvert(), arg("order").noconvert(), arg("upstream"),
+        arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("compact"),
+        arg("out").noconvert(), arg("n_threads"));
 }

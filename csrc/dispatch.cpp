@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 
 #include "parallel.hpp"
@@ -42,6 +43,15 @@ const KernelTable* best_table() {
 std::atomic<const KernelTable*>& current() {
   static std::atomic<const KernelTable*> table{best_table()};
   return table;
+}
+
+// A kernel that needs no scratch memory.
+template <class Args>
+void run(const Args& args, std::int64_t n_rows, int n_threads,
+         void (*kernel)(const Args&, std::int64_t, std::int64_t)) {
+  for_rows(n_rows, n_threads, [&](const NextRows& next) {
+    for (RowRange rows; next(rows);) kernel(args, rows.begin, rows.end);
+  });
 }
 
 template <class Out>
@@ -128,10 +138,7 @@ void set_isa(const std::string& name) {
 }
 
 void random_words(const RandomWordsArgs& args, std::int64_t n_rows, int n_threads) {
-  const KernelTable* table = current().load();
-  for_rows(n_rows, n_threads, [&](const NextRows& next) {
-    for (RowRange rows; next(rows);) table->random_words(args, rows.begin, rows.end);
-  });
+  run(args, n_rows, n_threads, current().load()->random_words);
 }
 
 void select_unobserved(const SelectionArgs& args, int n_threads) {
@@ -195,6 +202,25 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                 [&](std::int64_t begin, std::int64_t end, const PackedAttentionScratch& scratch) {
                   table->packed_attention_backward(args, gradients, begin, end, scratch);
                 });
+}
+
+void item_logits(const ItemLogitsArgs& args, int n_threads) {
+  run(args, args.candidates.n_rows, n_threads, current().load()->item_logits);
+}
+
+double weighted_bce(WeightedBceArgs args, int n_threads) {
+  std::vector<double> losses(static_cast<std::size_t>(args.candidates.n_rows));
+  args.losses = losses.data();
+  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce);
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+void weighted_bce_states(const WeightedBceStatesArgs& args, int n_threads) {
+  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce_states);
+}
+
+void weighted_bce_table(const WeightedBceTableArgs& args, int n_threads) {
+  run(args, args.n_groups, n_threads, current().load()->weighted_bce_table);
 }
 
 }  // namespace pdrec

@@ -12,6 +12,8 @@ const KernelTable table = {
     &noisy_input<float>,          &noisy_input<std::uint16_t>,
     &packed_dropout,              &packed_attention,
     &packed_attention_backward,
+    &item_logits,                 &weighted_bce,
+    &weighted_bce_states,         &weighted_bce_table,
 };
 
 }  // namespace pdrec::PDREC_ISA

@@ -6,11 +6,13 @@
 #include <cstdint>
 
 #include "counter_rng.hpp"
+#include "item_logits.hpp"
 #include "noisy_input.hpp"
 #include "packed_attention.hpp"
 #include "packed_dropout.hpp"
 #include "pool_sampling.hpp"
 #include "selection.hpp"
+#include "weighted_bce.hpp"
 
 namespace pdrec {
 
@@ -32,6 +34,10 @@ struct KernelTable {
   void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
                                     std::int64_t begin, std::int64_t end,
                                     const PackedAttentionScratch&);
+  void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce_states)(const WeightedBceStatesArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce_table)(const WeightedBceTableArgs&, std::int64_t begin, std::int64_t end);
 };
 
 namespace baseline {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "counter_rng.hpp"
+#include "float_bits.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -11,24 +12,6 @@ namespace {
 // The words are odd numerators of fractions of 2^25: u = (2 (w >> 8) + 1) / 2^25.
 constexpr std::int32_t kHalfTurn = 1 << 24;
 constexpr float kUnit = 1.0f / (1 << 25);
-
-float bits_to_float(std::int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-std::int32_t float_to_bits(float value) {
-  std::int32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-// condition ? yes : no, without a branch: compilers leave loops with branches unvectorised.
-float select(bool condition, float yes, float no) {
-  const std::int32_t mask = -static_cast<std::int32_t>(condition);
-  return bits_to_float((float_to_bits(yes) & mask) | (float_to_bits(no) & ~mask));
-}
 
 // -value where the lowest bit of `odd` is set, without a branch.
 float negate_if_odd(std::int32_t odd, float value) {

@@ -127,3 +127,51 @@ def packed_attention_backward(
     of_v: _F32,
     n_threads: int,
 ) -> None: ...
+def item_logits(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    cosine: bool,
+    temperature: float,
+    bias: _F32 | None,
+    logits: _F32,
+    n_threads: int,
+) -> None: ...
+def weighted_bce(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    weights: _F32,
+    n_positives: int,
+    cosine: bool,
+    temperature: float,
+    by_dot: _F32,
+    by_item: _F32,
+    by_state: _F32,
+    n_threads: int,
+) -> float: ...
+def weighted_bce_states(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    upstream: float,
+    by_dot: _F32,
+    by_state: _F32,
+    out: _F32,
+    n_threads: int,
+) -> None: ...
+def group_by_item(items: _I32) -> tuple[_I32, _I64, _I32]: ...
+def weighted_bce_table(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    group_items: _I32,
+    group_starts: _I64,
+    order: _I32,
+    upstream: float,
+    by_dot: _F32,
+    by_item: _F32,
+    compact: bool,
+    out: _F32,
+    n_threads: int,
+) -> None: ...
