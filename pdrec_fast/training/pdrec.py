@@ -20,11 +20,12 @@ from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.ops.item_logits import item_logits
 from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.objective import item_logits
+from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
 KIND = "PDRec model"
@@ -130,19 +131,24 @@ class PDRec:
         vectors = torch.empty_like(states)
         vectors[torch.from_numpy(batch.sources)] = states
         table = encoder.item_embedding.weight
+        config = self.config
         if items is not None:
-            return self.logits(vectors, table[items])
-        if self.config.similarity == "cosine":
+            return item_logits(
+                vectors,
+                table,
+                items,
+                similarity=config.similarity,
+                temperature=config.temperature,
+            )
+        if config.similarity == "cosine":
             table = nn.functional.normalize(table, dim=-1)
-            vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
+            vectors = nn.functional.normalize(vectors, dim=-1) * config.temperature
         return project(vectors, table)
 
-    def logits(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Logits of candidate embeddings [..., k, d] for states [..., d]: [..., k]."""
-        config = self.config
-        return item_logits(
-            states, items, similarity=config.similarity, temperature=config.temperature
-        )
+    @property
+    def objective(self) -> Objective:
+        """The losses that the configuration describes."""
+        return Objective(self.config.similarity, self.config.temperature)
 
     def evaluate(self, split: Split, **options: Any) -> Results:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""

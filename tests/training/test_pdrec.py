@@ -124,7 +124,7 @@ def test_the_seed_decides_order_and_dropout(
 ) -> None:
     seen = []
 
-    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
+    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
         seen.append((users.tolist(), torch.rand(4).tolist()))
         return sum(parameter.sum() for parameter in self.encoder.parameters())
 
