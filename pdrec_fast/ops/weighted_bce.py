@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from pdrec_fast.build_info import extension
@@ -209,7 +210,8 @@ def _gradient_of_items(
     if sparse:
         out = torch.empty((len(groups[0]), table.shape[1]), dtype=torch.float32)
     else:
-        out = torch.zeros(table.shape, dtype=torch.float32)
+        # torch.zeros would wake torch's threads, which then spin beside the kernel's.
+        out = torch.from_numpy(np.zeros(table.shape, dtype=np.float32))
     extension.weighted_bce_table(
         float_array(states),
         float_array(table),
