@@ -3,10 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "dispatch.hpp"
+#include "item_groups.hpp"
 
 namespace py = pybind11;
 
@@ -30,6 +33,20 @@ void require_csr(const Array<std::int64_t>& indptr, const Array<std::int32_t>& i
   require_rows(indptr, n_rows + 1, "indptr of shape [n_rows + 1]");
   require(items.ndim() == 1 && indptr.at(0) >= 0 && indptr.at(n_rows) <= items.shape(0),
           "indptr within items of shape [n]");
+}
+
+// Adjacent along the last dimension, with any strides along the others.
+using Heads = py::array_t<float, 0>;
+
+pdrec::HeadsView heads_view(const py::array& array, const Heads& like, const char* what) {
+  bool holds = array.ndim() == 3 && (array.size() == 0 || array.shape(2) == 1 ||
+                                     array.strides(2) == sizeof(float));
+  for (int d = 0; holds && d < 3; ++d) {
+    holds = array.shape(d) == like.shape(d) && array.strides(d) % sizeof(float) == 0;
+  }
+  require(holds, what);
+  return {static_cast<const float*>(array.data()), array.strides(0) / py::ssize_t{sizeof(float)},
+          array.strides(1) / py::ssize_t{sizeof(float)}};
 }
 
 py::dict build_info() {
@@ -140,6 +157,196 @@ void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& i
   pdrec::noisy_input(args, data, n_threads);
 }
 
+pdrec::SequenceDropout sequence_dropout(const Array<std::int64_t>& indptr,
+                                        const Array<std::int64_t>& users, py::ssize_t n_tokens,
+                                        std::uint32_t keep_from, float keep_scale,
+                                        std::uint64_t seed, std::uint32_t epoch,
+                                        std::uint32_t stream) {
+  require(users.ndim() == 1, "users of shape [n_sequences]");
+  require_rows(indptr, users.shape(0) + 1, "indptr of shape [n_sequences + 1]");
+  require(indptr.at(0) == 0 && indptr.at(users.shape(0)) == n_tokens,
+          "indptr from 0 to the number of tokens");
+  return {keep_from, keep_scale, seed, epoch, stream, users.data()};
+}
+
+void packed_dropout(const Array<float>& x, const Array<std::int64_t>& indptr,
+                    const Array<std::int64_t>& users, std::uint32_t keep_from, float keep_scale,
+                    std::uint64_t seed, std::uint32_t epoch, std::uint32_t stream,
+                    Array<float> out, int n_threads) {
+  require(x.ndim() == 2, "x of shape [n_tokens, width]");
+  require(out.ndim() == 2 && out.shape(0) == x.shape(0) && out.shape(1) == x.shape(1),
+          "out of the shape of x");
+  const pdrec::PackedDropoutArgs args{
+      users.size(),
+      x.shape(1),
+      indptr.data(),
+      x.data(),
+      sequence_dropout(indptr, users, x.shape(0), keep_from, keep_scale, seed, epoch, stream),
+      out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::packed_dropout(args, n_threads);
+}
+
+// softmax [2, n_tokens, n_heads]: maximum and inverse.
+pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const Heads& v,
+                                          const Array<std::int64_t>& indptr,
+                                          const pdrec::SequenceDropout& dropout,
+                                          Array<float>& softmax) {
+  const pdrec::HeadsView queries = heads_view(q, q, "q of shape [n_tokens, n_heads, width]");
+  require(softmax.ndim() == 3 && softmax.shape(0) == 2 && softmax.shape(1) == q.shape(0) &&
+              softmax.shape(2) == q.shape(1),
+          "softmax of shape [2, n_tokens, n_heads]");
+  return {indptr.size() - 1,
+          q.shape(1),
+          q.shape(2),
+          indptr.data(),
+          queries,
+          heads_view(k, q, "k of the shape of q"),
+          heads_view(v, q, "v of the shape of q"),
+          dropout,
+          softmax.mutable_data(),
+          softmax.mutable_data() + q.shape(0) * q.shape(1)};
+}
+
+void packed_attention(const Heads& q, const Heads& k, const Heads& v,
+                      const Array<std::int64_t>& indptr, const Array<std::int64_t>& users,
+                      std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
+                      std::uint32_t epoch, std::uint32_t stream, Array<float> out,
+                      Array<float> softmax, int n_threads) {
+  const pdrec::SequenceDropout dropout = sequence_dropout(
+      indptr, users, q.ndim() ? q.shape(0) : 0, keep_from, keep_scale, seed, epoch, stream);
+  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, indptr, dropout, softmax);
+  heads_view(out, q, "out of the shape of q");
+  float* data = out.mutable_data();
+  const py::gil_scoped_release release;
+  pdrec::packed_attention(args, data, n_threads);
+}
+
+void packed_attention_backward(const Heads& of_out, const Heads& q, const Heads& k, const Heads& v,
+                               const Array<std::int64_t>& indptr, const Array<std::int64_t>& users,
+                               std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
+                               std::uint32_t epoch, std::uint32_t stream,
+                               Array<float> softmax, Array<float> of_q, Array<float> of_k,
+                               Array<float> of_v, int n_threads) {
+  const pdrec::SequenceDropout dropout = sequence_dropout(
+      indptr, users, q.ndim() ? q.shape(0) : 0, keep_from, keep_scale, seed, epoch, stream);
+  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, indptr, dropout, softmax);
+  for (const Array<float>* gradient : {&of_q, &of_k, &of_v}) {
+    heads_view(*gradient, q, "gradients of the shape of q");
+  }
+  const pdrec::PackedAttentionGradients gradients{
+      heads_view(of_out, q, "of_out of the shape of q"), of_q.mutable_data(), of_k.mutable_data(),
+      of_v.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::packed_attention_backward(args, gradients, n_threads);
+}
+
+pdrec::Candidates candidates(const Array<float>& states, const Array<float>& table,
+                             const Array<std::int32_t>& items) {
+  require(states.ndim() == 2, "states of shape [n_rows, width]");
+  require(table.ndim() == 2 && table.shape(1) == states.shape(1),
+          "table of shape [n_items, width]");
+  require(items.ndim() == 2 && items.shape(0) == states.shape(0),
+          "items of shape [n_rows, n_candidates]");
+  return {states.data(),   table.data(),    items.data(),
+          states.shape(0), items.shape(1), states.shape(1)};
+}
+
+void require_like(const Array<float>& array, const Array<std::int32_t>& items, const char* what) {
+  require(array.ndim() == 2 && array.shape(0) == items.shape(0) &&
+              array.shape(1) == items.shape(1),
+          what);
+}
+
+void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
+                    const char* what) {
+  require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
+}
+
+void item_logits(const Array<float>& states, const Array<float>& table,
+                 const Array<std::int32_t>& items, bool cosine, float temperature,
+                 const std::optional<Array<float>>& bias, Array<float> logits, int n_threads) {
+  if (bias) require_rows(*bias, table.shape(0), "bias of shape [n_items]");
+  require_like(logits, items, "logits of the shape of items");
+  const pdrec::ItemLogitsArgs args{candidates(states, table, items),
+                                   {cosine, temperature},
+                                   bias ? bias->data() : nullptr,
+                                   logits.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::item_logits(args, n_threads);
+}
+
+double weighted_bce(const Array<float>& states, const Array<float>& table,
+                    const Array<std::int32_t>& items, const Array<float>& weights,
+                    std::int64_t n_positives, bool cosine, float temperature, Array<float> by_dot,
+                    Array<float> by_item, Array<float> by_state, int n_threads) {
+  require_like(weights, items, "weights of the shape of items");
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_like(by_item, items, "by_item of the shape of items");
+  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+  const pdrec::WeightedBceArgs args{candidates(states, table, items),
+                                    {cosine, temperature},
+                                    weights.data(),
+                                    n_positives,
+                                    nullptr,
+                                    by_dot.mutable_data(),
+                                    by_item.mutable_data(),
+                                    by_state.mutable_data()};
+  const py::gil_scoped_release release;
+  return pdrec::weighted_bce(args, n_threads);
+}
+
+void weighted_bce_states(const Array<float>& states, const Array<float>& table,
+                         const Array<std::int32_t>& items, float upstream,
+                         const Array<float>& by_dot, const Array<float>& by_state,
+                         Array<float> out, int n_threads) {
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+  require_matrix(out, states.shape(0), states.shape(1), "out of the shape of states");
+  const pdrec::WeightedBceStatesArgs args{candidates(states, table, items), upstream,
+                                          by_dot.data(), by_state.data(), out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::weighted_bce_states(args, n_threads);
+}
+
+py::tuple group_by_item(const Array<std::int32_t>& items) {
+  require(items.size() < std::int64_t{1} << 31, "fewer than 2^31 items");
+  const auto array = [](const auto& values) {
+    return Array<typename std::decay_t<decltype(values)>::value_type>(
+        static_cast<py::ssize_t>(values.size()), values.data());
+  };
+  const pdrec::ItemGroups groups = pdrec::group_by_item(items.data(), items.size());
+  return py::make_tuple(array(groups.items), array(groups.starts), array(groups.order));
+}
+
+// With `compact`, row i of out belongs to group_items[i], else to item i.
+void weighted_bce_table(const Array<float>& states, const Array<float>& table,
+                        const Array<std::int32_t>& items, const Array<std::int32_t>& group_items,
+                        const Array<std::int64_t>& group_starts, const Array<std::int32_t>& order,
+                        float upstream, const Array<float>& by_dot, const Array<float>& by_item,
+                        bool compact, Array<float> out, int n_threads) {
+  const py::ssize_t n_groups = group_items.size();
+  require_rows(group_items, n_groups, "group_items of shape [n_groups]");
+  require_rows(group_starts, n_groups + 1, "group_starts of shape [n_groups + 1]");
+  require_rows(order, group_starts.at(n_groups), "order of shape [group_starts[-1]]");
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_like(by_item, items, "by_item of the shape of items");
+  require_matrix(out, compact ? n_groups : table.shape(0), table.shape(1),
+                 "out of shape [n_items or n_groups, width]");
+  const pdrec::WeightedBceTableArgs args{candidates(states, table, items),
+                                         n_groups,
+                                         group_items.data(),
+                                         group_starts.data(),
+                                         order.data(),
+                                         upstream,
+                                         by_dot.data(),
+                                         by_item.data(),
+                                         compact,
+                                         out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::weighted_bce_table(args, n_threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -166,4 +373,33 @@ PYBIND11_MODULE(_C, m) {
   };
   def_noisy_input(&noisy_input<float>);
   def_noisy_input(&noisy_input<std::uint16_t>);
+  m.def("packed_dropout", &packed_dropout, arg("x").noconvert(), arg("indptr").noconvert(),
+        arg("users").noconvert(), arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"),
+        arg("stream"), arg("out").noconvert(), arg("n_threads"));
+  m.def("packed_attention", &packed_attention, arg("q").noconvert(), arg("k").noconvert(),
+        arg("v").noconvert(), arg("indptr").noconvert(), arg("users").noconvert(),
+        arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"), arg("stream"),
+        arg("out").noconvert(), arg("softmax").noconvert(), arg("n_threads"));
+  m.def("packed_attention_backward", &packed_attention_backward, arg("of_out").noconvert(),
+        arg("q").noconvert(), arg("k").noconvert(), arg("v").noconvert(),
+        arg("indptr").noconvert(), arg("users").noconvert(), arg("keep_from"), arg("keep_scale"),
+        arg("seed"), arg("epoch"), arg("stream"), arg("softmax").noconvert(), arg("of_q").noconvert(), arg("of_k").noconvert(),
+        arg("of_v").noconvert(), arg("n_threads"));
+  m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
+        arg("logits").noconvert(), arg("n_threads"));
+  m.def("weighted_bce", &weighted_bce, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("weights").noconvert(), arg("n_positives"), arg("cosine"),
+        arg("temperature"), arg("by_dot").noconvert(), arg("by_item").noconvert(),
+        arg("by_state").noconvert(), arg("n_threads"));
+  m.def("weighted_bce_states", &weighted_bce_states, arg("states").noconvert(),
+        arg("table").noconvert(), arg("items").noconvert(), arg("upstream"),
+        arg("by_dot").noconvert(), arg("by_state").noconvert(), arg("out").noconvert(),
+        arg("n_threads"));
+  m.def("group_by_item", &group_by_item, arg("items").noconvert());
+  m.def("weighted_bce_table", &weighted_bce_table, arg("states").noconvert(),
+        arg("table").noconvert(), arg("items").noconvert(), arg("group_items").noconvert(),
+        arg("group_starts").noconvert(), arg("order").noconvert(), arg("upstream"),
+        arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("compact"),
+        arg("out").noconvert(), arg("n_threads"));
 }

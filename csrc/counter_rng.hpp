@@ -8,6 +8,7 @@
 
 namespace pdrec {
 
+// An encoder's dropouts take streams from 16 on.
 enum class Stream : std::uint32_t { kNoise = 0, kDropout = 1, kNegatives = 2 };
 
 struct RandomWordsArgs {
@@ -73,6 +74,24 @@ inline void philox_blocks(const PhiloxStream& id, std::uint32_t first_block,
     words[2][lane] = c2[lane];
     words[3][lane] = c3[lane];
   }
+}
+
+// From lanes, one block each, to the order of the words.
+template <class T>
+inline void interleave(const T (&lanes)[4][kLanes], T* words) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    words[4 * lane] = lanes[0][lane];
+    words[4 * lane + 1] = lanes[1][lane];
+    words[4 * lane + 2] = lanes[2][lane];
+    words[4 * lane + 3] = lanes[3][lane];
+  }
+}
+
+// words[0 .. kWordsPerCall) from block first_block on.
+inline void philox_words(const PhiloxStream& id, std::uint32_t first_block, std::uint32_t* words) {
+  std::uint32_t lanes[4][kLanes];
+  philox_blocks(id, first_block, lanes);
+  interleave(lanes, words);
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "dispatch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 
 #include "parallel.hpp"
@@ -43,6 +45,15 @@ std::atomic<const KernelTable*>& current() {
   return table;
 }
 
+// A kernel that needs no scratch memory.
+template <class Args>
+void run(const Args& args, std::int64_t n_rows, int n_threads,
+         void (*kernel)(const Args&, std::int64_t, std::int64_t)) {
+  for_rows(n_rows, n_threads, [&](const NextRows& next) {
+    for (RowRange rows; next(rows);) kernel(args, rows.begin, rows.end);
+  });
+}
+
 template <class Out>
 void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
                      void (*kernel)(const NoisyInputArgs&, Out*, std::int64_t, std::int64_t,
@@ -51,6 +62,49 @@ void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
     std::vector<float> signal_row((static_cast<std::size_t>(args.n_items) + 127) / 128 * 128);
     for (RowRange rows; next(rows);) kernel(args, out, rows.begin, rows.end, signal_row.data());
   });
+}
+
+// A thread's start costs 30 us, and the core it needs may still be spinning in torch's own pool. So
+// each must find work for a millisecond, at roughly 25 operations in a nanosecond.
+int threads_for(double operations, int n_threads) {
+  constexpr double kPerThread = 2.5e7;
+  return static_cast<int>(std::min<double>(n_threads, 1.0 + operations / kPerThread));
+}
+
+struct AttentionSize {
+  std::int64_t longest;
+  double pairs;  // of a query and a key, in all heads
+};
+
+AttentionSize attention_size(const PackedAttentionArgs& args) {
+  AttentionSize size{0, 0.0};
+  for (std::int64_t b = 0; b < args.n_sequences; ++b) {
+    const std::int64_t length = args.indptr[b + 1] - args.indptr[b];
+    size.longest = std::max(size.longest, length);
+    size.pairs += 0.5 * static_cast<double>(args.n_heads * length) * static_cast<double>(length);
+  }
+  return size;
+}
+
+// Calls kernel(begin, end, scratch) for all heads of all sequences.
+template <class Kernel>
+void run_attention(const PackedAttentionArgs& args, int n_products, int n_threads,
+                   const Kernel& kernel) {
+  const AttentionSize size = attention_size(args);
+  const auto width = static_cast<std::size_t>(args.width);
+  const auto padded =
+      static_cast<std::size_t>((size.longest + kKeyPadding - 1) / kKeyPadding * kKeyPadding);
+  const double operations = 2.0 * n_products * size.pairs * static_cast<double>(args.width);
+  for_rows(args.n_sequences * args.n_heads, threads_for(operations, n_threads),
+           [&](const NextRows& next) {
+             std::vector<float> floats(2 * (width + kQueries) * padded);
+             std::vector<std::uint32_t> words(kQueries * padded + kWordsSlack);
+             float* weights = floats.data() + 2 * width * padded;
+             const PackedAttentionScratch scratch{floats.data(), floats.data() + width * padded,
+                                                  weights, weights + kQueries * padded,
+                                                  words.data()};
+             for (RowRange rows; next(rows);) kernel(rows.begin, rows.end, scratch);
+           });
 }
 
 }  // namespace
@@ -84,10 +138,7 @@ void set_isa(const std::string& name) {
 }
 
 void random_words(const RandomWordsArgs& args, std::int64_t n_rows, int n_threads) {
-  const KernelTable* table = current().load();
-  for_rows(n_rows, n_threads, [&](const NextRows& next) {
-    for (RowRange rows; next(rows);) table->random_words(args, rows.begin, rows.end);
-  });
+  run(args, n_rows, n_threads, current().load()->random_words);
 }
 
 void select_unobserved(const SelectionArgs& args, int n_threads) {
@@ -124,6 +175,52 @@ void noisy_input(const NoisyInputArgs& args, float* out, int n_threads) {
 
 void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads) {
   run_noisy_input(args, out, n_threads, current().load()->noisy_input_bf16);
+}
+
+void packed_dropout(const PackedDropoutArgs& args, int n_threads) {
+  const KernelTable* table = current().load();
+  // A word of the generator takes about 25 operations.
+  const double operations =
+      25.0 * static_cast<double>(args.indptr[args.n_sequences] * args.width);
+  for_rows(args.n_sequences, threads_for(operations, n_threads), [&](const NextRows& next) {
+    for (RowRange rows; next(rows);) table->packed_dropout(args, rows.begin, rows.end);
+  });
+}
+
+void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads) {
+  const KernelTable* table = current().load();
+  run_attention(args, 2, n_threads,
+                [&](std::int64_t begin, std::int64_t end, const PackedAttentionScratch& scratch) {
+                  table->packed_attention(args, out, begin, end, scratch);
+                });
+}
+
+void packed_attention_backward(const PackedAttentionArgs& args,
+                               const PackedAttentionGradients& gradients, int n_threads) {
+  const KernelTable* table = current().load();
+  run_attention(args, 5, n_threads,
+                [&](std::int64_t begin, std::int64_t end, const PackedAttentionScratch& scratch) {
+                  table->packed_attention_backward(args, gradients, begin, end, scratch);
+                });
+}
+
+void item_logits(const ItemLogitsArgs& args, int n_threads) {
+  run(args, args.candidates.n_rows, n_threads, current().load()->item_logits);
+}
+
+double weighted_bce(WeightedBceArgs args, int n_threads) {
+  std::vector<double> losses(static_cast<std::size_t>(args.candidates.n_rows));
+  args.losses = losses.data();
+  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce);
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+void weighted_bce_states(const WeightedBceStatesArgs& args, int n_threads) {
+  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce_states);
+}
+
+void weighted_bce_table(const WeightedBceTableArgs& args, int n_threads) {
+  run(args, args.n_groups, n_threads, current().load()->weighted_bce_table);
 }
 
 }  // namespace pdrec

@@ -18,5 +18,13 @@ void select_unobserved(const SelectionArgs& args, int n_threads);
 void sample_pool(const PoolSamplingArgs& args, int n_threads);
 void noisy_input(const NoisyInputArgs& args, float* out, int n_threads);
 void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads);
+void packed_dropout(const PackedDropoutArgs& args, int n_threads);
+void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads);
+void packed_attention_backward(const PackedAttentionArgs& args,
+                               const PackedAttentionGradients& gradients, int n_threads);
+void item_logits(const ItemLogitsArgs& args, int n_threads);
+double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
+void weighted_bce_states(const WeightedBceStatesArgs& args, int n_threads);
+void weighted_bce_table(const WeightedBceTableArgs& args, int n_threads);
 
 }  // namespace pdrec

@@ -10,6 +10,10 @@ const KernelTable table = {
     PDREC_QUOTE(PDREC_ISA),       &random_words,
     &select_unobserved,           &sample_pool,
     &noisy_input<float>,          &noisy_input<std::uint16_t>,
+    &packed_dropout,              &packed_attention,
+    &packed_attention_backward,
+    &item_logits,                 &weighted_bce,
+    &weighted_bce_states,         &weighted_bce_table,
 };
 
 }  // namespace pdrec::PDREC_ISA

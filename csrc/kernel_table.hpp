@@ -6,9 +6,13 @@
 #include <cstdint>
 
 #include "counter_rng.hpp"
+#include "item_logits.hpp"
 #include "noisy_input.hpp"
+#include "packed_attention.hpp"
+#include "packed_dropout.hpp"
 #include "pool_sampling.hpp"
 #include "selection.hpp"
+#include "weighted_bce.hpp"
 
 namespace pdrec {
 
@@ -24,6 +28,16 @@ struct KernelTable {
                           float* signal_row);
   void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,
                            std::int64_t end, float* signal_row);
+  void (*packed_dropout)(const PackedDropoutArgs&, std::int64_t begin, std::int64_t end);
+  void (*packed_attention)(const PackedAttentionArgs&, float* out, std::int64_t begin,
+                           std::int64_t end, const PackedAttentionScratch&);
+  void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
+                                    std::int64_t begin, std::int64_t end,
+                                    const PackedAttentionScratch&);
+  void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce_states)(const WeightedBceStatesArgs&, std::int64_t begin, std::int64_t end);
+  void (*weighted_bce_table)(const WeightedBceTableArgs&, std::int64_t begin, std::int64_t end);
 };
 
 namespace baseline {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "counter_rng.hpp"
+#include "float_bits.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -11,24 +12,6 @@ namespace {
 // The words are odd numerators of fractions of 2^25: u = (2 (w >> 8) + 1) / 2^25.
 constexpr std::int32_t kHalfTurn = 1 << 24;
 constexpr float kUnit = 1.0f / (1 << 25);
-
-float bits_to_float(std::int32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-std::int32_t float_to_bits(float value) {
-  std::int32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-// condition ? yes : no, without a branch: compilers leave loops with branches unvectorised.
-float select(bool condition, float yes, float no) {
-  const std::int32_t mask = -static_cast<std::int32_t>(condition);
-  return bits_to_float((float_to_bits(yes) & mask) | (float_to_bits(no) & ~mask));
-}
 
 // -value where the lowest bit of `odd` is set, without a branch.
 float negate_if_odd(std::int32_t odd, float value) {
@@ -89,17 +72,6 @@ void store(float value, std::uint16_t& out) {
   out = static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-// From lanes, one block each, to the order of the words.
-template <class T>
-void interleave(const T (&lanes)[4][kLanes], T* words) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    words[4 * lane] = lanes[0][lane];
-    words[4 * lane + 1] = lanes[1][lane];
-    words[4 * lane + 2] = lanes[2][lane];
-    words[4 * lane + 3] = lanes[3][lane];
-  }
-}
-
 void add_noise(const PhiloxStream& id, std::uint32_t block, float sigma, float* state) {
   std::uint32_t lanes[4][kLanes];
   float normal_lanes[4][kLanes];
@@ -117,10 +89,8 @@ void add_noise(const PhiloxStream& id, std::uint32_t block, float sigma, float* 
 
 void drop_out(const PhiloxStream& id, std::uint32_t block, std::uint32_t keep_from,
               float keep_scale, float* state) {
-  std::uint32_t lanes[4][kLanes];
   std::uint32_t words[kWordsPerCall];
-  philox_blocks(id, block, lanes);
-  interleave(lanes, words);
+  philox_words(id, block, words);
   for (int i = 0; i < kWordsPerCall; ++i) {
     state[i] = select(words[i] >= keep_from, keep_scale * state[i], 0.0f);
   }

@@ -7,6 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+def row_of(indptr: np.ndarray) -> np.ndarray:
+    """int64 [indptr[-1]], the row of each entry of a CSR structure that starts at 0.
+
+    Args:
+        indptr: int64 [n_rows + 1], from 0, not decreasing.
+    """
+    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+
+
 def token_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
     ends = np.cumsum(lengths)

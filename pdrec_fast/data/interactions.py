@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pdrec_fast.data.histories import Histories
-from pdrec_fast.data.readers import ColumnNames, Records, read_columns, read_file, read_frame
+from pdrec_fast.data.histories import Histories, row_of
+from pdrec_fast.data.ordering import chronological_order, stable_order
+from pdrec_fast.data.readers import read_columns, read_file, read_frame
+from pdrec_fast.data.records import ColumnNames, Records
 from pdrec_fast.errors import DataError
 
 Repeats = Literal["keep", "first", "last"]
@@ -56,9 +58,11 @@ class Interactions:
         self._check()
 
     def _freeze(self, name: str, dtype: type) -> None:
-        array: np.ndarray = np.ascontiguousarray(getattr(self, name), dtype=dtype)
+        given = getattr(self, name)
+        array: np.ndarray = np.ascontiguousarray(given, dtype=dtype)
         if array.flags.writeable:
-            array = array.copy()  # nobody else's changes may reach it
+            if np.may_share_memory(array, given):
+                array = array.copy()  # nobody else's changes may reach it
             array.flags.writeable = False
         object.__setattr__(self, name, array)
 
@@ -77,10 +81,11 @@ class Interactions:
             raise DataError(f"{len(self.timestamps)} timestamps for {self.n_records} records")
         if not np.isfinite(self.timestamps).all():
             raise DataError("timestamps must be finite")
-        backwards = np.flatnonzero(np.diff(self.timestamps) < 0) + 1
-        inside = backwards[~np.isin(backwards, self.indptr)]
-        if len(inside):
-            raise DataError(f"timestamps must not decrease within a user; record {inside[0]} does")
+        backwards = np.diff(self.timestamps, prepend=-np.inf) < 0
+        backwards[self.indptr[:-1][np.diff(self.indptr) > 0]] = False  # a user's first record
+        if backwards.any():
+            record = backwards.argmax()
+            raise DataError(f"timestamps must not decrease within a user; record {record} does")
 
     @classmethod
     def from_file(
@@ -98,7 +103,8 @@ class Interactions:
 
         Ids become int64 when every one of the column is an integer written plainly, else str;
         indices follow the sorted ids. Records of equal time keep their order in the file. Without
-        timestamps the order of the file counts as chronological, and a warning says so.
+        timestamps the order of the file counts as chronological, and a warning says so. Ordinary
+        text is read several times faster where pyarrow is installed, to the same result.
 
         Args:
             path: the file; text is UTF-8.
@@ -183,21 +189,23 @@ class Interactions:
                 "taken as chronological, and TI-DiffRec falls back to T-DiffRec weights, by rank",
                 stacklevel=3,
             )
-        times = np.zeros(len(records.users)) if records.timestamps is None else records.timestamps
-        rows = np.lexsort((times, records.users))
-        rows = rows[_kept_repeats(records.users[rows], records.items[rows], repeats)]
-        rows = rows[_core(records.users[rows], records.items[rows], min_user, min_item)]
+        rows = chronological_order(records.users, records.timestamps)
+        rows = _without_repeats(rows, records.users, records.items, repeats)
+        rows = _core(rows, records.users, records.items, min_user, min_item)
         if len(rows) == 0:
             raise DataError(
                 f"{records.source}: none of {len(records.users)} records is left with "
                 f"min_user={min_user}, min_item={min_item}, repeats={repeats!r}; lower the minima"
             )
-        users, user_ids = _compact(records.users[rows], records.user_ids)
-        items, item_ids = _compact(records.items[rows], records.item_ids)
+        users, items = records.users[rows], records.items[rows]
+        user_ids, item_ids = records.user_ids, records.item_ids
+        if len(rows) < len(records.users):
+            users, user_ids = _compact(users, user_ids)
+            items, item_ids = _compact(items, item_ids)
         return cls(
             indptr=np.concatenate([[0], np.cumsum(np.bincount(users))]),
             items=items,
-            timestamps=None if records.timestamps is None else times[rows],
+            timestamps=None if records.timestamps is None else records.timestamps[rows],
             user_ids=user_ids,
             item_ids=item_ids,
         )
@@ -226,7 +234,7 @@ class Interactions:
     @property
     def record_users(self) -> np.ndarray:
         """int64 [n_records], the user of each record."""
-        return np.repeat(np.arange(self.n_users), np.diff(self.indptr))
+        return row_of(self.indptr)
 
     def user_index(self, raw_ids: Any) -> np.ndarray:
         """Indices, int64 [k], of raw user ids: one id or several, ``17`` and ``"17"`` alike.
@@ -257,10 +265,13 @@ class Interactions:
 
         The items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``.
         """
-        pairs = np.unique(self.record_users * self.n_items + self.items)
-        users, items = np.divmod(pairs, max(self.n_items, 1))
-        counts = np.bincount(users, minlength=self.n_users)
-        return np.concatenate([[0], np.cumsum(counts)]), items.astype(np.int32)
+        users = self.record_users
+        pairs = users * self.n_items + self.items
+        pairs = pairs[stable_order(pairs)]  # sorting moves no record to another user
+        new = np.diff(pairs, prepend=-1) > 0
+        counts = np.bincount(users[new], minlength=self.n_users)
+        items = (pairs[new] - users[new] * self.n_items).astype(np.int32)
+        return np.concatenate([[0], np.cumsum(counts)]), items
 
     def histories(self, users: Iterable[int] | np.ndarray | None = None) -> Histories:
         """The whole sequences of ``users`` (indices), by default of every user.
@@ -315,27 +326,33 @@ def _check_options(min_user: int, min_item: int, repeats: str) -> None:
         raise ValueError(f"repeats must be one of {get_args(Repeats)}, got {repeats!r}")
 
 
-def _kept_repeats(users: np.ndarray, items: np.ndarray, repeats: str) -> np.ndarray:
-    """Ascending positions of the records to keep."""
+def _without_repeats(
+    rows: np.ndarray, users: np.ndarray, items: np.ndarray, repeats: str
+) -> np.ndarray:
+    """Those of the chronological ``rows`` that stay."""
     if repeats == "keep":
-        return np.arange(len(users))
-    pairs = users * (items.max() + 1) + items
-    if repeats == "first":
-        return np.sort(np.unique(pairs, return_index=True)[1])
-    return np.sort(len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1])
+        return rows
+    pairs = (users * (items.max() + 1) + items)[rows]
+    order = stable_order(pairs)
+    ends = np.flatnonzero(np.diff(pairs[order], append=-1))
+    kept = np.zeros(len(rows), bool)
+    kept[order[ends] if repeats == "last" else order[np.append(0, ends[:-1] + 1)]] = True
+    return rows[kept]
 
 
-def _core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
-    """Ascending positions of the largest part in which both minima hold."""
-    kept = np.arange(len(users))
-    while len(kept):
-        user_counts = np.bincount(users[kept])[users[kept]]
-        item_counts = np.bincount(items[kept])[items[kept]]
-        enough = (user_counts >= min_user) & (item_counts >= min_item)
+def _core(
+    rows: np.ndarray, users: np.ndarray, items: np.ndarray, min_user: int, min_item: int
+) -> np.ndarray:
+    """The largest part of ``rows`` in which both minima hold."""
+    if min_user == min_item == 1:
+        return rows
+    users, items = users[rows], items[rows]
+    while len(rows):
+        enough = (np.bincount(users) >= min_user)[users] & (np.bincount(items) >= min_item)[items]
         if enough.all():
             break
-        kept = kept[enough]
-    return kept
+        rows, users, items = rows[enough], users[enough], items[enough]
+    return rows
 
 
 def _compact(indices: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

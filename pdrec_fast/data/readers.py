@@ -1,7 +1,6 @@
 """Reading interactions from text files, Parquet, data frames and arrays.
 
-Every reader ends in :class:`Records`: ids encoded as dense indices in the sorted order of the raw
-ids, rows in the order of the source. What cannot be used is refused with a
+Every reader ends in :class:`Records`. What cannot be used is refused with a
 :class:`~pdrec_fast.errors.DataError` that names the place.
 """
 
@@ -12,13 +11,21 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
+from pdrec_fast.data.plain_text import header_columns, read_plain_text
+from pdrec_fast.data.records import (
+    LARGEST_TIME,
+    ColumnNames,
+    Records,
+    rank_ids,
+    rank_integers,
+    resolve_columns,
+)
 from pdrec_fast.errors import DataError
 
 DELIMITERS = {".inter": "\t", ".tsv": "\t", ".csv": ","}
@@ -26,44 +33,11 @@ DELIMITERS = {".inter": "\t", ".tsv": "\t", ".csv": ","}
 # and again and takes up to three times as long.
 ROWS_PER_CHUNK = 512
 
-_CANONICAL_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_INT64 = np.iinfo(np.int64)
-
 Where = Callable[[int, str], str]
 """Row (from 0) and column -> the words that tell the user where that value stands."""
 
 
-class ColumnNames(NamedTuple):
-    """Names of the columns to read; None means the default name."""
-
-    user: str | None = None
-    item: str | None = None
-    timestamp: str | None = None
-
-
-_EXACT = 2.0**53  # beyond, neighbouring integers are one float64
 _DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-
-
-@dataclass(frozen=True, eq=False)
-class Records:
-    """Interactions in the order of their source.
-
-    Attributes:
-        users: int64 [n], index into ``user_ids``.
-        items: int64 [n], index into ``item_ids``.
-        timestamps: float64 [n], finite, or None.
-        user_ids: sorted raw ids, int64 or str objects.
-        item_ids: sorted raw ids, int64 or str objects.
-        source: what the rows were read from, for messages.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    timestamps: np.ndarray | None
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    source: str
 
 
 def read_file(path: str | Path, names: ColumnNames) -> Records:
@@ -83,7 +57,8 @@ def read_file(path: str | Path, names: ColumnNames) -> Records:
     if suffix not in DELIMITERS:
         known = ", ".join([*DELIMITERS, ".parquet"])
         raise DataError(f"{path}: unknown suffix {path.suffix!r}; name the file as one of {known}")
-    return _read_text(path, names)
+    plain = read_plain_text(path, names, DELIMITERS[suffix])
+    return _read_text(path, names) if plain is None else plain
 
 
 def read_frame(frame: Any, names: ColumnNames) -> Records:
@@ -95,7 +70,7 @@ def read_frame(frame: Any, names: ColumnNames) -> Records:
     """
     if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
         raise TypeError(f"frame must be a pandas or polars DataFrame, not {type(frame).__name__}")
-    wanted = _resolve(names, list(frame.columns), "the data frame")
+    wanted = resolve_columns(names, list(frame.columns), "the data frame")
     return read_columns(
         {name: _series_values(frame[name]) for name in wanted if name is not None},
         wanted,
@@ -112,13 +87,12 @@ def read_columns(
     def where(row: int, column: str) -> str:
         return f"{source}, row {row} (counted from 0), column {column!r}"
 
-    builder = _RecordBuilder(wanted, where)
-    builder.add(
-        _as_strings(columns[user], user, where),
-        _as_strings(columns[item], item, where),
-        columns[timestamp] if timestamp is not None else None,
-    )
-    return builder.finish(source)
+    if len(columns[user]) == 0:
+        raise DataError(_no_records(source))
+    users, user_ids = _encode_column(columns[user], user, where)
+    items, item_ids = _encode_column(columns[item], item, where)
+    times = None if timestamp is None else _as_seconds(columns[timestamp], timestamp, 0, where)
+    return Records(users, items, times, user_ids, item_ids, source)
 
 
 def _read_text(path: Path, names: ColumnNames) -> Records:
@@ -133,10 +107,8 @@ def _read_text(path: Path, names: ColumnNames) -> Records:
             header = next((row for row in reader if row), None)
             if header is None:
                 raise DataError(f"{path}: the file is empty; expected a header line and records")
-            columns = [name.strip() for name in header]
-            if path.suffix.lower() == ".inter":
-                columns = [name.split(":")[0] for name in columns]
-            wanted = _resolve(names, columns, str(path))
+            columns = header_columns(header, path)
+            wanted = resolve_columns(names, columns, str(path))
             used = [columns.index(name) for name in wanted if name is not None]
             builder = _RecordBuilder(wanted, where)
             while chunk := list(islice(reader, ROWS_PER_CHUNK)):
@@ -165,7 +137,7 @@ def _read_parquet(path: Path, names: ColumnNames) -> Records:
         ) from error
     try:
         schema = pyarrow.parquet.read_schema(path)
-        wanted = _resolve(names, schema.names, str(path))
+        wanted = resolve_columns(names, schema.names, str(path))
         read = [name for name in wanted if name is not None]
         table = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(read)))
     except pyarrow.ArrowException as error:
@@ -195,11 +167,15 @@ class _RecordBuilder:
 
     def finish(self, source: str) -> Records:
         if self.n_rows == 0:
-            raise DataError(f"{source}: no records, only column names; expected at least one row")
+            raise DataError(_no_records(source))
         users, user_ids = self._users.finish(self._user, self._where)
         items, item_ids = self._items.finish(self._item, self._where)
         times = np.concatenate(self._times) if self._timestamp is not None else None
         return Records(users, items, times, user_ids, item_ids, source)
+
+
+def _no_records(source: str) -> str:
+    return f"{source}: no records, only column names; expected at least one row"
 
 
 class _IdEncoder:
@@ -220,20 +196,15 @@ class _IdEncoder:
         if blank:
             row = int(np.flatnonzero(np.isin(codes, blank))[0])
             raise DataError(_missing_id(where(row, column)))
-        ids = _ids_array(names)
-        order = np.argsort(ids, kind="stable")
-        ranks = np.empty(len(ids), np.int64)
-        ranks[order] = np.arange(len(ids))
-        return ranks[codes], ids[order]
+        return rank_ids(codes, names)
 
 
-def _ids_array(names: list[str]) -> np.ndarray:
-    """int64 where every name is a canonical integer that fits, else str objects."""
-    if all(map(_CANONICAL_INTEGER.fullmatch, names)):
-        numbers = list(map(int, names))
-        if min(numbers) >= _INT64.min and max(numbers) <= _INT64.max:
-            return np.array(numbers, dtype=np.int64)
-    return np.array(names, dtype=object)
+def _encode_column(values: Any, column: str, where: Where) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "i":
+        return rank_integers(values.astype(np.int64))
+    encoder = _IdEncoder()
+    encoder.add(_as_strings(values, column, where))
+    return encoder.finish(column, where)
 
 
 def _as_strings(values: Any, column: str, where: Where) -> list[str]:
@@ -275,7 +246,7 @@ def _as_seconds(values: Any, column: str, first_row: int, where: Where) -> np.nd
     bad = np.flatnonzero(~np.isfinite(times))
     if len(bad):
         raise DataError(_bad_timestamp(where(first_row + int(bad[0]), column), values[bad[0]]))
-    large = np.flatnonzero(np.abs(times) > _EXACT)
+    large = np.flatnonzero(np.abs(times) > LARGEST_TIME)
     if len(large):
         place = where(first_row + int(large[0]), column)
         raise DataError(
@@ -306,28 +277,6 @@ def _bad_timestamp(place: str, value: Any) -> str:
             "data frame with a datetime column"
         )
     return f"{place}: timestamp '{value}' is not a finite number; {advice}"
-
-
-def _resolve(names: ColumnNames, columns: list[str], source: str) -> tuple[str, str, str | None]:
-    """Names of the user, item and timestamp columns (None: there are no timestamps)."""
-    user = _find(names.user or "user_id", "user", columns, source)
-    item = _find(names.item or "item_id", "item", columns, source)
-    if names.timestamp is None and "timestamp" not in columns:
-        return user, item, None
-    return user, item, _find(names.timestamp or "timestamp", "timestamp", columns, source)
-
-
-def _find(name: str, argument: str, columns: list[str], source: str) -> str:
-    count = columns.count(name)
-    if count == 0:
-        raise DataError(
-            f"{source}: no column {name!r}; the columns are {columns}. "
-            f"Pass {argument}=<name of the {argument} column>, on the command line "
-            f"--{argument}-column (a file needs a header line)"
-        )
-    if count > 1:
-        raise DataError(f"{source}: column {name!r} occurs {count} times; rename the copies")
-    return name
 
 
 def _series_values(series: Any) -> np.ndarray:

@@ -8,41 +8,45 @@ import numpy as np
 import torch
 
 from pdrec_fast.data.histories import Histories, token_indices
+from pdrec_fast.ops.packed import DropoutKey
 
 
 @dataclass(frozen=True)
 class PackedSequences:
     """A batch of B sequences with T tokens in all, longest sequence first.
 
-    Sequences of equal length are neighbours, so that a group of n sequences of length L is the
-    contiguous view ``tokens[start : start + n * L].view(n, L, ...)``.
-
     Attributes:
         items: int64 [T], item indices, each sequence oldest first.
-        lengths: int64 [B], non-increasing, all at least 1.
+        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``.
         positions: int64 [T], counted from the end: the last token of every sequence has position
             ``max_length - 1``.
-        groups: (first token, number of sequences n, length L) of every group.
         sources: int64 [B] numpy, which row of the packed histories each sequence is.
+        dropout_key: whose random numbers an encoder's dropouts take; without one, an encoder draws
+            a new seed from torch's generator.
     """
 
     items: torch.Tensor
-    lengths: torch.Tensor
+    indptr: torch.Tensor
     positions: torch.Tensor
-    groups: tuple[tuple[int, int, int], ...]
     sources: np.ndarray
+    dropout_key: DropoutKey | None = None
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.indptr) - 1
 
     @property
     def n_tokens(self) -> int:
         return len(self.items)
 
     @property
+    def lengths(self) -> torch.Tensor:
+        """int64 [B], non-increasing, all at least 1."""
+        return self.indptr.diff()
+
+    @property
     def last(self) -> torch.Tensor:
         """Index of every sequence's last token, int64 [B]."""
-        return self.lengths.cumsum(0) - 1
+        return self.indptr[1:] - 1
 
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
@@ -67,8 +71,16 @@ class PackedSequences:
         return rows, length - 1 - from_end
 
 
-def pack(histories: Histories, max_length: int) -> PackedSequences:
+def pack(
+    histories: Histories, max_length: int, *, seed: int | None = None, epoch: int = 0
+) -> PackedSequences:
     """Pack the last ``max_length`` items of every history.
+
+    Args:
+        histories: B of them, none empty.
+        max_length: longest sequence.
+        seed, epoch: with the histories' users, the key of the encoder's dropouts; None for the seed
+            sets no key.
 
     Raises:
         ValueError: a history is empty.
@@ -81,13 +93,11 @@ def pack(histories: Histories, max_length: int) -> PackedSequences:
     starts = histories.stops[order] - lengths
     items = histories.items[token_indices(starts, lengths)]
     positions = token_indices(max_length - lengths, lengths)
-    distinct, counts = np.unique(-lengths, return_counts=True)
-    sizes = -distinct * counts
-    groups = zip(np.cumsum(sizes) - sizes, counts, -distinct, strict=True)
+    users = torch.from_numpy(histories.users[order])
     return PackedSequences(
         torch.from_numpy(items.astype(np.int64)),
-        torch.from_numpy(lengths),
+        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
         torch.from_numpy(positions),
-        tuple((int(start), int(n), int(length)) for start, n, length in groups),
         order,
+        None if seed is None else DropoutKey(seed, epoch, users),
     )

@@ -159,8 +159,10 @@ def _split(
 ) -> Split:
     """Assemble a split whose training part is the first ``train_lengths`` records of each user."""
     indptr = np.concatenate([[0], np.cumsum(train_lengths)])
-    train_stops = data.indptr[:-1] + train_lengths
-    trains = np.arange(data.n_records) < train_stops[data.record_users]
+    held_out = np.diff(data.indptr) - train_lengths
+    trains = np.repeat(
+        np.tile([True, False], data.n_users), np.stack([train_lengths, held_out], axis=1).ravel()
+    )
     train = replace(
         data,
         indptr=indptr,

@@ -19,6 +19,8 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.ops.item_logits import item_logits
+from pdrec_fast.ops.projection import project
 
 KIND = "diffusion model"
 NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
@@ -109,9 +111,8 @@ class DiffRec:
         if self.has_user_vectors:
             vectors = self.user_vectors(histories)
             if items is None:
-                return denoiser.decode(vectors)
-            scored = torch.bmm(denoiser.item_out[items], vectors[:, :, None])[:, :, 0]
-            return scored + denoiser.item_bias[items]
+                return project(vectors, denoiser.item_out, denoiser.item_bias)
+            return item_logits(vectors, denoiser.item_out, items, bias=denoiser.item_bias)
         config = self.config
         full = dense_reverse(
             denoiser,

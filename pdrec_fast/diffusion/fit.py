@@ -12,6 +12,7 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.timesteps import TimestepSampler
+from pdrec_fast.diffusion.working_copy import WorkingCopy
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
@@ -32,6 +33,7 @@ class DiffusionFit:
         config = model.config
         self.model, self.evaluator = model, evaluator
         self.denoiser = model.fitted_denoiser()
+        self.working = WorkingCopy(self.denoiser, _DTYPES[config.precision])
         histories = train.histories()
         active = np.flatnonzero(histories.lengths > 0)
         if not len(active):
@@ -61,13 +63,15 @@ class DiffusionFit:
         losses = []
         for start in range(0, len(order), config.batch_size):
             batch = order[start : start + config.batch_size]
+            self.working.load_weights()
             steps, correction = self.sampler.sample(len(batch), generator)
             per_user = self.step_losses(self.rows[batch], steps, epoch, self.users[batch])
             self.sampler.update(steps, per_user)
             loss = (per_user / correction).mean()
-            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            self.working.hand_over_gradients()
             self.optimizer.step()
+            self.working.drop_gradients()
             losses.append(loss.detach())
         self.model.weights_changed()
         return torch.stack(losses)
@@ -76,19 +80,19 @@ class DiffusionFit:
         self, rows: SparseRows, steps: torch.Tensor, epoch: int, users: np.ndarray
     ) -> torch.Tensor:
         """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
-        config = self.model.config
+        config, denoiser = self.model.config, self.working.denoiser
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
         x = self._noised(rows, steps, config.dropout, keys)
         if config.normalize_input:
             norm = torch.linalg.vector_norm(self._noised(rows, steps, 0.0, keys), dim=1)
             x = x / norm.clamp_min(1e-12)[:, None]
-        hidden = self.denoiser.encode(x, steps)
+        hidden = denoiser.encode(x, steps)
         if config.prediction == "x0":
-            table = self.denoiser.item_out, self.denoiser.item_bias
+            table = denoiser.item_out, denoiser.item_bias
             errors = corpus_error(hidden, *table, *rows.coordinates())
         else:
             noise = standard_noise(len(rows), rows.n_items, **keys)
-            errors = (self.denoiser.decode(hidden).float() - noise).square().mean(dim=1)
+            errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)
             if config.snr_weighting:
                 # The bound scores step 0 by the likelihood of x_0: half its reconstruction's error.
                 scale = 0.5 * (self.sigma[steps] / self.signal[steps]) ** 2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories
-from pdrec_fast.data.histories import token_indices
+from pdrec_fast.data.histories import row_of, token_indices
 from pdrec_fast.ops.interval_weights import interval_weights
 
 
@@ -37,7 +37,7 @@ class SparseRows:
 
     def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(row int64 [nnz], item int64 [nnz], value float32 [nnz])."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.indptr))
+        rows = row_of(self.indptr)
         return (
             torch.from_numpy(rows),
             torch.from_numpy(self.items.astype(np.int64)),
@@ -75,7 +75,7 @@ def interaction_rows(
     """
     indptr, items, timestamps = histories.packed()
     weights = interval_weights(indptr, timestamps, w_min, w_max, weighting)
-    rows = np.repeat(np.arange(len(histories)), np.diff(indptr))
+    rows = row_of(indptr)
     keys = rows * histories.n_items + items
     order = np.argsort(keys, kind="stable")
     keys = keys[order]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
+from pdrec_fast.ops.packed import DropoutKey
 
 
 @runtime_checkable
@@ -26,6 +27,14 @@ class SequenceEncoder(Protocol):
     def __call__(self, batch: PackedSequences) -> torch.Tensor:
         """The state after every token, [T, width]; a state may depend on no later token."""
         ...
+
+
+def dropout_key(batch: PackedSequences) -> DropoutKey:
+    """The batch's key; without one, a new seed from torch's generator."""
+    if batch.dropout_key is not None:
+        return batch.dropout_key
+    seed = int(torch.randint(2**63 - 1, ()))
+    return DropoutKey(seed, 0, torch.arange(len(batch), device=batch.items.device))
 
 
 def xavier_init(module: nn.Module) -> None:

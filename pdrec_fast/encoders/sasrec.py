@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.ops.packed import DropoutKey
+from pdrec_fast.ops.packed_attention import packed_attention
+from pdrec_fast.ops.packed_dropout import packed_dropout
+from pdrec_fast.reference.counter_rng import ENCODER
 
 _NORM_EPS = 1e-8
 
@@ -18,12 +22,17 @@ class SASRec(nn.Module):
     Positions count from the end: the latest item always has the last position's embedding, in
     training and at inference alike.
 
+    The random numbers of dropout are those of the batch's ``dropout_key``. Streams: ``ENCODER`` for
+    the embeddings; in block n, ``ENCODER + 1 + 3 n`` for the attention weights and the next two for
+    the feed-forward layers.
+
     Args:
         n_items: N, the corpus size.
         width: of embeddings and states.
         blocks, heads: number of attention blocks, and heads in each.
         max_length: longest sequence; older items are dropped.
         dropout: of embeddings, attention weights and the feed-forward layers.
+        impl: of ``packed_attention`` and ``packed_dropout``.
     """
 
     def __init__(
@@ -35,69 +44,87 @@ class SASRec(nn.Module):
         heads: int = 1,
         max_length: int = 200,
         dropout: float = 0.2,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width={width} must be a multiple of heads={heads}")
-        self.max_length = max_length
+        self.max_length, self.dropout, self.impl = max_length, dropout, impl
         self.item_embedding = nn.Embedding(n_items, width)
         self.position_embedding = nn.Embedding(max_length, width)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            _Block(width, heads, dropout, ENCODER + 1 + 3 * number, impl)
+            for number in range(blocks)
+        )
         self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
         xavier_init(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
+        key = dropout_key(batch) if self.training and self.dropout else None
         scale = self.item_embedding.embedding_dim**0.5
         x = self.item_embedding(batch.items) * scale + self.position_embedding(batch.positions)
-        x = self.dropout(x)
+        if key is not None:
+            x = packed_dropout(
+                x, batch.indptr, self.dropout, key=key, stream=ENCODER, impl=self.impl
+            )
         for block in self.blocks:
-            x = block(x, batch)
+            x = block(x, batch.indptr, key)
         return self.norm(x)
 
 
 class _Block(nn.Module):
     """Attention whose queries alone are normalised, then a feed-forward layer, as in SASRec."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, stream: int, impl: str) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention_dropout = dropout
+        self.heads, self.dropout, self.stream, self.impl = heads, dropout, stream, impl
         self.query_norm = nn.LayerNorm(width, eps=_NORM_EPS)
         self.in_weight = nn.Parameter(torch.empty(3 * width, width))  # query, key, value
         self.in_bias = nn.Parameter(torch.zeros(3 * width))
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.bias)
         self.forward_norm = nn.LayerNorm(width, eps=_NORM_EPS)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, width),
-            nn.Dropout(dropout),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.Dropout(dropout),
-        )
+        self.hidden = nn.Linear(width, width)
+        self.forward_out = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, batch: PackedSequences) -> torch.Tensor:
-        width = x.shape[-1]
+    def forward(
+        self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None
+    ) -> torch.Tensor:
+        """Dropout where there is a key."""
         queries = self.query_norm(x)
-        q = F.linear(queries, self.in_weight[:width], self.in_bias[:width])
-        kv = F.linear(x, self.in_weight[width:], self.in_bias[width:])
-        x = self.forward_norm(queries + self.out(self._attend(q, kv, batch)))
-        return x + self.feed_forward(x)
+        x = self.forward_norm(queries + self.out(self._attend(queries, x, indptr, key)))
+        hidden = F.relu(self._drop(self.hidden(x), indptr, key, self.stream + 1))
+        return x + self._drop(self.forward_out(hidden), indptr, key, self.stream + 2)
 
-    def _attend(self, q: torch.Tensor, kv: torch.Tensor, batch: PackedSequences) -> torch.Tensor:
-        """Causal attention within every sequence: one dense call per group of equal lengths."""
-        width = q.shape[-1]
-        dropout = self.attention_dropout if self.training else 0.0
-        outputs = [q[:0]]  # so that a batch without sequences needs no case of its own
-        for start, n, length in batch.groups:
-            tokens = slice(start, start + n * length)
-            queries = q[tokens].view(n, length, self.heads, -1).transpose(1, 2)
-            keys_values = kv[tokens].view(n, length, 2, self.heads, -1)
-            keys, values = keys_values.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(
-                queries, keys, values, is_causal=True, dropout_p=dropout
-            )
-            outputs.append(attended.transpose(1, 2).reshape(n * length, width))
-        return torch.cat(outputs)
+    def _attend(
+        self,
+        queries: torch.Tensor,
+        x: torch.Tensor,
+        indptr: torch.Tensor,
+        key: DropoutKey | None,
+    ) -> torch.Tensor:
+        width = x.shape[-1]
+        # One split, so that its gradient is one concatenation.
+        q_weight, kv_weight = self.in_weight.split((width, 2 * width))
+        q_bias, kv_bias = self.in_bias.split((width, 2 * width))
+        q = F.linear(queries, q_weight, q_bias)
+        k, v = F.linear(x, kv_weight, kv_bias).unflatten(1, (2, self.heads, -1)).unbind(1)
+        attended = packed_attention(
+            q.unflatten(1, (self.heads, -1)),
+            k,
+            v,
+            indptr,
+            dropout=0.0 if key is None else self.dropout,
+            key=key,
+            stream=self.stream,
+            impl=self.impl,
+        )
+        return attended.flatten(1)
+
+    def _drop(
+        self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None, stream: int
+    ) -> torch.Tensor:
+        if key is None:
+            return x
+        return packed_dropout(x, indptr, self.dropout, key=key, stream=stream, impl=self.impl)

@@ -68,15 +68,17 @@ class Ranks:
 
 
 def rank_counts(
-    target_scores: torch.Tensor, scores: torch.Tensor, excluded: torch.Tensor | None = None
+    target_scores: torch.Tensor,
+    scores: torch.Tensor,
+    excluded: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Ranks:
     """Count the candidates above and level with each target.
 
     Args:
         target_scores: float [n].
         scores: float [n, C], scores of the candidates, on the device of ``target_scores``.
-        excluded: bool [n, C], True where the column is no candidate of the case (the target's own
-            column, if it has one, and filtered items); None counts every column.
+        excluded: (rows, columns), int64 each, of the entries that are no candidates (the target's
+            own column, if it has one, and filtered items), no entry twice; None counts every one.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -87,20 +89,19 @@ def rank_counts(
             "target_scores must be [n] and scores [n, C] with C > 0, "
             f"not {list(target_scores.shape)} and {list(scores.shape)}"
         )
-    if excluded is not None and excluded.shape != scores.shape:
-        raise ValueError(
-            f"excluded has shape {list(excluded.shape)}, scores have {list(scores.shape)}"
-        )
     _refuse_nan(target_scores, scores)
-    greater = scores > target_scores[:, None]
-    equal = scores == target_scores[:, None]
-    candidates = np.full(len(scores), scores.shape[1])
+    n_cases = len(scores)
+    greater = _row_counts(scores > target_scores[:, None])
+    equal = _row_counts(scores == target_scores[:, None])
+    candidates = np.full(n_cases, scores.shape[1])
     if excluded is not None:
-        kept = ~excluded
-        greater &= kept
-        equal &= kept
-        candidates = _row_counts(kept)
-    return Ranks(_row_counts(greater), _row_counts(equal), candidates)
+        # A few entries of each row: counted apart, they cost no mask of the size of the scores.
+        rows, columns = excluded
+        theirs, wanted = scores[rows, columns], target_scores[rows]
+        greater -= _counts_by_row(rows[theirs > wanted], n_cases)
+        equal -= _counts_by_row(rows[theirs == wanted], n_cases)
+        candidates -= _counts_by_row(rows, n_cases)
+    return Ranks(greater, equal, candidates)
 
 
 def per_case(ranks: Ranks, name: str) -> npt.NDArray[np.float64]:
@@ -164,6 +165,10 @@ def _row_counts(mask: torch.Tensor) -> npt.NDArray[np.int64]:
     if mask.device.type == "cpu":  # NumPy counts several times faster than torch sums
         return np.count_nonzero(mask.numpy(), axis=1)
     return mask.sum(dim=1).cpu().numpy()
+
+
+def _counts_by_row(rows: torch.Tensor, n_rows: int) -> npt.NDArray[np.int64]:
+    return torch.bincount(rows, minlength=n_rows).cpu().numpy()
 
 
 def _max_rank(ranks: Ranks) -> int:

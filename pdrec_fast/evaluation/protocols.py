@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.data import Histories, Holdout, Interactions, Split
+from pdrec_fast.data.histories import row_of
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
+from pdrec_fast.ops.projection import rows_per_block
 
 PAPER_NEGATIVES = 99
 PROTOCOLS = {
@@ -25,6 +27,8 @@ PROTOCOLS = {
     "full": "1 target vs all items not in the history",
 }
 SPLIT_NAMES = ("valid", "test")
+_CASES_PER_BLOCK = 1024  # so that an encoder's own tensors stay small too
+_USERS_PER_BLOCK = 1 << 16
 
 Results = dict[str, dict[str, dict[str, float]]]
 
@@ -52,17 +56,17 @@ class Evaluator:
     model is judged on the same candidates.
     """
 
-    def __init__(self, split: Split, *, seed: int = 0, block_size: int = 256) -> None:
+    def __init__(self, split: Split, *, seed: int = 0, block_size: int | None = None) -> None:
         """
         Args:
             split: the data and their held-out cases.
             seed: non-negative; with the split's name it fixes the negatives.
-            block_size: cases scored at once. It bounds the memory, ``block_size`` x items scores
-                for ``full``, and does not change the candidates.
+            block_size: cases scored at once; None takes as many as make 16 MiB of scores, which
+                stay in a CPU's cache. It bounds the memory and does not change the candidates.
         """
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative")
-        if block_size < 1:
+        if block_size is not None and block_size < 1:
             raise ValueError(f"block_size={block_size} must be at least 1")
         self.split = split
         self.seed = seed
@@ -109,7 +113,7 @@ def evaluate(
     on: Iterable[str] = SPLIT_NAMES,
     protocols: Iterable[str] = tuple(PROTOCOLS),
     seed: int = 0,
-    block_size: int = 256,
+    block_size: int | None = None,
     ks: Iterable[int] = CUTOFFS,
 ) -> Results:
     """All metrics of ``scorer``: protocol -> split name -> metric name -> value.
@@ -153,7 +157,7 @@ def sample_negatives(
     """
     users = np.asarray(holdout.histories.users)
     indptr, items = data.unique_items()
-    user_of_item = np.repeat(np.arange(data.n_users), np.diff(indptr))
+    user_of_item = row_of(indptr)
     _check_targets_observed(holdout, data, user_of_item * data.n_items + items)
 
     available = (data.n_items - np.diff(indptr))[users]
@@ -165,9 +169,7 @@ def sample_negatives(
             "use the 'full' protocol"
         )
     sequence = np.random.SeedSequence(seed, spawn_key=tuple(name.encode()))
-    # Raw words, as NumPy fixes the bit stream across versions but not that of its samplers.
-    words = np.random.PCG64(sequence).random_raw((data.n_users, n_negatives))[users]
-    ordinals = _distinct_below(available, words)
+    ordinals = _distinct_below(available, _words_of(users, data.n_users, n_negatives, sequence))
 
     # The q-th unobserved item of a row is q plus the observed items before it, and those are the
     # ones with items[i] - i <= q, i being their position in the row.
@@ -180,11 +182,15 @@ def sample_negatives(
 
 
 def rank_among(
-    scorer: Scorer, holdout: Holdout, negatives: npt.NDArray[np.int32], *, block_size: int
+    scorer: Scorer,
+    holdout: Holdout,
+    negatives: npt.NDArray[np.int32],
+    *,
+    block_size: int | None = None,
 ) -> Ranks:
-    """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x (C + 1)."""
+    """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x C."""
     parts = []
-    for block in _blocks(len(holdout.targets), block_size):
+    for block in _blocks(len(holdout), block_size, negatives.shape[1] + 1):
         items = np.column_stack([holdout.targets[block], negatives[block]])
         scores = _checked_scores(
             scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64)), items.shape
@@ -193,25 +199,31 @@ def rank_among(
     return Ranks.concatenate(parts)
 
 
-def rank_in_corpus(scorer: Scorer, holdout: Holdout, *, block_size: int) -> Ranks:
+def rank_in_corpus(scorer: Scorer, holdout: Holdout, *, block_size: int | None = None) -> Ranks:
     """Rank each target in the corpus without its history's items; memory block_size x items.
 
     The target itself is never filtered, even where the history holds it.
     """
     parts = []
-    for block in _blocks(len(holdout.targets), block_size):
+    for block in _blocks(len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]
-        shape = (len(histories), histories.n_items)
-        scores = _checked_scores(scorer, histories, None, shape)
+        scores = _checked_scores(scorer, histories, None, (len(histories), histories.n_items))
         targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
-        indptr, items, _ = histories.packed()
-        rows = np.repeat(np.arange(len(histories)), np.diff(indptr))
-        excluded = torch.zeros(shape, dtype=torch.bool, device=scores.device)
-        excluded[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = True
-        excluded.scatter_(1, targets[:, None], True)
         target_scores = scores.gather(1, targets[:, None])[:, 0]
+        excluded = _excluded(histories, holdout.targets[block], scores.device)
         parts.append(rank_counts(target_scores, scores, excluded))
     return Ranks.concatenate(parts)
+
+
+def _excluded(
+    histories: Histories, targets: npt.NDArray[np.int32], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, columns) of every history's items and target, each pair once."""
+    indptr, items, _ = histories.packed()
+    rows = np.concatenate([row_of(indptr), np.arange(len(histories))])
+    keys = np.unique(rows * histories.n_items + np.concatenate([items, targets]))
+    both = torch.from_numpy(np.stack(np.divmod(keys, histories.n_items))).to(device)
+    return both[0], both[1]
 
 
 def format_results(
@@ -250,9 +262,11 @@ def _aligned(rows: list[list[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _blocks(n_cases: int, block_size: int) -> Iterator[slice]:
+def _blocks(n_cases: int, block_size: int | None, n_candidates: int) -> Iterator[slice]:
     if n_cases == 0:
         raise ValueError("the holdout has no cases to rank")
+    if block_size is None:
+        block_size = min(rows_per_block(n_candidates), _CASES_PER_BLOCK)
     for start in range(0, n_cases, block_size):
         yield slice(start, min(start + block_size, n_cases))
 
@@ -281,6 +295,22 @@ def _check_targets_observed(
             f"user {data.user_ids[users[case]]} never interacted with the target "
             f"{data.item_ids[holdout.targets[case]]} in data; pass the data that were split"
         )
+
+
+def _words_of(
+    users: npt.NDArray[np.int64], n_users: int, n_words: int, sequence: np.random.SeedSequence
+) -> npt.NDArray[np.uint64]:
+    """Each user's own ``n_words`` of one stream over all users, drawn a block of users at a time.
+
+    Raw words, as NumPy fixes the bit stream across versions but not that of its samplers.
+    """
+    generator = np.random.PCG64(sequence)
+    words = np.empty((len(users), n_words), dtype=np.uint64)
+    for start in range(0, n_users, _USERS_PER_BLOCK):
+        block = generator.random_raw((min(_USERS_PER_BLOCK, n_users - start), n_words))
+        inside = (users >= start) & (users < start + len(block))
+        words[inside] = block[users[inside] - start]
+    return words
 
 
 def _distinct_below(

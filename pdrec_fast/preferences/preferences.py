@@ -16,10 +16,12 @@ import torch
 from tqdm.auto import tqdm
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.histories import row_of
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.ops.pool_sampling import sample_pool
+from pdrec_fast.ops.projection import rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences.reweighting import ranks_within
 
@@ -79,7 +81,7 @@ class Preferences:
         omega_m: float = 0.5,
         n_draws: int = 1024,
         seed: int = 0,
-        block_size: int = 512,
+        block_size: int | None = None,
         progress: bool = True,
     ) -> Preferences:
         """Score the corpus for every user, in blocks, and keep what is needed.
@@ -91,42 +93,27 @@ class Preferences:
             omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
             n_draws: D, negatives drawn per user.
             seed: of the draws.
-            block_size: users scored at once; memory is ``block_size * N`` floats. Does not change
-                the draws.
+            block_size: users scored at once; memory is ``block_size * N`` floats. None takes as
+                many as make 16 MiB. Does not change the draws.
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
             DataError: a user has interacted with every item.
         """
-        if not 0 <= omega_m < 1:
-            raise ValueError(f"omega_m must lie in [0, 1), got {omega_m}")
-        if top_m < 1 or n_draws < 1 or block_size < 1:
-            raise ValueError(
-                f"top_m, n_draws and block_size must be at least 1, got {top_m=}, {n_draws=}, "
-                f"{block_size=}"
-            )
-        trained_on = getattr(source, "trained_on", None)
-        if trained_on not in (None, train.fingerprint()):
-            raise ValueError(
-                f"this {type(source).__name__} was trained on other interactions than those given: "
-                "its preferences could hold the answers of the test"
-            )
+        if block_size is None:
+            block_size = rows_per_block(train.n_items)
+        _check_arguments(top_m, omega_m, n_draws, block_size)
+        _check_source(source, train)
+        indptr, items = train.unique_items()
+        first_rank = np.floor(omega_m * _unobserved(train, indptr)).astype(np.int64)
         histories = train.histories()
-        observed_indptr, observed_items = train.unique_items()
-        unobserved = train.n_items - np.diff(observed_indptr)
-        if not unobserved.min():
-            raise DataError(
-                f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
-                "there is nothing to draw a negative from; leave that user out"
-            )
-        first_rank = np.floor(omega_m * unobserved).astype(np.int64)
         blocks = []
         starts = range(0, train.n_users, block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
             users = slice(start, min(start + block_size, train.n_users))
             scores = _corpus_scores(source, histories[users])
-            bounds = observed_indptr[users.start : users.stop + 1]
-            observed = bounds - bounds[0], observed_items[bounds[0] : bounds[-1]]
+            bounds = indptr[users.start : users.stop + 1]
+            observed = bounds - bounds[0], items[bounds[0] : bounds[-1]]
             selection = select_unobserved(scores, observed, top_m, first_rank[users])
             draws = sample_pool(
                 scores,
@@ -139,9 +126,8 @@ class Preferences:
             )
             parts = (_record_scores(scores, train, users), *selection, draws)
             blocks.append([part.numpy() for part in parts])
-        observed_scores, top_items, threshold_scores, threshold_items, negatives = map(
-            np.concatenate, zip(*blocks, strict=True)
-        )
+        columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+        observed_scores, top_items, threshold_scores, threshold_items, negatives = columns
         return cls(
             n_items=train.n_items,
             data=train.fingerprint(),
@@ -177,6 +163,36 @@ class Preferences:
         return cls(**meta, **arrays)
 
 
+def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) -> None:
+    if not 0 <= omega_m < 1:
+        raise ValueError(f"omega_m must lie in [0, 1), got {omega_m}")
+    if top_m < 1 or n_draws < 1 or block_size < 1:
+        raise ValueError(
+            f"top_m, n_draws and block_size must be at least 1, got {top_m=}, {n_draws=}, "
+            f"{block_size=}"
+        )
+
+
+def _check_source(source: Scorer, train: Interactions) -> None:
+    trained_on = getattr(source, "trained_on", None)
+    if trained_on not in (None, train.fingerprint()):
+        raise ValueError(
+            f"this {type(source).__name__} was trained on other interactions than those given: "
+            "its preferences could hold the answers of the test"
+        )
+
+
+def _unobserved(train: Interactions, indptr: np.ndarray) -> np.ndarray:
+    """Number of items each user has not interacted with, int64 [U]; refuses 0."""
+    unobserved = train.n_items - np.diff(indptr)
+    if not unobserved.min():
+        raise DataError(
+            f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
+            "there is nothing to draw a negative from; leave that user out"
+        )
+    return unobserved
+
+
 @torch.no_grad()
 def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
     scores = source.scores(histories)
@@ -192,6 +208,6 @@ def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
 def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> torch.Tensor:
     """Scores of every training record of a block of users, float32."""
     indptr = train.indptr[users.start : users.stop + 1]
-    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    rows = row_of(indptr - indptr[0])
     items = train.items[indptr[0] : indptr[-1]].astype(np.int64)
     return scores[torch.from_numpy(rows), torch.from_numpy(items)]

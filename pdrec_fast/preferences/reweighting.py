@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pdrec_fast.data.histories import row_of
+
 
 def ranks_within(indptr: np.ndarray, scores: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Rank of every score within its row: 1 = highest, ties to the lower item, then the earlier.
@@ -14,7 +16,7 @@ def ranks_within(indptr: np.ndarray, scores: np.ndarray, items: np.ndarray) -> n
     Returns:
         int32 [n].
     """
-    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    rows = row_of(indptr)
     order = np.lexsort((items, -scores, rows))
     ranks = np.empty(len(scores), dtype=np.int32)
     ranks[order] = np.arange(len(scores)) - indptr[rows] + 1

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-NOISE, DROPOUT, NEGATIVES = 0, 1, 2
-"""The streams in use."""
+NOISE, DROPOUT, NEGATIVES, ENCODER = 0, 1, 2, 16
+"""The streams in use; an encoder numbers its dropouts from ``ENCODER`` on."""
 
 _WORD = 0xFFFFFFFF
 
@@ -59,7 +59,7 @@ def words(
         epoch: 32-bit.
         users: int64 [B], 32-bit.
         n_words: number of words per user.
-        stream: one of ``NOISE``, ``DROPOUT``, ``NEGATIVES``.
+        stream: which of this user's streams, 32-bit.
         first_block: where to start.
 
     Returns:
@@ -72,6 +72,31 @@ def words(
     counter[..., 2] = epoch
     counter[..., 3] = stream
     return philox4x32(counter, (seed & _WORD, seed >> 32)).flatten(1)[:, :n_words]
+
+
+def ragged_words(
+    seed: int, epoch: int, users: torch.Tensor, n_words: torch.Tensor, stream: int
+) -> torch.Tensor:
+    """The first ``n_words[b]`` words of every user b, one user after another.
+
+    Args:
+        seed: 64-bit; epoch, stream: 32-bit.
+        users, n_words: int64 [B].
+
+    Returns:
+        int64 [sum of n_words] in 0 .. 2**32 - 1.
+    """
+    users, n_words = users.cpu(), n_words.cpu()
+    n_blocks = (n_words + 3) // 4
+    first = (n_blocks.cumsum(0) - n_blocks).repeat_interleave(n_blocks)
+    counter = torch.empty((len(first), 4), dtype=torch.int64)
+    counter[:, 0] = torch.arange(len(first)) - first
+    counter[:, 1] = users.repeat_interleave(n_blocks)
+    counter[:, 2] = epoch
+    counter[:, 3] = stream
+    word = philox4x32(counter, (seed & _WORD, seed >> 32 & _WORD))
+    left = n_words.repeat_interleave(n_blocks) - 4 * counter[:, 0]
+    return word[torch.arange(4) < left[:, None]]
 
 
 def bounded(word: torch.Tensor, n: int) -> torch.Tensor:

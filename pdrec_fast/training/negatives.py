@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pdrec_fast.data import Interactions
+from pdrec_fast.data.histories import row_of
 from pdrec_fast.errors import DataError
 
 
@@ -23,7 +24,7 @@ class RandomNegatives:
                 "is nothing to draw a negative from; leave that user out"
             )
         self.n_items = train.n_items
-        rows = np.repeat(np.arange(train.n_users), counts)
+        rows = row_of(indptr)
         self._observed = rows * train.n_items + items  # sorted
 
     def draw(self, users: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -1,64 +1,99 @@
-"""PDRec's objective (paper, eqs. 4 to 6) in plain PyTorch."""
+"""PDRec's objective (paper, eqs. 4 to 6)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
+
+from pdrec_fast.ops.item_logits import item_logits
+from pdrec_fast.ops.weighted_bce import weighted_bce
 
 
-def item_logits(
-    states: torch.Tensor, items: torch.Tensor, *, similarity: str, temperature: float
-) -> torch.Tensor:
-    """Logits of candidate items.
+@dataclass(frozen=True)
+class Objective:
+    """The losses of states against the items of a table.
 
-    Args:
-        states: [..., d]; items: embeddings [..., k, d].
-        similarity: ``"cosine"`` (times ``temperature``) or ``"dot"`` (temperature unused).
-
-    Returns:
-        [..., k].
+    Attributes:
+        similarity, temperature: how states and items make logits, see ``item_logits``.
+        sparse_grad: give the table's gradient as a sparse tensor, see ``weighted_bce``.
+        impl: of ``weighted_bce`` and ``item_logits``.
     """
-    if similarity == "cosine":
-        states = F.normalize(states, dim=-1) * temperature
-        items = F.normalize(items, dim=-1)
-    return (items @ states.unsqueeze(-1)).squeeze(-1)
 
+    similarity: str
+    temperature: float
+    sparse_grad: bool = False
+    impl: str = "auto"
 
-def ranking_loss(
-    positive: torch.Tensor, negative: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """L_R (eq. 4): ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``.
+    def ranking(
+        self,
+        states: torch.Tensor,
+        table: torch.Tensor,
+        items: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """L_R (eq. 4): ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``.
 
-    The sums of eq. 4 are taken as means over the positives and over all negatives, as the authors'
-    code does, so that the two sides weigh the same whatever the number of negatives.
+        The sums of eq. 4 are taken as means over the positives and over all negatives, as the
+        authors' code does, so that the two sides weigh the same whatever the number of negatives.
 
-    Args:
-        positive: [T] logits of the observed next items.
-        negative: [T, k] logits of the random and safe negatives.
-        weights: [T] HBR weights; None weighs every positive 1.
-    """
-    losses = F.softplus(-positive)
-    if weights is not None:
-        losses = weights * losses
-    return losses.mean() + F.softplus(negative).mean()
+        Args:
+            states: [T, d].
+            table: [N, d], embeddings of the items.
+            items: int64 [T, 1 + k]: the observed next item, then the random and safe negatives.
+            weights: [T] HBR weights; None weighs every positive 1.
+        """
+        n_tokens, n_candidates = items.shape
+        shares = states.new_full(items.shape, 1 / max(n_tokens * (n_candidates - 1), 1))
+        shares[:, 0] = 1 / max(n_tokens, 1)
+        if weights is not None:
+            shares[:, 0] *= weights
+        return self._bce(states, table, items, shares, 1)
 
+    def distillation(
+        self, states: torch.Tensor, table: torch.Tensor, candidates: torch.Tensor, top_n: int
+    ) -> torch.Tensor:
+        """L_D (eq. 5): ``mean(-log σ(s))`` over each user's n best candidates by their own logits.
 
-def distillation_loss(logits: torch.Tensor, candidates: torch.Tensor, top_n: int) -> torch.Tensor:
-    """L_D (eq. 5): ``mean(-log σ(s))`` over each user's n best candidates by their own logits.
+        The re-ranking is the self-distillation of DPA: of the candidates that the diffusion
+        proposes, those count that the encoder itself ranks first.
 
-    The re-ranking is the self-distillation of DPA: of the candidates that the diffusion proposes,
-    those count that the encoder itself ranks first.
+        Args:
+            states: [B, d], each user's last.
+            table: [N, d].
+            candidates: int64 [B, m] items; -1 marks an absent candidate.
+            top_n: n.
+        """
+        logits = item_logits(
+            states,
+            table,
+            candidates,
+            similarity=self.similarity,
+            temperature=self.temperature,
+            impl=self.impl,
+        )
+        best = logits.argsort(dim=1, descending=True, stable=True)[:, :top_n]
+        items = candidates.gather(1, best)
+        present = items >= 0
+        shares = present / present.sum().clamp_min(1)
+        return self._bce(states, table, items, shares.to(states.dtype), items.shape[1])
 
-    Args:
-        logits: [B, m] of the candidates given the user's last state.
-        candidates: int [B, m] item indices; -1 marks an absent candidate.
-        top_n: n.
-    """
-    absent = candidates < 0
-    order = (
-        logits.detach().masked_fill(absent, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    )
-    chosen = order[:, :top_n]
-    losses = F.softplus(-logits.gather(1, chosen))
-    present = ~absent.gather(1, chosen)
-    return (losses * present).sum() / present.sum().clamp_min(1)
+    def _bce(
+        self,
+        states: torch.Tensor,
+        table: torch.Tensor,
+        items: torch.Tensor,
+        shares: torch.Tensor,
+        n_positives: int,
+    ) -> torch.Tensor:
+        return weighted_bce(
+            states,
+            table,
+            items,
+            shares,
+            n_positives,
+            similarity=self.similarity,
+            temperature=self.temperature,
+            sparse_grad=self.sparse_grad,
+            impl=self.impl,
+        )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.encoders import ENCODERS, SequenceEncoder
@@ -19,10 +20,12 @@ from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.ops.item_logits import item_logits
+from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.objective import item_logits
+from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
 KIND = "PDRec model"
@@ -128,19 +131,24 @@ class PDRec:
         vectors = torch.empty_like(states)
         vectors[torch.from_numpy(batch.sources)] = states
         table = encoder.item_embedding.weight
-        if items is not None:
-            return self.logits(vectors, table[items])
-        if self.config.similarity == "cosine":
-            table = nn.functional.normalize(table, dim=-1)
-            vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
-        return vectors @ table.T
-
-    def logits(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """Logits of candidate embeddings [..., k, d] for states [..., d]: [..., k]."""
         config = self.config
-        return item_logits(
-            states, items, similarity=config.similarity, temperature=config.temperature
-        )
+        if items is not None:
+            return item_logits(
+                vectors,
+                table,
+                items,
+                similarity=config.similarity,
+                temperature=config.temperature,
+            )
+        if config.similarity == "cosine":
+            table = nn.functional.normalize(table, dim=-1)
+            vectors = nn.functional.normalize(vectors, dim=-1) * config.temperature
+        return project(vectors, table)
+
+    @property
+    def objective(self) -> Objective:
+        """The losses that the configuration describes."""
+        return Objective(self.config.similarity, self.config.temperature)
 
     def evaluate(self, split: Split, **options: Any) -> Results:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
@@ -148,7 +156,7 @@ class PDRec:
 
     @torch.inference_mode()
     def recommend(
-        self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int = 256
+        self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` items each user would interact with next, given all data of ``fit``.
 
@@ -156,7 +164,8 @@ class PDRec:
             users: raw user ids [B].
             k: at most the number of items.
             filter_seen: leave out items the user has interacted with.
-            block_size: users scored at once; memory is ``block_size`` x items floats.
+            block_size: users scored at once; memory is ``block_size`` x items floats. None takes
+                as many as make 16 MiB.
 
         Returns:
             (raw item ids [B, k], logits float32 [B, k]), best first; ties to the lower item.
@@ -167,6 +176,8 @@ class PDRec:
             DataError: an unknown user, or one without any interaction.
         """
         data = self._fitted_data()
+        if block_size is None:
+            block_size = rows_per_block(data.n_items)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
         if not 1 <= k <= data.n_items:
@@ -307,7 +318,7 @@ class PDRec:
 def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
     """Set the scores [B, N] of each history's items to -inf, in place."""
     indptr, items, _ = histories.packed()
-    rows = np.repeat(np.arange(len(histories)), np.diff(indptr))
+    rows = row_of(indptr)
     scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
 
 

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data import Interactions
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
+from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.preferences import Preferences, hbr_weights
 from pdrec_fast.training.negatives import RandomNegatives
-from pdrec_fast.training.objective import distillation_loss, ranking_loss
 
 if TYPE_CHECKING:
     from pdrec_fast.training.pdrec import PDRec
+
+_COMPLETE = 1 << 31  # beyond the users, within the 32 bits of a random key
 
 
 class TrainingTokens:
@@ -41,7 +43,14 @@ class TrainingTokens:
         self.starts = np.cumsum(self.lengths) - self.lengths
         stops = histories.stops - 1
         self.inputs = replace(histories, starts=stops - self.lengths, stops=stops)
-        self.complete = histories  # inputs and the last positive: what DPA's last state has read
+        # Complete sequences, with the last positive: what DPA's last state has read. As users they
+        # are others, so that their dropout is not that of the inputs again.
+        self.inputs_and_complete = replace(
+            histories,
+            users=np.concatenate([self.users, _COMPLETE + self.users]),
+            starts=np.concatenate([self.inputs.starts, histories.starts]),
+            stops=np.concatenate([self.inputs.stops, histories.stops]),
+        )
         self.target_records = token_indices(self.inputs.starts + 1, self.lengths)
         self.targets = train.items[self.target_records].astype(np.int64)
         self.token_users = np.repeat(self.users, self.lengths)
@@ -87,6 +96,8 @@ class PDRecFit:
                 rescale=self.config.hbr_rescale,
             )
             self.weights_per_token = torch.from_numpy(weights)
+        self.objective = replace(model.objective, sparse_grad=True)
+        self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         self.optimizer = with_state(
             torch.optim.Adam(
                 self.encoder.parameters(), lr=self.config.lr, betas=(0.9, 0.98), fused=True
@@ -100,13 +111,15 @@ class PDRecFit:
         negatives = torch.from_numpy(self.negatives(epoch))
         self.encoder.train()
         losses = []
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), sparse_gradient(self.encoder.item_embedding):
             torch.manual_seed(epoch_seed(config.seed, epoch))
             order = torch.randperm(len(self.tokens)).numpy()
             for start in range(0, len(order), config.batch_size):
-                loss = self.batch_loss(order[start : start + config.batch_size], negatives)
+                users = order[start : start + config.batch_size]
+                loss = self.batch_loss(users, negatives, epoch)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                self.table_gradient.collect()
                 self.optimizer.step()
                 losses.append(loss.detach())
         return torch.stack(losses)
@@ -124,30 +137,38 @@ class PDRecFit:
         )
         return np.concatenate([drawn, safe], axis=1)
 
-    def batch_loss(self, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
-        """The objective (eq. 6) of a batch of users, given as rows of ``tokens``."""
-        config, tokens = self.config, self.tokens
-        batch = pack(tokens.inputs[users], self.encoder.max_length)
-        states = self.encoder(batch)
-        rows = users[batch.sources]
-        at = torch.from_numpy(token_indices(tokens.starts[rows], tokens.lengths[rows]))
-        targets = torch.from_numpy(tokens.targets)[at]
-        candidates = torch.cat([targets[:, None], negatives[at]], dim=1)
-        logits = self.model.logits(states, self.encoder.item_embedding(candidates))
-        weights = None if self.weights_per_token is None else self.weights_per_token[at]
-        loss = ranking_loss(logits[:, 0], logits[:, 1:], weights)
-        if self.preferences is not None and "dpa" in config.modules:
-            loss = loss + config.dpa_weight * self._distillation(tokens.complete[users])
-        return loss
+    def batch_loss(self, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
+        """The objective (eq. 6) of a batch of users, given as rows of ``tokens``.
 
-    def _distillation(self, histories: Histories) -> torch.Tensor:
-        assert self.preferences is not None
-        batch = pack(histories, self.encoder.max_length)
-        last = self.encoder(batch)[batch.last]
-        users = histories.users[batch.sources]
-        candidates = torch.from_numpy(self.preferences.top_items[users].astype(np.int64))
-        logits = self.model.logits(last, self.encoder.item_embedding(candidates.clamp_min(0)))
-        return distillation_loss(logits, candidates, self.config.dpa_top_n)
+        DPA's sequences are the inputs and one item more. They are encoded in the same call: at
+        these sizes its fixed costs count.
+        """
+        config, tokens = self.config, self.tokens
+        guided = self.preferences is not None and "dpa" in config.modules
+        histories = tokens.inputs[users]
+        if guided:
+            histories = tokens.inputs_and_complete[np.concatenate([users, len(tokens) + users])]
+        batch = pack(histories, self.encoder.max_length, seed=config.seed, epoch=epoch)
+        states, table = self.encoder(batch), self.encoder.item_embedding.weight
+        ranked = np.flatnonzero(batch.sources < len(users))
+        rows = users[batch.sources[ranked]]
+        lengths = tokens.lengths[rows]
+        at = torch.from_numpy(token_indices(tokens.starts[rows], lengths))
+        inputs = states
+        if guided:
+            inputs = states[torch.from_numpy(token_indices(batch.indptr.numpy()[ranked], lengths))]
+        items = torch.cat([torch.from_numpy(tokens.targets)[at, None], negatives[at]], dim=1)
+        weights = None if self.weights_per_token is None else self.weights_per_token[at]
+        loss = self.objective.ranking(inputs, table, items, weights)
+        if self.preferences is not None and guided:
+            complete = np.flatnonzero(batch.sources >= len(users))
+            rows = users[batch.sources[complete] - len(users)]
+            candidates = self.preferences.top_items[tokens.users[rows]].astype(np.int64)
+            last = states[batch.last[torch.from_numpy(complete)]]
+            loss = loss + config.dpa_weight * self.objective.distillation(
+                last, table, torch.from_numpy(candidates), config.dpa_top_n
+            )
+        return loss
 
     def validate(self) -> float | None:
         if self.evaluator is None:

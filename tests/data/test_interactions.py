@@ -189,6 +189,17 @@ def test_arrays_are_read_only_and_the_callers_are_not():
             array[0] = 0
     items[0] = 1
     assert items.tolist() == [1, 1]
+    assert data.items.tolist() == [0, 1]
+
+
+def test_views_of_the_callers_arrays_are_copied():
+    class Tagged(np.ndarray):
+        pass
+
+    items = np.array([0, 1], dtype=np.int32)
+    data = Interactions([0, 2], items.view(Tagged), None, [1], [1, 2])
+    items[0] = 1
+    assert data.items.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import builtins
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
 CSV = "user_id,item_id,timestamp\n"
 
 
-@pytest.fixture
-def write(tmp_path):
+@pytest.fixture(params=["with pyarrow.csv", "without"])
+def write(request, tmp_path, monkeypatch):
+    if request.param == "without":
+        monkeypatch.setitem(sys.modules, "pyarrow.csv", None)
+
     def write(name, content):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

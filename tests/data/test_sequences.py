@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,28 +37,33 @@ def test_sequences_come_longest_first_and_equal_lengths_in_order() -> None:
     assert batch.items.dtype == batch.lengths.dtype == batch.positions.dtype == torch.int64
 
 
-def test_groups_are_views_of_equal_lengths_that_cover_all_tokens() -> None:
+def test_indptr_bounds_every_sequence() -> None:
     batch = pack(histories_of(ROWS), max_length=10)
-    assert batch.groups == ((0, 1, 5), (5, 2, 3), (11, 1, 2), (13, 2, 1))
-    rows = [
-        row
-        for start, n, length in batch.groups
-        for row in batch.items[start : start + n * length].view(n, length).tolist()
-    ]
-    assert rows == sequences_of(batch)
+    assert batch.indptr.tolist() == [0, 5, 8, 11, 13, 14, 15]
+    assert batch.indptr.dtype == torch.int64
 
 
-def test_groups_cover_all_tokens_of_random_batches() -> None:
+def test_random_batches_keep_every_token() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(900, size=size).tolist() for size in rng.integers(1, 12, size=57)]
     batch = pack(histories_of(rows), max_length=8)
-    stop = 0
-    for start, n, length in batch.groups:
-        assert start == stop
-        stop = start + n * length
-    assert stop == batch.n_tokens == sum(min(len(row), 8) for row in rows)
+    assert batch.indptr[-1] == batch.n_tokens == sum(min(len(row), 8) for row in rows)
     assert sequences_of(batch) == [rows[row][-8:] for row in batch.sources]
-    assert len({length for _, _, length in batch.groups}) == len(batch.groups)
+    assert (batch.lengths.diff() <= 0).all()
+
+
+def test_the_dropout_key_has_the_users_in_packed_order() -> None:
+    histories = replace(histories_of(ROWS), users=np.array([30, 10, 50, 20, 40, 60]))
+    assert pack(histories, max_length=10).dropout_key is None
+    key = pack(histories, max_length=10, seed=7, epoch=3).dropout_key
+    assert key is not None
+    assert (key.seed, key.epoch) == (7, 3)
+    assert key.users.tolist() == [50, 30, 40, 60, 10, 20]
+
+
+def test_a_bad_dropout_key_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"epoch must lie in .* got -1"):
+        pack(histories_of(ROWS), max_length=10, seed=7, epoch=-1)
 
 
 def test_positions_count_from_the_end() -> None:
@@ -69,7 +76,7 @@ def test_long_sequences_keep_their_latest_items() -> None:
     batch = pack(histories_of([[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]]), max_length=2)
     assert sequences_of(batch) == [[4, 5], [6, 7], [9, 10]]
     assert batch.positions.tolist() == [0, 1] * 3
-    assert batch.groups == ((0, 3, 2),)
+    assert batch.indptr.tolist() == [0, 2, 4, 6]
 
 
 def test_last_is_each_sequences_latest_item() -> None:
@@ -111,7 +118,7 @@ def test_an_empty_history_is_refused() -> None:
 
 def test_an_empty_batch() -> None:
     batch = pack(histories_of([]), max_length=10)
-    assert (len(batch), batch.n_tokens, batch.groups) == (0, 0, ())
+    assert (len(batch), batch.n_tokens, batch.indptr.tolist()) == (0, 0, [0])
     assert batch.last.shape == batch.positions.shape == (0,)
     padded = batch.pad(torch.zeros(0, 3), 4)
     assert padded.shape == (0, 4, 3)

@@ -202,19 +202,20 @@ def test_step_is_adamw_on_the_corrected_mean():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_state_and_weights_continue_bit_equal():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_state_and_weights_continue_bit_equal(precision):
     data = synthetic(60, 41, seed=2)
-    whole = make_fit(data)
+    whole = make_fit(data, precision=precision)
     expected = [whole.train_epoch(epoch) for epoch in range(5)][3:]
 
-    first = make_fit(data)
+    first = make_fit(data, precision=precision)
     for epoch in range(3):
         first.train_epoch(epoch)
     weights = {key: value.clone() for key, value in first.weights().items()}
     state = {key: value.clone() for key, value in first.state().items()}
     first.train_epoch(7)
 
-    second = make_fit(data)
+    second = make_fit(data, precision=precision)
     second.train_epoch(0)
     second.load_weights(weights)
     second.load_state(state)

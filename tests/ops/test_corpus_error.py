@@ -8,6 +8,7 @@ from pdrec_fast.ops.corpus_error import corpus_error
 
 SIZES = [(1, 1, 1), (3, 7, 2), (5, 17, 9), (33, 129, 65)]
 NAMES = ("hidden", "item_out", "item_bias")
+fast = pytest.mark.parametrize("impl", ["dense", "gram"])
 
 
 def make_inputs(n_rows, n_items, n_hidden, dtype=torch.float64, strided=False):
@@ -37,12 +38,13 @@ def run(floats, target, impl, upstream):
     return errors.detach(), [leaf.grad for leaf in leaves]
 
 
-def test_by_hand():
+@fast
+def test_by_hand(impl):
     hidden = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
     item_out = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, -1.0]], requires_grad=True)
     bias = torch.tensor([0.0, 1.0, 0.5], requires_grad=True)
     target = torch.tensor([0]), torch.tensor([1]), torch.tensor([2.0])
-    errors = corpus_error(hidden, item_out, bias, *target, impl="torch")
+    errors = corpus_error(hidden, item_out, bias, *target, impl=impl)
     # Predictions (1, 2.5, -1.5) and (0, 1, 0.5) for (0, 2, 0) and nothing.
     torch.testing.assert_close(errors, torch.tensor([3.5 / 3, 1.25 / 3]))
     errors[0].backward()
@@ -62,13 +64,14 @@ def test_by_hand():
         (torch.float32, 1e-5, 1e-4),
     ],
 )
-def test_agrees_with_the_reference(sizes, strided, dtype, forward, backward):
+@fast
+def test_agrees_with_the_reference(impl, sizes, strided, dtype, forward, backward):
     floats, target = make_inputs(*sizes, dtype=dtype, strided=strided)
     assert not strided or sizes[0] == 1 or not floats[0].is_contiguous()
     upstream = torch.rand(sizes[0], generator=torch.Generator().manual_seed(1)) - 0.3
     wide = [tensor.detach().double() for tensor in floats]
     truth, true_gradients = run(wide, target, "reference", upstream)
-    errors, gradients = run(floats, target, "torch", upstream)
+    errors, gradients = run(floats, target, impl, upstream)
     assert errors.dtype == dtype
     torch.testing.assert_close(errors.double(), truth, rtol=forward, atol=0)
     for name, gradient, true in zip(NAMES, gradients, true_gradients, strict=True):
@@ -86,7 +89,7 @@ def test_bfloat16_products_keep_wide_parameters(sizes):
         [tensor.detach().double() for tensor in mixed], target, "reference", upstream
     )
     eager, eager_gradients = run(mixed, target, "reference", upstream)
-    errors, gradients = run(mixed, target, "torch", upstream)
+    errors, gradients = run(mixed, target, "dense", upstream)
     assert errors.dtype == torch.float32
     # Where the row's error is small against its target, bfloat16 differences cancel.
     atol = 1.6e-2 * float(truth.max())
@@ -104,10 +107,11 @@ def test_bfloat16_products_keep_wide_parameters(sizes):
     )
 
 
-def test_analytic_gradients_match_finite_differences():
+@fast
+def test_analytic_gradients_match_finite_differences(impl):
     floats, target = make_inputs(3, 7, 2)
     upstream = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    _, gradients = run(floats, target, "torch", upstream)
+    _, gradients = run(floats, target, impl, upstream)
     shift = 1e-5
     for position, gradient in enumerate(gradients):
         for index in range(gradient.numel()):
@@ -115,69 +119,78 @@ def test_analytic_gradients_match_finite_differences():
             for sign in (1, -1):
                 moved = [tensor.detach().clone() for tensor in floats]
                 moved[position].view(-1)[index] += sign * shift
-                sums.append((corpus_error(*moved, *target, impl="torch") * upstream).sum())
+                sums.append((corpus_error(*moved, *target, impl=impl) * upstream).sum())
             slope = float(sums[0] - sums[1]) / (2 * shift)
             assert float(gradient.view(-1)[index]) == pytest.approx(slope, rel=1e-7, abs=1e-9)
 
 
-def test_expanded_upstream_gradient():
+@fast
+def test_expanded_upstream_gradient(impl):
     floats, target = make_inputs(5, 17, 9)
-    by_mean = torch.autograd.grad(corpus_error(*floats, *target, impl="torch").mean(), floats)
+    by_mean = torch.autograd.grad(corpus_error(*floats, *target, impl=impl).mean(), floats)
     reference = corpus_error(*floats, *target, impl="reference").mean()
     for actual, expected in zip(by_mean, torch.autograd.grad(reference, floats), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_no_targets_at_all():
+@fast
+def test_no_targets_at_all(impl):
     floats, _ = make_inputs(3, 7, 2)
     nothing = torch.zeros(0, dtype=torch.int64)
     target = nothing, nothing, torch.zeros(0)
-    errors = corpus_error(*floats, *target, impl="torch")
+    errors = corpus_error(*floats, *target, impl=impl)
     expected = (floats[0] @ floats[1].T + floats[2]).square().mean(dim=1)
     torch.testing.assert_close(errors, expected, rtol=1e-12, atol=0)
 
 
-def test_no_rows_at_all():
+@fast
+def test_no_rows_at_all(impl):
     (_, item_out, bias), _ = make_inputs(3, 7, 2)
     nothing = torch.zeros(0, dtype=torch.int64)
     hidden = torch.zeros(0, 2, dtype=torch.float64)
-    errors = corpus_error(hidden, item_out, bias, nothing, nothing, torch.zeros(0), impl="torch")
+    errors = corpus_error(hidden, item_out, bias, nothing, nothing, torch.zeros(0), impl=impl)
     assert errors.shape == (0,)
 
 
-def test_inputs_are_left_alone():
+@fast
+def test_inputs_are_left_alone(impl):
     floats, target = make_inputs(5, 17, 9)
     before = [tensor.detach().clone() for tensor in (*floats, *target)]
-    corpus_error(*floats, *target, impl="torch").sum().backward()
+    corpus_error(*floats, *target, impl=impl).sum().backward()
     for old, new in zip(before, (*floats, *target), strict=True):
         assert torch.equal(old, new)
 
 
-def test_backward_can_run_again():
+@fast
+def test_backward_can_run_again(impl):
     floats, target = make_inputs(3, 7, 2)
-    loss = corpus_error(*floats, *target, impl="torch").sum()
+    loss = corpus_error(*floats, *target, impl=impl).sum()
     first = torch.autograd.grad(loss, floats, retain_graph=True)
     for again, before in zip(torch.autograd.grad(loss, floats), first, strict=True):
         assert torch.equal(again, before)
 
 
-def test_second_derivatives():
+@fast
+def test_second_derivatives(impl):
     floats, target = make_inputs(3, 7, 2)
     torch.autograd.gradgradcheck(
-        lambda *leaves: corpus_error(*leaves, *target, impl="torch"), floats, atol=1e-7
+        lambda *leaves: corpus_error(*leaves, *target, impl=impl), floats, atol=1e-7
     )
 
 
-def test_custom_op_contract():
+@fast
+def test_custom_op_contract(impl):
     floats, target = make_inputs(5, 17, 9)
-    torch.library.opcheck(torch.ops.pdrec_fast.corpus_error.default, (*floats, *target))
+    op = getattr(torch.ops.pdrec_fast, f"corpus_error_{impl}").default
+    torch.library.opcheck(op, (*floats, *target))
 
 
-def test_compiles_without_a_graph_break():
+@fast
+def test_compiles_without_a_graph_break(impl):
     floats, target = make_inputs(5, 17, 9)
     compiled = torch.compile(corpus_error, fullgraph=True, backend="aot_eager")
-    actual = torch.autograd.grad(compiled(*floats, *target).sum(), floats)
-    expected = torch.autograd.grad(corpus_error(*floats, *target).sum(), floats)
+    actual = torch.autograd.grad(compiled(*floats, *target, impl=impl).sum(), floats)
+    expected = torch.autograd.grad(corpus_error(*floats, *target, impl=impl).sum(), floats)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -185,20 +198,33 @@ def test_compiles_without_a_graph_break():
 def test_autocast_runs_the_products_in_bfloat16():
     floats, target = make_inputs(5, 17, 9, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        errors = corpus_error(*floats, *target, impl="torch")
+        errors = corpus_error(*floats, *target, impl="dense")
     assert errors.dtype == torch.float32
-    exact = corpus_error(*floats, *target, impl="torch")
+    exact = corpus_error(*floats, *target, impl="dense")
     assert not torch.equal(errors, exact)
     torch.testing.assert_close(errors, exact, rtol=3e-2, atol=0)
     for gradient in torch.autograd.grad(errors.sum(), floats):
         assert gradient.dtype == torch.float32
 
 
-def test_auto_gives_the_fast_path_and_names_are_checked():
-    floats, target = make_inputs(3, 7, 2)
+def test_auto_takes_the_smaller_products():
+    for sizes, impl in (((3, 17, 9), "dense"), ((7, 17, 9), "gram")):
+        floats, target = make_inputs(*sizes)
+        auto = corpus_error(*floats, *target)
+        assert torch.equal(auto, corpus_error(*floats, *target, impl=impl))
+
+
+def test_narrow_products_are_never_expanded():
+    floats, target = make_inputs(7, 17, 9, dtype=torch.bfloat16)
     auto = corpus_error(*floats, *target)
-    assert torch.equal(auto, corpus_error(*floats, *target, impl="torch"))
-    with pytest.raises((ValueError, BackendError), match=r"corpus_error.*triton.*torch"):
+    assert torch.equal(auto, corpus_error(*floats, *target, impl="dense"))
+    with pytest.raises(BackendError, match=r"bfloat16 is too narrow"):
+        corpus_error(*floats, *target, impl="gram")
+
+
+def test_names_are_checked():
+    floats, target = make_inputs(3, 7, 2)
+    with pytest.raises((ValueError, BackendError), match=r"corpus_error.*triton.*dense"):
         corpus_error(*floats, *target, impl="triton")
 
 

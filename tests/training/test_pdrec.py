@@ -50,11 +50,10 @@ class MeanEncoder(nn.Module):
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         x = self.item_embedding(batch.items)
         parts = [
-            x[start : start + n * length].view(n, length, -1).cumsum(1)
-            / torch.arange(1, length + 1)[:, None]
-            for start, n, length in batch.groups
+            part.cumsum(0) / torch.arange(1, len(part) + 1)[:, None]
+            for part in x.split(batch.lengths.tolist())
         ]
-        return torch.cat([part.flatten(0, 1) for part in parts])
+        return torch.cat(parts)
 
 
 def preferences_for(train: Interactions, seed: int = 0) -> Preferences:
@@ -125,7 +124,7 @@ def test_the_seed_decides_order_and_dropout(
 ) -> None:
     seen = []
 
-    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
+    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
         seen.append((users.tolist(), torch.rand(4).tolist()))
         return sum(parameter.sum() for parameter in self.encoder.parameters())
 

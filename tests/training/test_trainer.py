@@ -86,7 +86,12 @@ def test_tokens_are_the_latest_pairs_of_users_with_two_records(train: Interactio
     assert tokens.targets.tolist() == [3, 4, 5, 8, 2, 9, 1, 0, 3]
     assert tokens.token_users.tolist() == [0, 0, 0, 3, 4, 4, 5, 5, 5]
     assert train.items[tokens.target_records].tolist() == tokens.targets.tolist()
-    assert tokens.complete.packed()[1].tolist() == ROWS[0] + ROWS[3] + ROWS[4] + ROWS[5]
+    complete = tokens.inputs_and_complete[len(tokens) :]
+    assert complete.packed()[1].tolist() == ROWS[0] + ROWS[3] + ROWS[4] + ROWS[5]
+    both = tokens.inputs_and_complete[: len(tokens)]
+    assert both.packed()[1].tolist() == tokens.inputs.packed()[1].tolist()
+    assert both.users.tolist() == tokens.users.tolist()
+    assert not set(complete.users) & set(range(train.n_users))
     assert len(tokens) == 4
 
 
@@ -220,7 +225,7 @@ def test_batch_loss_follows_the_equations(
     )
     negatives = fit.negatives(1)
     for batch in ([0, 1, 2, 3], [3, 0], [1]):
-        found = fit.batch_loss(np.array(batch), torch.from_numpy(negatives))
+        found = fit.batch_loss(np.array(batch), torch.from_numpy(negatives), epoch=1)
         expected = loss_from_the_equations(fit, batch, negatives)
         assert found.item() == pytest.approx(expected, rel=1e-5)
 
@@ -233,7 +238,7 @@ def test_every_module_changes_the_loss(
     for modules in ((), (module,)):
         fit = fit_of(train, preferences, modules, dpa_top_n=2)
         negatives = torch.from_numpy(fit.negatives(0))
-        losses.append(fit.batch_loss(np.arange(4), negatives).item())
+        losses.append(fit.batch_loss(np.arange(4), negatives, epoch=0).item())
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -243,7 +248,7 @@ def test_the_loss_of_all_users_does_not_depend_on_their_order(
     fit = fit_of(train, preferences, MODULES)
     negatives = torch.from_numpy(fit.negatives(0))
     losses = [
-        fit.batch_loss(np.array(order), negatives).item()
+        fit.batch_loss(np.array(order), negatives, epoch=0).item()
         for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0])
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
@@ -256,9 +261,9 @@ def test_an_epoch_visits_every_user_once_and_decays_the_rate(
     batches: list[np.ndarray] = []
     original = PDRecFit.batch_loss
 
-    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor) -> torch.Tensor:
+    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
         batches.append(users)
-        return original(self, users, negatives)
+        return original(self, users, negatives, epoch)
 
     monkeypatch.setattr(PDRecFit, "batch_loss", spy)
     orders = []

@@ -1,0 +1,54 @@
+"""Stable orders of integer and time keys, by radix sort."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_DIGIT_BITS = 16  # NumPy's stable sort is a radix sort for keys of 16 bits, and only for these
+
+
+def stable_order(keys: np.ndarray) -> np.ndarray:
+    """``np.argsort(keys, kind="stable")`` of integers: the smaller their range, the faster.
+
+    Args:
+        keys: int64 [n].
+
+    Returns:
+        int64 [n].
+    """
+    if len(keys) == 0:
+        return np.empty(0, np.int64)
+    offsets = (keys - keys.min()).view(np.uint64)  # right even where the difference wraps around
+    order = np.argsort(offsets.astype(np.uint16), kind="stable")
+    for shift in range(_DIGIT_BITS, int(offsets.max()).bit_length(), _DIGIT_BITS):
+        digits = (offsets >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
+
+
+def chronological_order(users: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """Order by user, then time, then position: ``np.lexsort((times, users))``, but faster.
+
+    Args:
+        users: int64 [n].
+        times: float64 [n], finite and at most 2^53 in size, or None: the positions are the order.
+
+    Returns:
+        int64 [n].
+    """
+    if times is None:
+        return stable_order(users)
+    steps = np.diff(users)
+    if ((steps > 0) | ((steps == 0) & (np.diff(times) >= 0))).all():
+        return np.arange(len(users))
+    order = stable_order(_integers_in_order_of(times))
+    return order[stable_order(users[order])]
+
+
+def _integers_in_order_of(times: np.ndarray) -> np.ndarray:
+    """int64 keys with the order and the ties of the times."""
+    whole = times.astype(np.int64)
+    if (whole == times).all():
+        return whole  # unix seconds: half the digits of their bit patterns
+    bits = (times + 0.0).view(np.int64)  # + 0.0 makes -0.0 equal 0.0
+    return np.where(bits < 0, bits ^ np.iinfo(np.int64).max, bits)

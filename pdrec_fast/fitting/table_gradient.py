@@ -1,0 +1,46 @@
+"""Gradients of an item table that few rows of a batch reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class TableGradient:
+    """One dense gradient for a table, kept from step to step.
+
+    Adam moves every row at every step, so its gradient has to be dense. Made anew it is as large as
+    the table, in fresh memory, for every lookup. Lookups that give sparse gradients
+    (``nn.Embedding(sparse=True)``) leave one row per looked-up item instead; ``collect`` adds those
+    up in a buffer of which only the rows that the last step touched are cleared.
+    """
+
+    def __init__(self, table: nn.Parameter) -> None:
+        self._table = table
+        self._buffer = torch.zeros_like(table)
+        self._touched = torch.zeros(0, dtype=torch.int64, device=table.device)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Replace a sparse gradient by the buffer; a dense one stays as it is."""
+        gradient = self._table.grad
+        if gradient is None or not gradient.is_sparse:
+            return
+        self._buffer.index_fill_(0, self._touched, 0)
+        self._touched = gradient._indices()[0]
+        self._buffer.index_add_(0, self._touched, gradient._values())
+        self._table.grad = self._buffer
+
+
+@contextmanager
+def sparse_gradient(embedding: nn.Embedding) -> Iterator[None]:
+    """Let lookups of ``embedding`` give sparse gradients meanwhile."""
+    before = embedding.sparse
+    embedding.sparse = True
+    try:
+        yield
+    finally:
+        embedding.sparse = before

@@ -1,0 +1,88 @@
+"""What ``item_logits`` and ``weighted_bce`` share: checks, and how many threads pay."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.build_info import extension_problem
+
+# Multiply-adds that a thread must have to be worth its start, while torch's own threads still spin.
+_WORK_PER_THREAD = 2**21
+
+
+def check_candidates(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    similarity: str,
+    temperature: float,
+) -> None:
+    """Check shapes, dtypes and settings, but no values (those are not known under a compiler).
+
+    Raises:
+        ValueError: states [T, d], table [N, d] and items [T, C] that do not fit, or a bad setting.
+    """
+    if states.ndim != 2 or table.ndim != 2 or states.shape[1] != table.shape[1]:
+        raise ValueError(
+            "states [T, d] and table [N, d] must share d, got shapes "
+            f"{tuple(states.shape)} and {tuple(table.shape)}"
+        )
+    if items.ndim != 2 or items.shape[0] != states.shape[0]:
+        raise ValueError(
+            f"items must have shape [{states.shape[0]}, C], a row for each state, "
+            f"got {tuple(items.shape)}"
+        )
+    if items.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"items must be int64 or int32, got {items.dtype}")
+    if similarity not in ("cosine", "dot"):
+        raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
+    if not math.isfinite(temperature):
+        raise ValueError(f"temperature must be finite, got {temperature}")
+
+
+def cpp_problem(states: torch.Tensor, table: torch.Tensor) -> str | None:
+    """Why the C++ implementation cannot take these tensors, or None."""
+    if extension_problem is not None:
+        return extension_problem
+    for name, tensor in (("states", states), ("table", table)):
+        if tensor.device.type != "cpu" or torch.promote_types(tensor.dtype, torch.float32) != (
+            torch.float32
+        ):
+            return f"it computes in float32 on the CPU, {name} is {tensor.dtype} on {tensor.device}"
+    return None
+
+
+def item_indices(items: torch.Tensor, n_items: int) -> npt.NDArray[np.int32]:
+    """``items`` as a contiguous int32 array, checked so that no kernel can read outside the table.
+
+    Raises:
+        ValueError: an item outside -1 .. n_items - 1.
+    """
+    indices = items.numpy()
+    if indices.size and not (indices.min() >= -1 and indices.max() < n_items):
+        row, column = np.argwhere((indices < -1) | (indices >= n_items))[0]
+        raise ValueError(
+            f"items must lie in 0 .. {n_items - 1}, or be -1 where absent, "
+            f"got {indices[row, column]} in row {row}, column {column}"
+        )
+    return np.ascontiguousarray(indices, dtype=np.int32)
+
+
+def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A float32 CPU tensor as a contiguous array.
+
+    Raises:
+        ValueError: another dtype or device.
+    """
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
+    return tensor.detach().contiguous().numpy()
+
+
+def thread_count(items: torch.Tensor, width: int) -> int:
+    """Threads for products of ``width`` numbers with each of ``items``."""
+    return min(torch.get_num_threads(), 1 + items.numel() * width // _WORK_PER_THREAD)

@@ -1,0 +1,119 @@
+"""What operations on packed sequences share: the key of their dropout, and their arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.build_info import extension_problem
+from pdrec_fast.ops.arguments import random_keys
+
+
+@dataclass(frozen=True, eq=False)
+class DropoutKey:
+    """Whose random numbers the dropouts of a batch take.
+
+    What is dropped of a sequence depends on (seed, epoch, its user) and the operation's stream
+    alone, whatever else is in the batch.
+
+    Attributes:
+        seed: in 0 .. 2**64 - 1.
+        epoch: in 0 .. 2**32 - 1.
+        users: int64 [B], in 0 .. 2**32 - 1, one for each sequence of the batch, in its order.
+
+    Raises:
+        ValueError: a part is out of its range.
+    """
+
+    seed: int
+    epoch: int
+    users: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.users.ndim != 1 or self.users.dtype != torch.int64:
+            raise ValueError(
+                "users must be an int64 tensor of shape [B], got "
+                f"{self.users.dtype} of shape {tuple(self.users.shape)}"
+            )
+        random_keys(self.seed, self.epoch, self.users, len(self.users))
+
+
+def dropout_arguments(
+    indptr: torch.Tensor, p: float, key: DropoutKey | None, stream: int
+) -> tuple[torch.Tensor, float, int, int, int]:
+    """(users, p, seed, epoch, stream) as custom ops take them: a seed is two's complement there.
+
+    Raises:
+        ValueError: ``indptr`` of another type, ``p`` out of its range, or a key that is missing or
+            belongs to another number of sequences.
+    """
+    if indptr.ndim != 1 or not len(indptr) or indptr.dtype != torch.int64:
+        raise ValueError(
+            "indptr must be an int64 tensor of shape [B + 1], got "
+            f"{indptr.dtype} of shape {tuple(indptr.shape)}"
+        )
+    if not 0 <= p <= 1 - 2**-32:
+        raise ValueError(f"dropout must lie in [0, 1), got {p}")
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream must lie in 0 .. 2**32 - 1, got {stream}")
+    if p == 0:
+        return indptr[1:], 0.0, 0, 0, stream
+    if key is None:
+        raise ValueError(f"dropout={p} needs a key: pass key=DropoutKey(seed, epoch, users)")
+    if len(key.users) != len(indptr) - 1:
+        raise ValueError(
+            f"key.users must have one user for each of {len(indptr) - 1} sequences, "
+            f"got {len(key.users)}"
+        )
+    seed = key.seed if key.seed < 2**63 else key.seed - 2**64
+    return key.users, p, seed, key.epoch, stream
+
+
+def cpp_problem(tensor: torch.Tensor) -> str | None:
+    """Why the C++ implementation cannot take ``tensor``; None where it can."""
+    device = tensor.device.type
+    if device != "cpu":
+        return f"it runs on the CPU, got a tensor on {device}"
+    narrow = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
+    if tensor.dtype != torch.float32 and not narrow:
+        return f"it computes in float32, got {tensor.dtype}"
+    return extension_problem
+
+
+def offsets(indptr: torch.Tensor, n_tokens: int) -> npt.NDArray[np.int64]:
+    """``indptr`` as an array, checked so that no kernel can read outside its tokens.
+
+    Raises:
+        ValueError: it does not rise from 0 to ``n_tokens``.
+    """
+    array = indptr.detach().cpu().contiguous().numpy()
+    if array[0] != 0 or array[-1] != n_tokens or (array[1:] < array[:-1]).any():
+        raise ValueError(
+            f"indptr must rise from 0 to {n_tokens}, the number of tokens, "
+            f"got {array[0]} .. {array[-1]}"
+        )
+    return array
+
+
+def cpp_arguments(
+    indptr: torch.Tensor,
+    n_tokens: int,
+    users: torch.Tensor,
+    p: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, float, int, int, int]:
+    """(indptr, users, keep_from, keep_scale, seed, epoch, stream) as the extension takes them."""
+    return (
+        offsets(indptr, n_tokens),
+        users.contiguous().numpy(),
+        round(p * 2**32),
+        1 / (1 - p),
+        seed % 2**64,
+        epoch,
+        stream,
+    )

@@ -1,0 +1,187 @@
+"""Causal attention within packed sequences, with dropout of its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pdrec_fast.build_info import extension
+from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.ops.packed import (
+    DropoutKey,
+    cpp_arguments,
+    cpp_problem,
+    dropout_arguments,
+    offsets,
+)
+from pdrec_fast.reference import packed_attention as reference
+from pdrec_fast.reference.counter_rng import ENCODER
+
+
+def packed_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    *,
+    dropout: float = 0.0,
+    key: DropoutKey | None = None,
+    stream: int = ENCODER,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """``softmax(q k' / sqrt(e)) v`` over the same and earlier tokens of each sequence.
+
+    Scaled dot-product attention (Vaswani et al., 2017, eq. 1), causal. With dropout, the weight of
+    query i for key j in head h of a sequence of length L takes word ``j % 4`` of block
+    ``(h L + i) ceil(L / 4) + j // 4`` of the stream (seed, epoch, user, stream); it is kept, and
+    divided by 1 - p, where that word is at least ``round(p * 2**32)``. Differentiable (once) in
+    q, k and v.
+
+    Args:
+        q, k, v: [T, heads, e], float32 (any floating dtype for the reference).
+        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``. The work is
+            spread best over threads where the longest sequences come first.
+        dropout: p in [0, 1).
+        key: whose random numbers; needed where p is not 0.
+        stream: of the random generator, in 0 .. 2**32 - 1; one for each place in a model.
+        impl: ``"auto"``, ``"cpp"`` (float32 on the CPU) or ``"reference"``; the same weights are
+            kept in all.
+
+    Returns:
+        [T, heads, e]. The bits of a sequence's outputs depend neither on the rest of the batch nor,
+        with ``"cpp"``, on threads and instruction set.
+
+    Raises:
+        ValueError: an argument is out of its range, or shapes do not fit.
+        BackendError: the named implementation cannot run here.
+    """
+    for name, tensor in (("k", k), ("v", v)):
+        if q.ndim != 3 or tensor.shape != q.shape or tensor.dtype != q.dtype:
+            raise ValueError(
+                f"q and {name} must have the same dtype and shape [T, heads, e], got {q.dtype} of "
+                f"shape {tuple(q.shape)} and {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+    arguments = dropout_arguments(indptr, dropout, key, stream)
+    offered = {"cpp": cpp_problem(q), "reference": None}
+    if choose("packed_attention", impl, offered) == "reference":
+        offsets(indptr, len(q))
+        return reference.packed_attention(q, k, v, indptr, *arguments)
+    return _packed_attention(q, k, v, indptr, *arguments)[0]
+
+
+@torch.library.custom_op("pdrec_fast::packed_attention", mutates_args=(), device_types="cpu")
+def _packed_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    users: torch.Tensor,
+    p: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, softmax [2, T, heads]: each query's largest score, 1 / its sum of exponentials).
+
+    The gradient has the weights again from softmax, bit for bit and without a logarithm.
+    """
+    out, softmax = q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
+    extension.packed_attention(
+        _rows(q),
+        _rows(k),
+        _rows(v),
+        *cpp_arguments(indptr, len(q), users, p, seed, epoch, stream),
+        out.numpy(),
+        softmax.numpy(),
+        torch.get_num_threads(),
+    )
+    return out, softmax
+
+
+@_packed_attention.register_fake
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    users: torch.Tensor,
+    p: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
+
+
+@torch.library.custom_op(
+    "pdrec_fast::packed_attention_backward", mutates_args=(), device_types="cpu"
+)
+def _packed_attention_backward(
+    of_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    users: torch.Tensor,
+    softmax: torch.Tensor,
+    p: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of q, k and v; weights and mask are computed again, not stored."""
+    of_q, of_k, of_v = q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+    extension.packed_attention_backward(
+        _rows(of_out),
+        _rows(q),
+        _rows(k),
+        _rows(v),
+        *cpp_arguments(indptr, len(q), users, p, seed, epoch, stream),
+        softmax.detach().numpy(),
+        of_q.numpy(),
+        of_k.numpy(),
+        of_v.numpy(),
+        torch.get_num_threads(),
+    )
+    return of_q, of_k, of_v
+
+
+@_packed_attention_backward.register_fake
+def _(
+    of_out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    indptr: torch.Tensor,
+    users: torch.Tensor,
+    softmax: torch.Tensor,
+    p: float,
+    seed: int,
+    epoch: int,
+    stream: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+def _rows(x: torch.Tensor) -> Any:
+    """As an array whose last dimension is adjacent in memory."""
+    return (x if x.stride(-1) == 1 else x.contiguous()).detach().numpy()
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    q, k, v, indptr, users, *ctx.words = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, indptr, users, output[1])
+
+
+def _backward(ctx: Any, of_out: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
+    if of_out is None:
+        return (None,) * 9
+    gradients = _packed_attention_backward(of_out.contiguous(), *ctx.saved_tensors, *ctx.words)
+    return (*gradients, None, None, None, None, None, None)
+
+
+_packed_attention.register_autograd(_backward, setup_context=_setup_context)
+_packed_attention.register_autocast("cpu", torch.float32)
