@@ -5,17 +5,19 @@ Same parameters and objective as the package's packed path, which it shares no c
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import pdrec_fast as pf
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.fitting.optimizer import with_state
 from pdrec_fast.preferences import hbr_weights
+
+_NORM_EPS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -79,25 +81,68 @@ def pad_histories(histories: Histories, length: int) -> tuple[torch.Tensor, torc
     return torch.from_numpy(items), torch.from_numpy(mask)
 
 
-def encode(encoder: pf.SASRec, items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """States [B, L, width] of right-aligned items [B, L]; those of padding mean nothing."""
-    width, length = encoder.item_embedding.embedding_dim, items.shape[1]
-    positions = torch.arange(encoder.max_length - length, encoder.max_length)
-    x = encoder.item_embedding(items) * width**0.5 + encoder.position_embedding(positions)
-    x = encoder.dropout(x)
-    # Padding may look at itself, as a row of softmax over nothing would be NaN.
-    visible = mask[:, None, :] | torch.eye(length, dtype=torch.bool)
-    visible = (visible & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
-    for block in encoder.blocks:
-        queries = block.query_norm(x)
-        q = F.linear(queries, block.in_weight[:width], block.in_bias[:width])
-        k, v = F.linear(x, block.in_weight[width:], block.in_bias[width:]).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (block.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        dropout = block.attention_dropout if encoder.training else 0.0
+class PaddedSASRec(nn.Module):
+    """SASRec on right-aligned padded batches, from PyTorch's own layers.
+
+    Args:
+        encoder: whose weights are copied; its parameters come in the same order as these.
+        dropout: of embeddings, attention weights and the feed-forward layers.
+    """
+
+    def __init__(self, encoder: pf.SASRec, dropout: float = 0.0) -> None:
+        super().__init__()
+        items, width = encoder.item_embedding.weight.shape
+        self.max_length = encoder.max_length
+        self.item_embedding = nn.Embedding(items, width)
+        self.position_embedding = nn.Embedding(encoder.max_length, width)
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in encoder.blocks)
+        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        for mine, theirs in zip(self.parameters(), encoder.parameters(), strict=True):
+            mine.data.copy_(theirs)
+
+    def forward(self, items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States [B, L, width] of items [B, L]; those of padding mean nothing."""
+        width, length = self.item_embedding.embedding_dim, items.shape[1]
+        positions = torch.arange(self.max_length - length, self.max_length)
+        x = self.item_embedding(items) * width**0.5 + self.position_embedding(positions)
+        x = self.dropout(x)
+        # Padding may look at itself, as a row of softmax over nothing would be NaN.
+        visible = mask[:, None, :] | torch.eye(length, dtype=torch.bool)
+        visible = visible & torch.ones(length, length, dtype=torch.bool).tril()
+        for block in self.blocks:
+            x = block(x, visible)
+        return self.norm(x)
+
+
+class _Block(nn.Module):
+    """One head of causal attention, then a feed-forward layer."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.in_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_bias = nn.Parameter(torch.empty(3 * width))
+        self.query_norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.out = nn.Linear(width, width)
+        self.forward_norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, width),
+            nn.Dropout(dropout),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.Dropout(dropout),
+        )
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        width = x.shape[-1]
+        queries = self.query_norm(x)
+        q = F.linear(queries, self.in_weight[:width], self.in_bias[:width])
+        k, v = F.linear(x, self.in_weight[width:], self.in_bias[width:]).chunk(2, dim=-1)
+        dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
-        x = block.forward_norm(queries + block.out(attended.transpose(1, 2).flatten(2)))
-        x = x + block.feed_forward(x)
-    return encoder.norm(x)
+        x = self.forward_norm(queries + self.out(attended))
+        return x + self.feed_forward(x)
 
 
 def logits(config: pf.PDRecConfig, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -112,10 +157,14 @@ class PaddedTraining:
     """Training of a copy of ``model``'s encoder on padded batches (paper, eqs. 4 to 6)."""
 
     def __init__(
-        self, model: pf.PDRec, train: Interactions, preferences: pf.Preferences | None
+        self,
+        model: pf.PDRec,
+        train: Interactions,
+        preferences: pf.Preferences | None,
+        dropout: float,
     ) -> None:
         self.config, self.preferences = model.config, preferences
-        self.encoder = copy.deepcopy(model.fitted_encoder())
+        self.encoder = PaddedSASRec(model.fitted_encoder(), dropout)
         self.tokens = pad_training(model, train, preferences)
         parameters = self.encoder.parameters()
         self.optimizer = with_state(
@@ -150,7 +199,7 @@ class PaddedTraining:
 
     def _ranking_loss(self, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         tokens, mask = self.tokens, self.tokens.mask[rows]
-        states = encode(self.encoder, tokens.inputs[rows], mask)
+        states = self.encoder(tokens.inputs[rows], mask)
         candidates = torch.cat([tokens.targets[rows, :, None], negatives], dim=2)
         scores = logits(self.config, states, self.encoder.item_embedding(candidates))
         n_tokens = mask.sum()
@@ -160,7 +209,7 @@ class PaddedTraining:
 
     def _distillation_loss(self, rows: torch.Tensor) -> torch.Tensor:
         tokens = self.tokens
-        last = encode(self.encoder, tokens.complete[rows], tokens.complete_mask[rows])[:, -1]
+        last = self.encoder(tokens.complete[rows], tokens.complete_mask[rows])[:, -1]
         candidates = torch.from_numpy(self.preferences.top_items[tokens.users[rows]]).long()
         absent = candidates < 0
         vectors = self.encoder.item_embedding(candidates.clamp_min(0))
@@ -172,15 +221,17 @@ class PaddedTraining:
 
 @torch.no_grad()
 def padded_scores(
-    model: pf.PDRec, histories: Histories, items: torch.Tensor | None
+    encoder: PaddedSASRec,
+    config: pf.PDRecConfig,
+    histories: Histories,
+    items: torch.Tensor | None,
 ) -> torch.Tensor:
-    """``model.scores`` by padding: [B, C] for items [B, C], or [B, N]."""
-    encoder = model.fitted_encoder().eval()
-    last = encode(encoder, *pad_histories(histories, encoder.max_length))[:, -1]
+    """Logits [B, C] of items [B, C], or [B, N] of all."""
+    last = encoder(*pad_histories(histories, encoder.max_length))[:, -1]
     table = encoder.item_embedding.weight
     if items is not None:
-        return logits(model.config, last, table[items])
-    if model.config.similarity == "cosine":
-        last = model.config.temperature * F.normalize(last, dim=-1)
+        return logits(config, last, table[items])
+    if config.similarity == "cosine":
+        last = config.temperature * F.normalize(last, dim=-1)
         table = F.normalize(table, dim=-1)
     return last @ table.T

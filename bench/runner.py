@@ -93,12 +93,13 @@ def run_operation(
         MismatchError: before anything is timed.
     """
     with torch_threads(operation.threads or settings.threads):
-        unavailable = verify(operation.name, operation.make(**operation.small), operation.small)
+        small = operation.make(**operation.small)
+        names = [small.subject] if settings.ours else list(small.implementations)
+        unavailable = verify(operation.name, small, operation.small, names)
+        names = [name for name in names if name not in unavailable]
         case = operation.make(**operation.sizes)
         if operation.check_at_size and not settings.ours:
-            verify(operation.name, case, operation.sizes)
-        names = [case.subject] if settings.ours else list(case.implementations)
-        names = [name for name in names if name not in unavailable]
+            verify(operation.name, case, operation.sizes, names)
         rows = time_case(operation, case, operation.sizes, names, settings, rates)
         if settings.growth and not settings.ours and case.subject in names:
             subject = rows[names.index(case.subject)]
@@ -110,8 +111,10 @@ def run_operation(
     ]
 
 
-def verify(operation: str, case: Case, sizes: Mapping[str, Any]) -> dict[str, str]:
-    """Hold every comparable implementation to the reference.
+def verify(
+    operation: str, case: Case, sizes: Mapping[str, Any], names: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Hold the named implementations, or all, to the reference where they are comparable.
 
     Returns:
         implementations that cannot run here -> why.
@@ -121,7 +124,8 @@ def verify(operation: str, case: Case, sizes: Mapping[str, Any]) -> dict[str, st
     """
     expected = _result(case, case.reference)
     unavailable = {}
-    for name, implementation in case.implementations.items():
+    for name in names or case.implementations:
+        implementation = case.implementations[name]
         if name == case.reference:
             continue
         try:

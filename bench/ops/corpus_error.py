@@ -32,10 +32,7 @@ def error(users: int, items: int, hidden: int) -> Case:
         return errors.detach(), *torch.autograd.grad(errors.sum(), inputs)
 
     return Case(
-        {
-            "torch": call(forward_backward, "torch"),
-            "reference": call(forward_backward, "reference"),
-        },
+        {impl: call(forward_backward, impl) for impl in ("auto", "dense", "gram", "reference")},
         reference="reference",
         floor=Floor(flops=loss_flops(users, items, hidden)),
         rtol=1e-4,

@@ -10,7 +10,7 @@ import torch
 import pdrec_fast as pf
 from bench.data import TOY, source, split
 from bench.ops.training_epoch import WIDTH, last_state_flops
-from bench.padded import padded_scores
+from bench.padded import PaddedSASRec, padded_scores
 from bench.registry import Case, Floor, Implementation, operation
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.evaluation.protocols import PAPER_NEGATIVES, PROTOCOLS
@@ -22,6 +22,7 @@ def _make(users: int, items: int, protocol: str) -> Case:
     parts = split(users, items)
     model = pf.PDRec("sasrec", modules=())
     model.encoder = model.new_encoder(items)
+    padded = partial(padded_scores, PaddedSASRec(model.encoder).eval(), model.config)
     evaluator = Evaluator(parts)
     cases, negatives = parts.test, evaluator.negatives("test")  # drawn once per training run
 
@@ -30,10 +31,10 @@ def _make(users: int, items: int, protocol: str) -> Case:
         targets = torch.from_numpy(cases.targets[block].astype(np.int64))[:, None]
         if protocol == "paper":
             others = torch.from_numpy(negatives[block].astype(np.int64))
-            scores = padded_scores(model, histories, torch.cat([targets, others], dim=1))
+            scores = padded(histories, torch.cat([targets, others], dim=1))
             target, others = scores[:, :1], scores[:, 1:]
         else:
-            others = padded_scores(model, histories, None)
+            others = padded(histories, None)
             target = others.gather(1, targets)
             for row, (start, stop) in enumerate(
                 zip(histories.starts, histories.stops, strict=True)

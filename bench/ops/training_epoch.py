@@ -19,7 +19,7 @@ from pdrec_fast.training import MODULES
 from pdrec_fast.training.trainer import PDRecFit
 
 CHECKED_EPOCHS, PADDED_BATCHES = 3, 2
-BLOCKS, WIDTH = 2, 64
+BLOCKS, WIDTH, DROPOUT = 2, 64, 0.2
 
 
 def _make(
@@ -30,7 +30,7 @@ def _make(
     guidance = _guidance(users, items, length) if modules else None
     checked = {"batch_size": users, "dropout": 0.0}  # an epoch of one batch, and nothing random
 
-    def model(dropout: float = 0.2, **settings: int) -> pf.PDRec:
+    def model(dropout: float = DROPOUT, **settings: int) -> pf.PDRec:
         options = {"max_length": max_length, "width": WIDTH, "blocks": BLOCKS, "dropout": dropout}
         made = pf.PDRec("sasrec", modules=modules, encoder_options=options, **settings)
         made.encoder = made.new_encoder(items)
@@ -42,7 +42,7 @@ def _make(
         return lambda: fit.train_epoch(next(epochs))
 
     def padded():
-        training = PaddedTraining(model(), train, guidance)
+        training = PaddedTraining(model(), train, guidance, DROPOUT)
         return lambda: [training.random_step() for _ in range(n_timed)]
 
     def package_losses() -> torch.Tensor:
@@ -50,7 +50,7 @@ def _make(
         return torch.cat([fit.train_epoch(epoch) for epoch in range(CHECKED_EPOCHS)])
 
     def padded_losses() -> torch.Tensor:
-        training = PaddedTraining(model(**checked), train, guidance)
+        training = PaddedTraining(model(**checked), train, guidance, 0.0)
         draws = PDRecFit(model(**checked), train, guidance, None)
         mask, config = training.tokens.mask, training.config
         losses = []
