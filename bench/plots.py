@@ -70,12 +70,13 @@ def _draw_bars(rows: Sequence[Mapping[str, Any]], field: str, title: str, path: 
     values = [row[field] for row in rows]
     axes.barh(places, values, color=[_COLOURS[row["role"]] for row in rows])
     for place, value in zip(places, values, strict=True):
-        axes.annotate(f" {value:.3g}", (value, place), va="center", fontsize=8)
+        text = f" {value:,.0f}" if value >= 100 else f" {value:.3g}"
+        axes.annotate(text, (value, place), va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(places, [f"{row['op']}: {row['impl']}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.set_title(title, fontsize=10)
     roles = list(dict.fromkeys(row["role"] for row in rows))
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLOURS[role]) for role in roles]
@@ -100,7 +101,7 @@ def _draw_growth(op: str, axis: str, rows: Sequence[Mapping[str, Any]], path: Pa
         axes.loglog(x, y, "o", color=_COLOURS["subject"])
         axes.loglog(x, [factor * v**exponent for v in x], "--", color="black", label=fitted)
         axes.set_xticks(x, [f"{v:g}" for v in x], minor=False)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
     figure.suptitle(f"{op} against {axis}: {rows[0]['impl']}", fontsize=10)
