@@ -7,6 +7,7 @@ the csv reader, so that pyarrow decides nothing but the speed.
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def _has_short_lines(content: bytes, limit: int) -> bool:
 
 
 def _as_records(columns: list[Any], source: str) -> Records | None:
-    users = _encode(columns[0])
-    items = _encode(columns[1])
+    with ThreadPoolExecutor(2) as pool:  # casts and sorts release the interpreter lock
+        users, items = pool.map(_encode, columns[:2])
     times = _as_array(columns[2].chunks) if len(columns) == 3 else None
     if users is None or items is None:
         return None
