@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import Any
 
 _INSTALL = "pip install --force-reinstall --no-deps ."
@@ -14,6 +16,18 @@ except ImportError as _error:
     extension_problem = (
         f"the C++ extension pdrec_fast._C is not built: {_error}; "
         f"install a C++17 compiler, then run, in the source folder: {_INSTALL}"
+    )
+
+
+def triton_problem(device_type: str) -> str | None:
+    """Why Triton kernels cannot run on tensors of this device; None where they can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed; it comes with torch for CUDA: pip install triton"
+    if device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return (
+        f"Triton kernels run on a GPU and the tensors are on {device_type!r} (for tests, "
+        "TRITON_INTERPRET=1 set before Python starts runs them on a CPU, very slowly)"
     )
 
 
