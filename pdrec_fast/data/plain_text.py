@@ -112,10 +112,11 @@ def _as_records(columns: list[Any], source: str) -> Records | None:
 
 def _encode(column: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """Indices and sorted ids of a column of strings; None where an id is blank."""
-    if all(map(_are_plain_numbers, column.chunks)):
-        # pyarrow's error for an empty string or a number beyond int64 is a ValueError
-        with suppress(ValueError):
-            return rank_integers(_as_array(column.cast("int64").chunks))
+    with suppress(ValueError):  # pyarrow's error for what is no number, or beyond int64
+        codes, ids = rank_integers(_as_array(column.cast("int64").chunks))
+        # An integer's own form is its shortest: equal lengths in sum mean that all are written so.
+        if np.bincount(codes) @ _widths(ids) == _n_characters(column.chunks):
+            return codes, ids
     encoded = column.dictionary_encode().combine_chunks()
     names = encoded.dictionary.to_pylist()
     return rank_ids(_as_array([encoded.indices]), names) if all(map(str.strip, names)) else None
@@ -126,10 +127,14 @@ def _as_array(chunks: list[Any]) -> np.ndarray:
     return np.concatenate([np.from_dlpack(chunk) for chunk in chunks])
 
 
-def _are_plain_numbers(strings: Any) -> bool:
-    """Whether the strings are digits, without leading zeros; some may be empty."""
-    _, offsets, characters = strings.buffers()
-    starts = np.frombuffer(offsets, np.int32)[: len(strings) + 1]
-    digits = np.frombuffer(characters, np.uint8)[: starts[-1]] - np.uint8(ord("0"))
-    long = starts[:-1][np.diff(starts) > 1]
-    return bool((digits < 10).all() and digits[long].all())
+def _widths(numbers: np.ndarray) -> np.ndarray:
+    """Length of ``str`` of every number."""
+    sizes = np.abs(numbers).view(np.uint64)  # the lowest int64 has no absolute value among them
+    powers = np.uint64(10) ** np.arange(1, 20, dtype=np.uint64)
+    return 1 + np.searchsorted(powers, sizes, side="right") + (numbers < 0)
+
+
+def _n_characters(chunks: list[Any]) -> int:
+    """Bytes of the strings of all chunks."""
+    offsets = (np.frombuffer(chunk.buffers()[1], np.int32) for chunk in chunks)
+    return sum(int(o[len(chunk)]) - int(o[0]) for o, chunk in zip(offsets, chunks, strict=True))

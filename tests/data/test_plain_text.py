@@ -83,6 +83,20 @@ def test_ordinary_files_take_the_fast_way(path, content):
 
 
 @pytest.mark.parametrize(
+    "id_",
+    [
+        *("-10", "-1000000000000000000", "-9223372036854775808", "9223372036854775807", "100"),
+        *("-0", "+5", "007", " 5", "5 ", "0x1F", "1e3", "5.0", "9223372036854775808"),
+    ],
+)
+def test_only_integers_in_their_own_form_are_integers(path, id_):
+    fast, _ = read_both(path, HEADER + f"{id_},1,3\n12,2,3\n{id_},3,3\n".encode())
+    assert fast is not None
+    integers = id_.lstrip("-").isdigit() and id_ == str(int(id_)) and int(id_) < 2**63
+    assert (fast.user_ids.dtype == np.int64) == integers
+
+
+@pytest.mark.parametrize(
     "content",
     [
         HEADER + b'1,"2",3\n',
