@@ -218,7 +218,7 @@ def summarize(samples: list[float]) -> dict[str, Any]:
         "median": statistics.median(samples),
         "iqr": high - low,
         "min": min(samples),
-        "samples": samples,
+        "samples": [float(f"{seconds:.4g}") for seconds in samples],
     }
 
 
