@@ -71,6 +71,13 @@ def selection(users: int, items: int) -> Case:
             "reference": checked(package, "reference"),
             "torch stable sort": checked(by_sorting),
             "torch topk + kthvalue": checked(by_selecting),
+            "bare topk + kthvalue": Implementation(
+                call(
+                    lambda: (scores.topk(TOP, dim=1), scores.kthvalue(items - rank, dim=1))
+                ).prepare,
+                comparable=False,
+                note="of all items, observed ones too, and no draws",
+            ),
         },
         reference="reference",
         floor=Floor(bytes=4 * users * items),
