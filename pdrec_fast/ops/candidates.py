@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.build_info import extension_problem
+from pdrec_fast.build_info import extension_problem, triton_problem
 
 # Multiply-adds that a thread must have to be worth its start, while torch's own threads still spin.
 _WORK_PER_THREAD = 2**21
@@ -44,15 +44,41 @@ def check_candidates(
         raise ValueError(f"temperature must be finite, got {temperature}")
 
 
-def cpp_problem(states: torch.Tensor, table: torch.Tensor) -> str | None:
-    """Why the C++ implementation cannot take these tensors, or None."""
-    if extension_problem is not None:
-        return extension_problem
+def check_devices(states: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Check that the named tensors are where ``states`` are.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != states.device:
+            raise ValueError(
+                f"{name} must be on the device of states, {states.device}, got {tensor.device}"
+            )
+
+
+def implementations(states: torch.Tensor, table: torch.Tensor) -> dict[str, str | None]:
+    """What to offer to ``choose`` for these tensors, fastest first.
+
+    On a CPU Triton's interpreter comes last, for tests that name it.
+    """
+    device = states.device.type
+    cpp = {"cpp": extension_problem or _tensor_problem(states, table, "cpu")}
+    triton = {"triton": triton_problem(device) or _tensor_problem(states, table, device)}
+    if device == "cuda":
+        return {**triton, **cpp, "reference": None}
+    return {**cpp, "reference": None, **triton}
+
+
+def _tensor_problem(states: torch.Tensor, table: torch.Tensor, device: str) -> str | None:
     for name, tensor in (("states", states), ("table", table)):
-        if tensor.device.type != "cpu" or torch.promote_types(tensor.dtype, torch.float32) != (
+        if tensor.device.type != device or torch.promote_types(tensor.dtype, torch.float32) != (
             torch.float32
         ):
-            return f"it computes in float32 on the CPU, {name} is {tensor.dtype} on {tensor.device}"
+            return (
+                f"it computes in float32 on the {device}, "
+                f"{name} is {tensor.dtype} on {tensor.device}"
+            )
     return None
 
 

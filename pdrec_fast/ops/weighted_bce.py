@@ -10,8 +10,9 @@ import torch
 from pdrec_fast.build_info import extension
 from pdrec_fast.ops.candidates import (
     check_candidates,
-    cpp_problem,
+    check_devices,
     float_array,
+    implementations,
     item_indices,
     thread_count,
 )
@@ -36,31 +37,34 @@ def weighted_bce(
         sum_t [ sum_{c < P} -w_tc log σ(s_tc) + sum_{c >= P} -w_tc log(1 - σ(s_tc)) ]
 
     with P = ``n_positives`` and ``s`` the logits of ``item_logits``. An absent candidate
-    contributes nothing whatever its weight, and one of weight 0 is not read by the C++
-    implementation.
+    contributes nothing whatever its weight, and one of weight 0 is not read except by the
+    reference.
 
     Differentiable, once, in ``states`` and ``table``; no gradient flows to ``weights``.
 
     Args:
-        states: [T, d], float32 (the C++ implementation widens half precision; float64 is for the
-            reference).
+        states: [T, d], float32 (half precision is widened; float64 is for the reference).
         table: [N, d], of such a dtype.
         items: int64 or int32 [T, C], rows of the table; -1 marks an absent candidate.
         weights: [T, C].
         n_positives: in 0 .. C; the first so many columns are positives, the others negatives.
         similarity, temperature: see ``item_logits``.
         sparse_grad: give the table's gradient as a sparse COO tensor with the rows of the
-            candidates only, as ``torch.nn.functional.embedding(sparse=True)`` does (the C++
-            implementation sums the places of an item: it comes coalesced). Not for
-            ``torch.compile``.
-        impl: ``"auto"``, ``"cpp"`` or ``"reference"``. The C++ results, gradients included, have
-            the same bits whatever the number of threads and the instruction set.
+            candidates only, as ``torch.nn.functional.embedding(sparse=True)`` does. The C++ and
+            Triton implementations sum the places of an item; from C++ it comes coalesced, from
+            Triton with a row of zeros for every repetition, whose number the host does not know.
+            Not for ``torch.compile``.
+        impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``. The C++ results,
+            gradients included, have the same bits whatever the number of threads and the
+            instruction set. Triton's dense gradient of the table is added in any order, unless
+            ``torch.use_deterministic_algorithms(True)``.
 
     Returns:
-        Scalar, float32 or wider.
+        Scalar, float32 or wider. On a GPU, NaN where an item is outside the table: to refuse it
+        would make the host wait.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or an item is outside the table.
+        ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
     check_candidates(states, table, items, similarity, temperature)
@@ -71,12 +75,21 @@ def weighted_bce(
         )
     if not 0 <= n_positives <= items.shape[1]:
         raise ValueError(f"n_positives must lie in 0 .. {items.shape[1]}, got {n_positives}")
+    check_devices(states, table=table, items=items, weights=weights)
     settings = (n_positives, similarity, temperature, sparse_grad)
-    offered = {"cpp": cpp_problem(states, table), "reference": None}
-    if choose("weighted_bce", impl, offered) == "reference":
+    chosen = choose("weighted_bce", impl, implementations(states, table))
+    if chosen == "reference":
         item_indices(items.cpu(), len(table))
         return reference.weighted_bce(states, table, items, weights, *settings)
-    return _weighted_bce(states.float(), table.float(), items, weights.float(), *settings)[0]
+    if chosen == "cpp":
+        states, table = states.float(), table.float()
+    return _weighted_bce(states, table, items, weights.float(), *settings, chosen)[0]
+
+
+def _triton() -> Any:
+    from pdrec_fast.kernels.triton import weighted_bce as kernels
+
+    return kernels
 
 
 @torch.library.custom_op("pdrec_fast::weighted_bce", mutates_args=())
@@ -89,12 +102,18 @@ def _weighted_bce(
     similarity: str,
     temperature: float,
     sparse_grad: bool,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, by_dot [T, C], by_item [T, C], by_state [T]).
 
     The last three make the gradients: those of the loss by the products ``state . item`` and, for
     cosines, the multiples of its own vector that an item's or a state's gradient has.
     """
+    cosine = similarity == "cosine"
+    if impl == "triton":
+        return _triton().weighted_bce(
+            states, table, items, weights, n_positives, cosine, temperature
+        )
     by_dot = torch.empty(items.shape, dtype=torch.float32)
     by_item = torch.empty_like(by_dot)
     by_state = torch.empty(len(states), dtype=torch.float32)
@@ -104,7 +123,7 @@ def _weighted_bce(
         item_indices(items, len(table)),
         float_array(weights),
         n_positives,
-        similarity == "cosine",
+        cosine,
         temperature,
         by_dot.numpy(),
         by_item.numpy(),
@@ -124,13 +143,14 @@ def _(
     similarity: str,
     temperature: float,
     sparse_grad: bool,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    like_items = states.new_empty(items.shape)
+    like_items = states.new_empty(items.shape, dtype=torch.float32)
     return (
-        states.new_empty(()),
+        like_items.new_empty(()),
         like_items,
         torch.empty_like(like_items),
-        states.new_empty(len(states)),
+        like_items.new_empty(len(states)),
     )
 
 
@@ -142,8 +162,11 @@ def _states_gradient(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_state: torch.Tensor,
+    impl: str = "cpp",
 ) -> torch.Tensor:
     """[T, d]."""
+    if impl == "triton":
+        return _triton().states_gradient(upstream, states, table, items, by_dot, by_state)
     out = torch.empty(states.shape, dtype=torch.float32)
     extension.weighted_bce_states(
         float_array(states),
@@ -166,6 +189,7 @@ def _(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_state: torch.Tensor,
+    impl: str = "cpp",
 ) -> torch.Tensor:
     return states.new_empty(states.shape)
 
@@ -178,8 +202,11 @@ def _table_gradient(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_item: torch.Tensor,
+    impl: str = "cpp",
 ) -> torch.Tensor:
     """[N, d]."""
+    if impl == "triton":
+        return _triton().table_gradient(upstream, states, table, items, by_dot, by_item)
     return _gradient_of_items(upstream, states, table, items, by_dot, by_item, sparse=False)
 
 
@@ -191,6 +218,7 @@ def _(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_item: torch.Tensor,
+    impl: str = "cpp",
 ) -> torch.Tensor:
     return table.new_empty(table.shape)
 
@@ -233,7 +261,7 @@ def _gradient_of_items(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    states, table, items, *_, ctx.sparse_grad = inputs
+    states, table, items, *_, ctx.sparse_grad, ctx.impl = inputs
     _, *derivatives = output
     ctx.mark_non_differentiable(*derivatives)
     ctx.save_for_backward(states, table, items, *derivatives)
@@ -245,14 +273,16 @@ def _backward(
     states, table, items, by_dot, by_item, by_state = ctx.saved_tensors
     of_states = of_table = None
     if ctx.needs_input_grad[0]:
-        of_states = _states_gradient(upstream, states, table, items, by_dot, by_state)
+        of_states = _states_gradient(upstream, states, table, items, by_dot, by_state, ctx.impl)
     if ctx.needs_input_grad[1]:
         arguments = (upstream, states, table, items, by_dot, by_item)
-        if ctx.sparse_grad:
-            of_table = _gradient_of_items(*arguments, sparse=True)
+        if not ctx.sparse_grad:
+            of_table = _table_gradient(*arguments, ctx.impl)
+        elif ctx.impl == "triton":
+            of_table = _triton().sparse_table_gradient(*arguments)
         else:
-            of_table = _table_gradient(*arguments)
-    return of_states, of_table, *(None,) * 6
+            of_table = _gradient_of_items(*arguments, sparse=True)
+    return of_states, of_table, *(None,) * 7
 
 
 _weighted_bce.register_autograd(_backward, setup_context=_setup_context)

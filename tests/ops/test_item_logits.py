@@ -172,6 +172,10 @@ def test_compiles_without_a_graph_break():
         ),
         ({"items": torch.full((3, 2), -2)}, "got -2 in row 0, column 0"),
         ({"items": torch.full((3, 2), 2**32)}, "got 4294967296 in row 0, column 0"),
+        (
+            {"table": torch.zeros(7, 5, device="meta")},
+            "table must be on the device of states, cpu, got meta",
+        ),
         ({"similarity": "cos"}, "similarity must be 'cosine' or 'dot', got 'cos'"),
         ({"temperature": math.nan}, "temperature must be finite, got nan"),
         ({"bias": torch.zeros(6)}, r"bias must have shape \[7\], got \(6,\)"),

@@ -335,6 +335,10 @@ def test_compiles_without_a_graph_break():
     [
         ({"states": torch.zeros(3, 4)}, r"must share d, got shapes \(3, 4\) and \(7, 5\)"),
         ({"items": torch.full((3, 2), 7)}, "got 7 in row 0, column 0"),
+        (
+            {"table": torch.zeros(7, 5, device="meta")},
+            "table must be on the device of states, cpu, got meta",
+        ),
         ({"weights": torch.zeros(3)}, r"weights must have the shape of items, \(3, 2\)"),
         ({"n_positives": 3}, "n_positives must lie in 0 .. 2, got 3"),
         ({"n_positives": -1}, "n_positives must lie in 0 .. 2, got -1"),

@@ -1,0 +1,93 @@
+"""What the kernels over candidate items share: products of states with rows of a table, and tiles.
+
+A tile holds some tokens, some candidates of each and some columns of their vectors, so that a state
+is read once for the candidates beside it. 2,048 elements are 16 registers for each of the 128
+threads of 4 warps: enough gathered rows in flight to hide the latency of memory, while a batch of a
+few thousand tokens still makes more programs than the chip has multiprocessors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+NORM_EPS = tl.constexpr(1e-12)  # of torch.nn.functional.normalize
+
+_TILE_ELEMENTS = 2048
+
+
+class Tile(NamedTuple):
+    """Powers of two: tokens, candidates and columns that a program holds at a time; its warps.
+
+    Not tuned at run time: another tile may round otherwise, and a seed is to give one model.
+    """
+
+    tokens: int
+    candidates: int
+    columns: int
+    warps: int = 4
+
+
+def default_tile(n_candidates: int, width: int) -> Tile:
+    """All columns up to 128 and all candidates up to 16, then as many tokens as fit."""
+    columns = min(triton.next_power_of_2(max(width, 1)), 128)
+    candidates = min(triton.next_power_of_2(max(n_candidates, 1)), 16)
+    tokens = min(max(_TILE_ELEMENTS // (columns * candidates), 1), 64)
+    return Tile(tokens, candidates, columns)
+
+
+@triton.jit
+def products(
+    states_ptr,
+    table_ptr,
+    tokens,
+    token_mask,
+    items,
+    wanted,
+    width,
+    COSINE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """(dots [t, c], squares of the states [t], squares of the items [t, c]).
+
+    0 where an item is not ``wanted``, and then it is not read; squares are for cosines only.
+    """
+    dots = tl.zeros(items.shape, tl.float32)
+    state_squares = tl.zeros(tokens.shape, tl.float32)
+    item_squares = tl.zeros(items.shape, tl.float32)
+    for start in range(0, width, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = columns < width
+        states = tl.load(
+            states_ptr + tokens[:, None] * width + columns[None, :],
+            mask=token_mask[:, None] & inside[None, :],
+            other=0.0,
+        ).to(tl.float32)
+        rows = tl.load(
+            table_ptr + items[:, :, None] * width + columns[None, None, :],
+            mask=wanted[:, :, None] & inside[None, None, :],
+            other=0.0,
+        ).to(tl.float32)
+        dots += tl.sum(states[:, None, :] * rows, axis=2)
+        if COSINE:
+            state_squares += tl.sum(states * states, axis=1)
+            item_squares += tl.sum(rows * rows, axis=2)
+    return dots, state_squares, item_squares
+
+
+@triton.jit
+def norm_at_least_eps(squares):
+    norms = tl.sqrt(squares)
+    return tl.where(norms < NORM_EPS, NORM_EPS, norms)
+
+
+@triton.jit
+def logit_scale(state_squares, item_squares, temperature, COSINE: tl.constexpr):
+    """[t, c]: what makes a dot product a logit."""
+    if COSINE:
+        norms = norm_at_least_eps(state_squares)[:, None] * norm_at_least_eps(item_squares)
+        return temperature / norms
+    else:
+        return tl.full(item_squares.shape, 1.0, tl.float32)
