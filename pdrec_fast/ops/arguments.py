@@ -41,7 +41,7 @@ def csr(
         ValueError: shapes that do not fit, decreasing ``indptr`` or items out of range.
     """
     indptr = per_row(names[0], indptr, np.int64, n_rows + 1)
-    items = np.asarray(items)
+    items = np.asarray(items.cpu() if isinstance(items, torch.Tensor) else items)
     items = per_row(names[1], items, np.int32, len(items) if items.ndim else 1)
     if indptr[0] != 0 or indptr[-1] != len(items) or (np.diff(indptr) < 0).any():
         raise ValueError(
@@ -91,16 +91,27 @@ def score_matrix(scores: torch.Tensor) -> torch.Tensor:
     return scores.detach().contiguous()
 
 
+def check_dropout(p: float) -> None:
+    """Raises ValueError where ``p`` is no probability of dropping, or drops everything."""
+    if not 0 <= p <= 1 - 2**-32:
+        raise ValueError(f"dropout must lie in [0, 1), got {p}")
+
+
+def check_random_key(seed: int, epoch: int) -> None:
+    """Raises ValueError where ``seed`` is outside 64 bits or ``epoch`` outside 32."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in 0 .. 2**64 - 1, got {seed}")
+    if not 0 <= epoch < _WORD:
+        raise ValueError(f"epoch must lie in 0 .. 2**32 - 1, got {epoch}")
+
+
 def random_keys(seed: int, epoch: int, users: Any, n_rows: int) -> npt.NDArray[np.int64]:
     """``users`` as int64 [n_rows], checked with the other parts of the random generator's key.
 
     Raises:
         ValueError: ``seed`` outside 64 bits, ``epoch`` or a user outside 32.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in 0 .. 2**64 - 1, got {seed}")
-    if not 0 <= epoch < _WORD:
-        raise ValueError(f"epoch must lie in 0 .. 2**32 - 1, got {epoch}")
+    check_random_key(seed, epoch)
     users = per_row("users", users, np.int64, n_rows)
     outside = (users < 0) | (users >= _WORD)
     if outside.any():

@@ -8,16 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.build_info import extension, extension_problem
-from pdrec_fast.ops.arguments import csr, per_row, random_keys
+from pdrec_fast.build_info import extension, extension_problem, triton_problem
+from pdrec_fast.ops.arguments import check_dropout, check_random_key, csr, per_row, random_keys
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import noisy_input as reference
 
+_Array = npt.NDArray[Any]
+_Noised = tuple[_Array, _Array, _Array, _Array, _Array]
+
 
 def noisy_input(
-    indptr: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int32],
-    values: npt.NDArray[np.float32],
+    indptr: npt.NDArray[np.int64] | torch.Tensor,
+    items: npt.NDArray[np.int32] | torch.Tensor,
+    values: npt.NDArray[np.float32] | torch.Tensor,
     n_items: int,
     signal: npt.NDArray[np.float32] | torch.Tensor,
     sigma: npt.NDArray[np.float32] | torch.Tensor,
@@ -27,6 +30,7 @@ def noisy_input(
     epoch: int,
     users: npt.NDArray[np.int64] | torch.Tensor,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
     out: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -49,9 +53,12 @@ def noisy_input(
         epoch: in 0 .. 2**32 - 1.
         users: int64 [B], in 0 .. 2**32 - 1: the user whose random numbers a row takes.
         dtype: of the result, float32 or bfloat16 (rounded to nearest even).
-        out: contiguous CPU tensor of that dtype and shape [B, N] to write to.
-        impl: ``"auto"``, ``"cpp"`` or ``"reference"``. Dropout is the same in all; the C++ noise is
-            computed in float32 and within 1e-5 of the reference's, which is in float64.
+        device: of the result. Where all the arrays are tensors on it already, ``"triton"`` checks
+            their shapes and dtypes only: to look at the numbers would be to wait for the GPU.
+        out: contiguous tensor of that device, dtype and shape [B, N] to write to.
+        impl: ``"auto"``, ``"triton"`` (a GPU), ``"cpp"`` or ``"reference"``. Dropout is the same in
+            all; Triton's and the C++ noise is computed in float32 and within 1e-5 of the
+            reference's, which is in float64.
 
     Returns:
         [B, N] of ``dtype``; ``out`` where it is given.
@@ -60,7 +67,55 @@ def noisy_input(
         ValueError: an argument is out of its range, or ``out`` does not fit.
         BackendError: the named implementation cannot run here.
     """
-    chosen = choose("noisy_input", impl, {"cpp": extension_problem, "reference": None})
+    device = torch.empty(0, device=device).device  # with its index
+    chosen = choose("noisy_input", impl, _offered(device))
+    rows = indptr, items, values, n_items, signal, sigma, dropout
+    keys: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
+    if chosen == "triton":
+        tensors = device_arguments(*rows, **keys, device=device)
+        out = _output(out, len(tensors[-1]), n_items, dtype, device)
+        return _write_on_triton(out, tensors, dropout, seed, epoch)
+    arrays, users, keep_from = noise_arguments(*rows, **keys)
+    result = _output(out, len(users), n_items, dtype, device)
+    on_cpu = result.cpu()
+    if chosen == "reference":
+        reference.noisy_input(*arrays, dropout, keep_from, seed, epoch, users, on_cpu)
+    else:
+        narrow = dtype == torch.bfloat16
+        extension.noisy_input(
+            *arrays,
+            dropout > 0,
+            keep_from,
+            1 / (1 - dropout),
+            seed,
+            epoch,
+            users,
+            on_cpu.view(torch.int16).numpy().view(np.uint16) if narrow else on_cpu.numpy(),
+            torch.get_num_threads(),
+        )
+    return result.copy_(on_cpu)
+
+
+def noise_arguments(
+    indptr: Any,
+    items: Any,
+    values: Any,
+    n_items: int,
+    signal: Any,
+    sigma: Any,
+    dropout: float,
+    *,
+    seed: int,
+    epoch: int,
+    users: Any,
+) -> tuple[_Noised, npt.NDArray[np.int64], int]:
+    """((indptr, items, values, signal, sigma), users, keep_from), checked and as kernels read them.
+
+    ``keep_from`` is the least word of the dropout stream for which an item is kept.
+
+    Raises:
+        ValueError: see ``noisy_input``.
+    """
     if not 1 <= n_items < 2**31:
         raise ValueError(f"n_items must lie in 1 .. 2**31 - 1, got {n_items}")
     n_rows = max(len(indptr) - 1, 0)
@@ -71,30 +126,64 @@ def noisy_input(
     if (sigma < 0).any():
         row = int((sigma < 0).argmax())
         raise ValueError(f"sigma must be at least 0, got {sigma[row]} in row {row}")
-    if not 0 <= dropout <= 1 - 2**-32:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    check_dropout(dropout)
     users = random_keys(seed, epoch, users, n_rows)
-    out = _output(out, n_rows, n_items, dtype)
-    keep_from = round(dropout * 2**32)
-    if chosen == "reference":
-        return reference.noisy_input(
-            indptr, items, values, signal, sigma, dropout, keep_from, seed, epoch, users, out
-        )
-    extension.noisy_input(
-        indptr,
-        items,
-        values,
-        signal,
-        sigma,
-        dropout > 0,
-        keep_from,
-        1 / (1 - dropout),
-        seed,
-        epoch,
-        users,
-        out.numpy() if dtype == torch.float32 else out.view(torch.int16).numpy().view(np.uint16),
-        torch.get_num_threads(),
-    )
+    return (indptr, items, values, signal, sigma), users, round(dropout * 2**32)
+
+
+def device_arguments(
+    indptr: Any,
+    items: Any,
+    values: Any,
+    n_items: int,
+    signal: Any,
+    sigma: Any,
+    dropout: float,
+    *,
+    seed: int,
+    epoch: int,
+    users: Any,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """[indptr, items, values, signal, sigma, users] on ``device``.
+
+    Checked as by ``noise_arguments``; where all are there already, in shape and dtype only.
+    """
+    arrays = [indptr, items, values, signal, sigma, users]
+    if not all(isinstance(array, torch.Tensor) and array.device == device for array in arrays):
+        rows = indptr, items, values, n_items, signal, sigma, dropout
+        checked, users, _ = noise_arguments(*rows, seed=seed, epoch=epoch, users=users)
+        return [torch.from_numpy(array).to(device) for array in (*checked, users)]
+    check_dropout(dropout)
+    check_random_key(seed, epoch)
+    n_rows = len(indptr) - 1
+    float32, int64 = torch.float32, torch.int64
+    dtypes = int64, torch.int32, float32, float32, float32, int64
+    lengths = n_rows + 1, len(items), len(items), n_rows, n_rows, n_rows
+    names = "indptr", "items", "values", "signal", "sigma", "users"
+    for name, tensor, dtype, length in zip(names, arrays, dtypes, lengths, strict=True):
+        if tensor.shape != (length,) or tensor.dtype != dtype:
+            raise ValueError(
+                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    return [tensor.contiguous() for tensor in arrays]
+
+
+def _offered(device: torch.device) -> dict[str, str | None]:
+    on_triton = {"triton": triton_problem(device.type)}
+    others = {"cpp": extension_problem, "reference": None}
+    # On a CPU only the interpreter runs Triton's kernels, which is for tests.
+    return on_triton | others if device.type == "cuda" else others | on_triton
+
+
+def _write_on_triton(
+    out: torch.Tensor, tensors: list[torch.Tensor], dropout: float, seed: int, epoch: int
+) -> torch.Tensor:
+    from pdrec_fast.kernels.triton import noisy_input as kernels
+
+    if len(out):
+        kernels.noisy_input(kernels.RandomKey(dropout, seed, epoch), out, *tensors)
     return out
 
 
@@ -107,21 +196,25 @@ def _finite(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _output(
-    out: torch.Tensor | None, n_rows: int, n_items: int, dtype: torch.dtype
+    out: torch.Tensor | None,
+    n_rows: int,
+    n_items: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> torch.Tensor:
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     if out is None:
-        return torch.empty((n_rows, n_items), dtype=dtype)
+        return torch.empty((n_rows, n_items), dtype=dtype, device=device)
     if (
         out.shape != (n_rows, n_items)
         or out.dtype != dtype
-        or out.device.type != "cpu"
+        or out.device != device
         or not out.is_contiguous()
         or out.requires_grad
     ):
         raise ValueError(
-            f"out must be a contiguous {dtype} CPU tensor of shape [{n_rows}, {n_items}] that "
-            f"needs no gradient, got {out.dtype} on {out.device} of shape {tuple(out.shape)}"
+            f"out must be a contiguous {dtype} tensor on {device} of shape [{n_rows}, {n_items}] "
+            f"that needs no gradient, got {out.dtype} on {out.device} of shape {tuple(out.shape)}"
         )
     return out

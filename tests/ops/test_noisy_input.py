@@ -230,7 +230,7 @@ def test_no_rows(impl):
         ({"sigma": np.array([-1.0], dtype=np.float32)}, "sigma must be at least 0, got -1.0"),
         ({"users": np.array([2**32])}, "users must lie in"),
         ({"dtype": torch.float16}, "dtype must be torch.float32 or torch.bfloat16"),
-        ({"out": torch.zeros(1, 8)}, "out must be a contiguous torch.float32 CPU tensor"),
+        ({"out": torch.zeros(1, 8)}, "out must be a contiguous torch.float32 tensor on cpu"),
         ({"out": torch.zeros(1, 18)[:, ::2]}, "out must be a contiguous"),
         ({"out": torch.zeros(1, 9, dtype=torch.bfloat16)}, "out must be a contiguous"),
         ({"out": torch.zeros(1, 9, requires_grad=True)}, "needs no gradient"),
