@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.build_info import extension_problem
+from pdrec_fast.build_info import extension_problem, triton_problem
 from pdrec_fast.ops.arguments import random_keys
 
 
@@ -25,7 +25,8 @@ class DropoutKey:
         users: int64 [B], in 0 .. 2**32 - 1, one for each sequence of the batch, in its order.
 
     Raises:
-        ValueError: a part is out of its range.
+        ValueError: a part is out of its range. Users on a GPU are not looked at: that would wait
+            for it.
     """
 
     seed: int
@@ -38,7 +39,8 @@ class DropoutKey:
                 "users must be an int64 tensor of shape [B], got "
                 f"{self.users.dtype} of shape {tuple(self.users.shape)}"
             )
-        random_keys(self.seed, self.epoch, self.users, len(self.users))
+        users = self.users if self.users.device.type == "cpu" else ()
+        random_keys(self.seed, self.epoch, users, len(users))
 
 
 def dropout_arguments(
@@ -70,6 +72,41 @@ def dropout_arguments(
         )
     seed = key.seed if key.seed < 2**63 else key.seed - 2**64
     return key.users, p, seed, key.epoch, stream
+
+
+def offered(tensor: torch.Tensor) -> dict[str, str | None]:
+    """The table for ``choose``: Triton first on a GPU, the extension first on a CPU.
+
+    Triton's interpreter is for tests alone, so that on a CPU it comes after the reference.
+    """
+    cpp, triton = cpp_problem(tensor), _triton_problem(tensor)
+    if tensor.device.type == "cpu":
+        return {"cpp": cpp, "reference": None, "triton": triton}
+    return {"triton": triton, "cpp": cpp, "reference": None}
+
+
+def on_device(
+    tokens: torch.Tensor, indptr: torch.Tensor, users: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indptr, users) where a Triton kernel for ``tokens`` reads them.
+
+    Offsets on the host are checked; those on a GPU are not, for that would wait for it.
+
+    Raises:
+        ValueError: see ``offsets``.
+    """
+    if indptr.device.type == "cpu":
+        offsets(indptr, len(tokens))
+    return (
+        indptr.to(tokens.device, non_blocking=True).contiguous(),
+        users.to(tokens.device, non_blocking=True).contiguous(),
+    )
+
+
+def _triton_problem(tensor: torch.Tensor) -> str | None:
+    if tensor.dtype not in (torch.float32, torch.bfloat16):
+        return f"it takes float32 and bfloat16, got {tensor.dtype}"
+    return triton_problem(tensor.device.type)
 
 
 def cpp_problem(tensor: torch.Tensor) -> str | None:

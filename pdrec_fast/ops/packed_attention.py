@@ -11,9 +11,10 @@ from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed import (
     DropoutKey,
     cpp_arguments,
-    cpp_problem,
     dropout_arguments,
+    offered,
     offsets,
+    on_device,
 )
 from pdrec_fast.reference import packed_attention as reference
 from pdrec_fast.reference.counter_rng import ENCODER
@@ -45,8 +46,8 @@ def packed_attention(
         dropout: p in [0, 1).
         key: whose random numbers; needed where p is not 0.
         stream: of the random generator, in 0 .. 2**32 - 1; one for each place in a model.
-        impl: ``"auto"``, ``"cpp"`` (float32 on the CPU) or ``"reference"``; the same weights are
-            kept in all.
+        impl: ``"auto"``, ``"triton"`` (float32 and bfloat16 on a GPU, computed in float32),
+            ``"cpp"`` (float32 on the CPU) or ``"reference"``; the same weights are kept in all.
 
     Returns:
         [T, heads, e]. The bits of a sequence's outputs depend neither on the rest of the batch nor,
@@ -63,14 +64,14 @@ def packed_attention(
                 f"shape {tuple(q.shape)} and {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
     arguments = dropout_arguments(indptr, dropout, key, stream)
-    offered = {"cpp": cpp_problem(q), "reference": None}
-    if choose("packed_attention", impl, offered) == "reference":
+    chosen = choose("packed_attention", impl, offered(q))
+    if chosen == "reference":
         offsets(indptr, len(q))
         return reference.packed_attention(q, k, v, indptr, *arguments)
-    return _packed_attention(q, k, v, indptr, *arguments)[0]
+    return _packed_attention(q, k, v, indptr, *arguments, chosen)[0]
 
 
-@torch.library.custom_op("pdrec_fast::packed_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("pdrec_fast::packed_attention", mutates_args=())
 def _packed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -81,11 +82,17 @@ def _packed_attention(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, softmax [2, T, heads]: each query's largest score, 1 / its sum of exponentials).
+    """(out, softmax [2, T, heads], float32: each query's largest score, 1 / its exponentials' sum).
 
     The gradient has the weights again from softmax, bit for bit and without a logarithm.
     """
+    if impl == "triton":
+        from pdrec_fast.kernels.triton import packed_attention as kernels
+
+        indptr, users = on_device(q, indptr, users)
+        return kernels.packed_attention(q, k, v, indptr, users, p, seed, epoch, stream)
     out, softmax = q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
     extension.packed_attention(
         _rows(q),
@@ -110,13 +117,12 @@ def _(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
+    return q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]), dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "pdrec_fast::packed_attention_backward", mutates_args=(), device_types="cpu"
-)
+@torch.library.custom_op("pdrec_fast::packed_attention_backward", mutates_args=())
 def _packed_attention_backward(
     of_out: torch.Tensor,
     q: torch.Tensor,
@@ -129,8 +135,16 @@ def _packed_attention_backward(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v; weights and mask are computed again, not stored."""
+    if impl == "triton":
+        from pdrec_fast.kernels.triton import packed_attention as kernels
+
+        indptr, users = on_device(q, indptr, users)
+        return kernels.packed_attention_backward(
+            of_out, q, k, v, indptr, users, softmax, p, seed, epoch, stream
+        )
     of_q, of_k, of_v = q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
     extension.packed_attention_backward(
         _rows(of_out),
@@ -160,6 +174,7 @@ def _(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
@@ -178,10 +193,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 
 def _backward(ctx: Any, of_out: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
     if of_out is None:
-        return (None,) * 9
+        return (None,) * 10
     gradients = _packed_attention_backward(of_out.contiguous(), *ctx.saved_tensors, *ctx.words)
-    return (*gradients, None, None, None, None, None, None)
+    return (*gradients, *(None,) * 7)
 
 
 _packed_attention.register_autograd(_backward, setup_context=_setup_context)
+# On a GPU autocast changes nothing: q, k and v have the type that its linear layers gave them.
 _packed_attention.register_autocast("cpu", torch.float32)

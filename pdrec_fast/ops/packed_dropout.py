@@ -11,9 +11,10 @@ from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed import (
     DropoutKey,
     cpp_arguments,
-    cpp_problem,
     dropout_arguments,
+    offered,
     offsets,
+    on_device,
 )
 from pdrec_fast.reference import packed_dropout as reference
 
@@ -39,8 +40,8 @@ def packed_dropout(
         p: in [0, 1); 0 returns ``x``.
         key: whose random numbers; may be None where p is 0.
         stream: of the random generator, in 0 .. 2**32 - 1; one for each place in a model.
-        impl: ``"auto"``, ``"cpp"`` (float32 on the CPU) or ``"reference"``; the same elements are
-            kept in all.
+        impl: ``"auto"``, ``"triton"`` (float32 and bfloat16 on a GPU, computed in float32),
+            ``"cpp"`` (float32 on the CPU) or ``"reference"``; the same elements are kept in all.
 
     Returns:
         [T, width].
@@ -52,16 +53,16 @@ def packed_dropout(
     if x.ndim != 2:
         raise ValueError(f"x must have shape [T, width], got {tuple(x.shape)}")
     arguments = dropout_arguments(indptr, p, key, stream)
-    chosen = choose("packed_dropout", impl, {"cpp": cpp_problem(x), "reference": None})
+    chosen = choose("packed_dropout", impl, offered(x))
     if p == 0:
         return x
     if chosen == "reference":
         offsets(indptr, len(x))
         return reference.packed_dropout(x, indptr, *arguments)
-    return _packed_dropout(x, indptr, *arguments)
+    return _packed_dropout(x, indptr, *arguments, chosen)
 
 
-@torch.library.custom_op("pdrec_fast::packed_dropout", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("pdrec_fast::packed_dropout", mutates_args=())
 def _packed_dropout(
     x: torch.Tensor,
     indptr: torch.Tensor,
@@ -70,7 +71,13 @@ def _packed_dropout(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> torch.Tensor:
+    if impl == "triton":
+        from pdrec_fast.kernels.triton import packed_dropout as kernels
+
+        indptr, users = on_device(x, indptr, users)
+        return kernels.packed_dropout(x.detach(), indptr, users, p, seed, epoch, stream)
     out = x.new_empty(x.shape)
     extension.packed_dropout(
         x.detach().contiguous().numpy(),
@@ -90,6 +97,7 @@ def _(
     seed: int,
     epoch: int,
     stream: int,
+    impl: str = "cpp",
 ) -> torch.Tensor:
     return x.new_empty(x.shape)
 
@@ -101,8 +109,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 def _backward(ctx: Any, of_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     of_x = _packed_dropout(of_out.contiguous(), *ctx.saved_tensors, *ctx.words)
-    return of_x, None, None, None, None, None, None
+    return (of_x, *(None,) * 7)
 
 
 _packed_dropout.register_autograd(_backward, setup_context=_setup_context)
+# On a GPU autocast changes nothing: x keeps its type, as with torch's dropout.
 _packed_dropout.register_autocast("cpu", torch.float32)

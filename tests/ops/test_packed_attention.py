@@ -326,7 +326,7 @@ def test_bounds_outside_the_tokens_are_refused(indptr, impl):
         ({"dropout": 0.1, "key": None}, r"dropout=0.1 needs a key"),
         ({"dropout": 0.1, "key": key_for((1, 1))}, r"one user for each of 1 sequences, got 2"),
         ({"stream": -1}, r"stream must lie in .* got -1"),
-        ({"impl": "triton"}, r"unknown impl='triton'.*cpp"),
+        ({"impl": "cuda"}, r"unknown impl='cuda'.*cpp"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
