@@ -59,7 +59,7 @@ def locate(
     """(sequence, its first element, its length, where the slot's block begins within it)."""
     sequence = slot * 0
     for level in tl.static_range(LEVELS):
-        step: tl.constexpr = FAN ** (LEVELS - 1 - level)
+        step = FAN ** (LEVELS - 1 - level)
         tried = sequence + tl.arange(0, FAN) * step
         start = tl.load(indptr + tried, mask=tried < n_sequences, other=0) * PER_TOKEN
         reached = (tried < n_sequences) & (start // BLOCK + tried <= slot)

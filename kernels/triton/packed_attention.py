@@ -1,28 +1,33 @@
 """Causal attention within packed sequences and its gradient; no score matrix in device memory.
 
-With T tokens, n heads of width e, s bytes an element (4 or 2), mean length L weighted by tokens:
+With T tokens, n heads of width e, s bytes an element (4 or 2) and L the length that a token's
+sequence has on average, one call moves and computes at least
 
-    forward    4 s T n e bytes (q, k, v read, out written) + 8 T n;  2 T n e L operations
-    backward   10 s T n e bytes (q, k, v, of_out read by both kernels less what stays in cache,
-               three gradients written) + 20 T n;                    9/2 times the operations
+    forward    4 s T n e + 8 T n bytes     2 T n e L operations in products
+    backward   7 s T n e + 24 T n bytes    7 T n e L, and 9 T n e L where a sequence has many tiles
 
-T = 30,000, n e = 64, L = 40 in float32: 31 MB and 0.15 GFLOP, 9 us on an H100 (3.35 TB/s), 6.4 us
-on an H200 (4.8 TB/s); the operations are 4 us on its 67 TFLOP/s of float32 and nothing on its 990
-TFLOP/s of bfloat16. Memory is the floor, and for one layer of this size latency comes before it:
-a sequence is one or two tiles, each a chain of load, dot, exp, dot. So:
+and 4 s T n e bytes more backward where q, k, v and the output's gradient do not stay in the 50 MB
+cache from the queries' kernel to the keys'. T = 30,000, n e = 64, L = 40 in float32, forward:
+31 MB and 0.15 GFLOP, 9 us on an H100 (3.35 TB/s) and 6.4 us on an H200 (4.8 TB/s), the operations
+2.3 us at 67 TFLOP/s; in bfloat16 half the bytes, and no time at 990 TFLOP/s. Memory is the floor,
+but at this size latency comes before it: a program is a chain of few dependent steps (offsets,
+loads, product, exponential, product). Hence:
 
-- One program a (block of queries, head), found as ``packed`` says: thousands of them, independent,
-  of at most ceil(200 / 32) = 7 steps.
-- Tiles of 32 x 32. Of 16 queries every dot would be the smallest there is and a long sequence read
-  twice as often; of 64 most of a tile would be masked, for the mean length is 14. Square tiles
-  leave one tile on the diagonal and none above it.
-- Dropout draws a word an element, about 25 integer operations, 800 of them a query and tile: more
-  time than the products in bfloat16. A row of words begins a block of four, so that tiles of
-  whole blocks draw no word twice.
+- One program a (block of queries, head), found as ``packed`` says: thousands of independent ones.
+- Tiles of 16 x 16, the smallest that matrix units take: the mean sequence has 14 tokens, and most
+  of a larger tile would be masked. A sequence of 200 takes 13 steps; coming first, it is hidden.
+  Square tiles leave one tile on the diagonal and none above it.
+- Two warps and two stages: compiled for sm_90 by Triton 3.7, at width 64, the kernels take 80 to
+  144 registers a thread, 7 to 20 KB of shared memory and no local memory, so that seven or more
+  programs share a multiprocessor. Exact float32 products are unrolled: with four times the
+  elements a thread, registers spill.
+- Dropout draws a word an element, about 25 integer operations each, more time than bfloat16
+  products take. A row of words begins a block of four, so that tiles of whole blocks draw no word
+  twice.
 - The gradients take two kernels, of queries and of keys, for an order of sums that never changes;
-  atomics into one of them would save a third of the reads and the equal bits of two runs.
+  adding one of them atomically would save reads, and with them the equal bits of two runs.
 
-The block is not tuned at run time: it sets the order of sums, so another choice in another run
+The block is not tuned at run time: it sets the order of sums, and another choice in another run
 would end in another model. ``CONFIGS`` is for benchmarks.
 """
 
@@ -44,7 +49,7 @@ from pdrec_fast.kernels.triton.packed import (
     search,
 )
 
-CONFIGS = ((32, 2), (16, 1), (32, 4), (64, 4))
+CONFIGS = ((16, 2), (16, 1), (32, 4), (32, 8))
 """(block, num_warps) worth trying; the first is the default."""
 
 # Triton's interpreter multiplies the bits of bfloat16 operands as if they were integers.

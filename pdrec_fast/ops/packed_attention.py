@@ -41,8 +41,9 @@ def packed_attention(
 
     Args:
         q, k, v: [T, heads, e], float32 (any floating dtype for the reference).
-        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``. The work is
-            spread best over threads where the longest sequences come first.
+        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``; checked where
+            it is on the host, taken as it is on a GPU. The work is spread best where the longest
+            sequences come first.
         dropout: p in [0, 1).
         key: whose random numbers; needed where p is not 0.
         stream: of the random generator, in 0 .. 2**32 - 1; one for each place in a model.
@@ -51,7 +52,7 @@ def packed_attention(
 
     Returns:
         [T, heads, e]. The bits of a sequence's outputs depend neither on the rest of the batch nor,
-        with ``"cpp"``, on threads and instruction set.
+        with ``"cpp"``, on threads and instruction set; two runs of ``"triton"`` have equal bits.
 
     Raises:
         ValueError: an argument is out of its range, or shapes do not fit.

@@ -36,7 +36,8 @@ def packed_dropout(
 
     Args:
         x: [T, width], float32 (any floating dtype for the reference).
-        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``.
+        indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``; checked where
+            it is on the host, taken as it is on a GPU.
         p: in [0, 1); 0 returns ``x``.
         key: whose random numbers; may be None where p is 0.
         stream: of the random generator, in 0 .. 2**32 - 1; one for each place in a model.
