@@ -111,7 +111,7 @@ class DiffusionFit:
             self.signal[steps],
             self.sigma[steps],
             dropout,
-            dtype=_DTYPES[self.model.config.precision],
+            dtype=self.working.denoiser.item_in.dtype,
             **keys,
         )
 

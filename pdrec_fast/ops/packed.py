@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
-from pdrec_fast.ops.arguments import random_keys
+from pdrec_fast.ops.arguments import check_dropout, random_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,7 @@ def dropout_arguments(
             "indptr must be an int64 tensor of shape [B + 1], got "
             f"{indptr.dtype} of shape {tuple(indptr.shape)}"
         )
-    if not 0 <= p <= 1 - 2**-32:
-        raise ValueError(f"dropout must lie in [0, 1), got {p}")
+    check_dropout(p)
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must lie in 0 .. 2**32 - 1, got {stream}")
     if p == 0:

@@ -105,7 +105,7 @@ class Preferences:
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_source(source, train)
         indptr, items = train.unique_items()
-        first_rank = np.floor(omega_m * _unobserved(train, indptr)).astype(np.int64)
+        first_rank = np.floor(omega_m * unobserved_counts(train, indptr)).astype(np.int64)
         histories = train.histories()
         blocks = []
         starts = range(0, train.n_users, block_size)
@@ -182,10 +182,17 @@ def _check_source(source: Scorer, train: Interactions) -> None:
         )
 
 
-def _unobserved(train: Interactions, indptr: np.ndarray) -> np.ndarray:
-    """Number of items each user has not interacted with, int64 [U]; refuses 0."""
+def unobserved_counts(train: Interactions, indptr: np.ndarray) -> np.ndarray:
+    """Number of items each user has not interacted with, int64 [U].
+
+    Args:
+        indptr: of ``train.unique_items()``.
+
+    Raises:
+        DataError: a user has interacted with every item.
+    """
     unobserved = train.n_items - np.diff(indptr)
-    if not unobserved.min():
+    if not unobserved.min(initial=1):
         raise DataError(
             f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
             "there is nothing to draw a negative from; leave that user out"

@@ -6,7 +6,7 @@ import numpy as np
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.histories import row_of
-from pdrec_fast.errors import DataError
+from pdrec_fast.preferences.preferences import unobserved_counts
 
 
 class RandomNegatives:
@@ -17,12 +17,7 @@ class RandomNegatives:
 
     def __init__(self, train: Interactions) -> None:
         indptr, items = train.unique_items()
-        counts = np.diff(indptr)
-        if counts.max(initial=0) >= train.n_items:
-            raise DataError(
-                f"user {train.user_ids[counts.argmax()]!r} has interacted with every item: there "
-                "is nothing to draw a negative from; leave that user out"
-            )
+        unobserved_counts(train, indptr)  # refuses a user without any
         self.n_items = train.n_items
         rows = row_of(indptr)
         self._observed = rows * train.n_items + items  # sorted

@@ -25,6 +25,19 @@ class Objective:
     sparse_grad: bool = False
     impl: str = "auto"
 
+    def logits(
+        self, states: torch.Tensor, table: torch.Tensor, items: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of candidate items, without gradient; see ``item_logits``."""
+        return item_logits(
+            states,
+            table,
+            items,
+            similarity=self.similarity,
+            temperature=self.temperature,
+            impl=self.impl,
+        )
+
     def ranking(
         self,
         states: torch.Tensor,
@@ -64,14 +77,7 @@ class Objective:
             candidates: int64 [B, m] items; -1 marks an absent candidate.
             top_n: n.
         """
-        logits = item_logits(
-            states,
-            table,
-            candidates,
-            similarity=self.similarity,
-            temperature=self.temperature,
-            impl=self.impl,
-        )
+        logits = self.logits(states, table, candidates)
         best = logits.argsort(dim=1, descending=True, stable=True)[:, :top_n]
         items = candidates.gather(1, best)
         present = items >= 0

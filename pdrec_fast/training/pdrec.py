@@ -20,7 +20,6 @@ from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
-from pdrec_fast.ops.item_logits import item_logits
 from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
@@ -131,18 +130,11 @@ class PDRec:
         vectors = torch.empty_like(states)
         vectors[torch.from_numpy(batch.sources)] = states
         table = encoder.item_embedding.weight
-        config = self.config
         if items is not None:
-            return item_logits(
-                vectors,
-                table,
-                items,
-                similarity=config.similarity,
-                temperature=config.temperature,
-            )
-        if config.similarity == "cosine":
+            return self.objective.logits(vectors, table, items)
+        if self.config.similarity == "cosine":
             table = nn.functional.normalize(table, dim=-1)
-            vectors = nn.functional.normalize(vectors, dim=-1) * config.temperature
+            vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
         return project(vectors, table)
 
     @property
