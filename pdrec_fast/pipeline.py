@@ -26,7 +26,7 @@ from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
-from pdrec_fast.training.trainer import check_trainable
+from pdrec_fast.training.batches import check_trainable
 
 logger = logging.getLogger("pdrec_fast")
 DIFFUSION_ONLY = "diffusion"  # as an encoder's name: the diffusion model is the recommender

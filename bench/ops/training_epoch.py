@@ -55,7 +55,7 @@ def _make(
         mask, config = training.tokens.mask, training.config
         losses = []
         for epoch in range(CHECKED_EPOCHS):
-            drawn = torch.from_numpy(draws.negatives(epoch))
+            drawn = torch.from_numpy(draws.batches.negatives(epoch))
             negatives = torch.zeros(*mask.shape, drawn.shape[1], dtype=torch.int64)
             negatives[mask] = drawn
             lr = config.lr * config.lr_decay**epoch

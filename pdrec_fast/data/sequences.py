@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pdrec_fast.data.histories import Histories, token_indices
+from pdrec_fast.devices import to_device
 from pdrec_fast.ops.packed import DropoutKey
 
 
@@ -48,6 +49,16 @@ class PackedSequences:
         """Index of every sequence's last token, int64 [B]."""
         return self.indptr[1:] - 1
 
+    def to(self, device: torch.device) -> PackedSequences:
+        """This batch on a device; ``sources`` stay on the host."""
+        key = self.dropout_key
+        if key is not None:
+            key = replace(key, users=to_device(key.users, device))
+        items, indptr, positions = (
+            to_device(tensor, device) for tensor in (self.items, self.indptr, self.positions)
+        )
+        return PackedSequences(items, indptr, positions, self.sources, key)
+
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
 
@@ -66,8 +77,8 @@ class PackedSequences:
         longest = int(self.lengths[:1].sum())
         if length < longest:
             raise ValueError(f"length={length} cannot hold the longest sequence, of {longest}")
-        rows = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
-        from_end = self.last[rows] - torch.arange(self.n_tokens)
+        rows = torch.repeat_interleave(self.lengths, output_size=self.n_tokens)
+        from_end = self.last[rows] - torch.arange(self.n_tokens, device=rows.device)
         return rows, length - 1 - from_end
 
 

@@ -91,7 +91,11 @@ class Denoiser(nn.Module):
 
         Inputs are taken as they are: normalising comes before dropout, which is not done here.
         """
-        h = torch.tanh(x @ self.item_in.to(x.dtype) + self.time_term(steps).to(x.dtype))
+        return self.hidden_from(x @ self.item_in.to(x.dtype), steps)
+
+    def hidden_from(self, projection: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """The last hidden layer for inputs whose ``x item_in`` [B, hidden[0]] is known."""
+        h = torch.tanh(projection + self.time_term(steps).to(projection.dtype))
         for layer in self.inner:
             h = torch.tanh(F.linear(h, *(weight.to(h.dtype) for weight in layer.parameters())))
         return h

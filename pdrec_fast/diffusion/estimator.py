@@ -18,6 +18,7 @@ from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.devices import resolve_device
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.item_logits import item_logits
 from pdrec_fast.ops.projection import project
@@ -32,13 +33,23 @@ class DiffRec:
     Args:
         config: all settings; keyword arguments override single ones, e.g.
             ``DiffRec(weighting="rank", epochs=50)`` is T-DiffRec.
+        device: where it is trained and scores: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...;
+            ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
+            another.
 
     After ``fit`` or ``load``, ``scores`` gives preferences over every item; the model serves as a
     recommender of its own in ``evaluate`` and as the source of ``Preferences``.
     """
 
-    def __init__(self, config: DiffusionConfig | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        config: DiffusionConfig | None = None,
+        *,
+        device: str | torch.device = "auto",
+        **settings: Any,
+    ) -> None:
         self.config = replace(config or DiffusionConfig(), **settings)
+        self.device = resolve_device(device)
         self.schedule = self.config.noise_schedule()
         self.denoiser: Denoiser | None = None
         self.history: History | None = None
@@ -66,7 +77,7 @@ class DiffRec:
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.denoiser = self._new_denoiser(train.n_items)
+            self.denoiser = self._new_denoiser(train.n_items).to(self.device)
         evaluator = Evaluator(data) if isinstance(data, Split) else None
         try:
             self.history = run_loop(
@@ -105,9 +116,10 @@ class DiffRec:
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
-            float32 [B, C] or [B, N].
+            float32 [B, C] or [B, N], on the model's device.
         """
         denoiser = self.fitted_denoiser()
+        items = None if items is None else items.to(self.device)
         if self.has_user_vectors:
             vectors = self.user_vectors(histories)
             if items is None:
@@ -171,10 +183,10 @@ class DiffRec:
         write_bundle(path, KIND, meta, {"weights": dict(denoiser.state_dict())})
 
     @classmethod
-    def load(cls, path: str | Path) -> DiffRec:
-        """Read a model written by ``save``."""
+    def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
+        """Read a model written by ``save``, onto any device."""
         meta, files = read_bundle(path, KIND)
-        model = cls(DiffusionConfig(**meta["config"]))
+        model = cls(DiffusionConfig(**meta["config"]), device=device)
         model.denoiser = model._new_denoiser(meta["n_items"])
         try:
             model.denoiser.load_state_dict(files["weights"])
@@ -182,6 +194,7 @@ class DiffRec:
             raise CheckpointError(
                 f"{path}: weights do not fit the configuration: {error}"
             ) from None
+        model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
         return model

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Interactions
-from pdrec_fast.diffusion.inputs import SparseRows
+from pdrec_fast.diffusion.inputs import RowTensors
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
@@ -19,6 +19,7 @@ from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.ops.corpus_error import corpus_error
 from pdrec_fast.ops.noisy_input import noisy_input
+from pdrec_fast.ops.noisy_projection import noisy_projection
 
 if TYPE_CHECKING:
     from pdrec_fast.diffusion.estimator import DiffRec
@@ -27,7 +28,10 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DiffusionFit:
-    """Training of one ``DiffRec``; see ``fitting.loop.Fit``."""
+    """Training of one ``DiffRec``; see ``fitting.loop.Fit``.
+
+    An epoch's inputs are copied to the model's device at its start; its steps never wait for it.
+    """
 
     def __init__(self, model: DiffRec, train: Interactions, evaluator: Evaluator | None) -> None:
         config = model.config
@@ -40,11 +44,16 @@ class DiffusionFit:
             raise DataError("the training data has no records: there is nothing to learn")
         self.users = histories.users[active]
         self.rows = model.inputs(histories[active])
-        self.sampler = TimestepSampler(config.steps, importance=config.importance_sampling)
-        self.signal, self.sigma = model.schedule.signal.float(), model.schedule.sigma.float()
-        self.loss_weights = model.schedule.loss_weights(config.prediction)
+        self.device = model.device
+        self.sampler = TimestepSampler(
+            config.steps, importance=config.importance_sampling, device=self.device
+        )
+        self.signal = model.schedule.signal.float().to(self.device)
+        self.sigma = model.schedule.sigma.float().to(self.device)
+        weights = model.schedule.loss_weights(config.prediction)
         if not config.snr_weighting:
-            self.loss_weights = torch.ones_like(self.loss_weights)
+            weights = torch.ones_like(weights)
+        self.loss_weights = weights.to(self.device)
         self.optimizer = with_state(
             torch.optim.AdamW(
                 self.denoiser.parameters(),
@@ -58,14 +67,18 @@ class DiffusionFit:
         config = self.model.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
+        # On the host, so that every device sees the same numbers.
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
+        fractions = torch.rand(len(order), dtype=torch.float64, generator=generator)
+        rows, fractions = self.rows[order].to(self.device), fractions.to(self.device)
+        users = torch.from_numpy(self.users[order]).to(self.device)
         losses = []
         for start in range(0, len(order), config.batch_size):
-            batch = order[start : start + config.batch_size]
+            batch = slice(start, start + config.batch_size)
             self.working.load_weights()
-            steps, correction = self.sampler.sample(len(batch), generator)
-            per_user = self.step_losses(self.rows[batch], steps, epoch, self.users[batch])
+            steps, correction = self.sampler.sample(fractions[batch])
+            per_user = self.step_losses(rows[batch], steps, epoch, users[batch])
             self.sampler.update(steps, per_user)
             loss = (per_user / correction).mean()
             loss.backward()
@@ -77,21 +90,17 @@ class DiffusionFit:
         return torch.stack(losses)
 
     def step_losses(
-        self, rows: SparseRows, steps: torch.Tensor, epoch: int, users: np.ndarray
+        self, rows: RowTensors, steps: torch.Tensor, epoch: int, users: torch.Tensor
     ) -> torch.Tensor:
         """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
         config, denoiser = self.model.config, self.working.denoiser
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
-        x = self._noised(rows, steps, config.dropout, keys)
-        if config.normalize_input:
-            norm = torch.linalg.vector_norm(self._noised(rows, steps, 0.0, keys), dim=1)
-            x = x / norm.clamp_min(1e-12)[:, None]
-        hidden = denoiser.encode(x, steps)
+        hidden = denoiser.hidden_from(self._first_layer(rows, steps, keys), steps)
         if config.prediction == "x0":
             table = denoiser.item_out, denoiser.item_bias
             errors = corpus_error(hidden, *table, *rows.coordinates())
         else:
-            noise = standard_noise(len(rows), rows.n_items, **keys)
+            noise = standard_noise(len(rows), denoiser.n_items, **keys, device=self.device)
             errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)
             if config.snr_weighting:
                 # The bound scores step 0 by the likelihood of x_0: half its reconstruction's error.
@@ -99,21 +108,23 @@ class DiffusionFit:
                 errors = torch.where(steps == 0, scale * errors, errors)
         return self.loss_weights[steps] * errors.double()
 
-    def _noised(
-        self, rows: SparseRows, steps: torch.Tensor, dropout: float, keys: dict[str, Any]
+    def _first_layer(
+        self, rows: RowTensors, steps: torch.Tensor, keys: dict[str, Any]
     ) -> torch.Tensor:
-        """x_t of each row at its step after dropout, [B, N]; the same noise for any dropout."""
-        return noisy_input(
-            rows.indptr,
-            rows.items,
-            rows.values,
-            rows.n_items,
-            self.signal[steps],
-            self.sigma[steps],
-            dropout,
-            dtype=self.working.denoiser.item_in.dtype,
-            **keys,
+        """``x_t item_in`` of each row at its step after dropout, [B, H]."""
+        config, weight = self.model.config, self.working.denoiser.item_in
+        x0 = rows.indptr, rows.items, rows.values
+        noised = self.signal[steps], self.sigma[steps]
+        if not config.normalize_input:
+            return noisy_projection(*x0, weight, *noised, config.dropout, **keys)
+        # The length is that of x_t before dropout, which keeps the same noise.
+        corpus: dict[str, Any] = {**keys, "dtype": weight.dtype, "device": self.device}
+        x, full = (
+            noisy_input(*x0, len(weight), *noised, dropout, **corpus)
+            for dropout in (config.dropout, 0.0)
         )
+        norm = torch.linalg.vector_norm(full, dim=1).clamp_min(1e-12)
+        return (x / norm[:, None]) @ weight
 
     @torch.no_grad()
     def validate(self) -> float | None:

@@ -53,13 +53,55 @@ class SparseRows:
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
         """``x @ weight`` for weight [N, H], as a sum over each row's few items: [B, H]."""
+        rows = self.to(weight.device)
         return torch.nn.functional.embedding_bag(
-            torch.from_numpy(self.items.astype(np.int64)),
+            rows.items.long(),
             weight,
-            torch.from_numpy(self.indptr[:-1]),
+            rows.indptr[:-1],
             mode="sum",
-            per_sample_weights=torch.from_numpy(self.values).to(weight.dtype),
+            per_sample_weights=rows.values.to(weight.dtype),
         )
+
+    def to(self, device: torch.device) -> RowTensors:
+        """A copy on a device."""
+        arrays = self.indptr, row_of(self.indptr), self.items, self.values
+        return RowTensors(self.indptr, *(torch.from_numpy(a).to(device) for a in arrays))
+
+
+@dataclass(frozen=True)
+class RowTensors:
+    """Rows over the corpus on one device, which can be cut into batches without waiting for it.
+
+    Attributes:
+        bounds: int64 [B + 1] numpy: ``indptr`` for the host.
+        indptr: int64 [B + 1]; rows: int64 [nnz], of each entry; items: int32 [nnz];
+        values: float32 [nnz].
+    """
+
+    bounds: np.ndarray
+    indptr: torch.Tensor
+    rows: torch.Tensor
+    items: torch.Tensor
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, block: slice) -> RowTensors:
+        """The rows of a contiguous block."""
+        start, stop, _ = block.indices(len(self))
+        first, last = int(self.bounds[start]), int(self.bounds[stop])
+        return RowTensors(
+            self.bounds[start : stop + 1] - first,
+            self.indptr[start : stop + 1] - first,
+            self.rows[first:last] - start,
+            self.items[first:last],
+            self.values[first:last],
+        )
+
+    def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(row int64 [nnz], item int64 [nnz], value float32 [nnz])."""
+        return self.rows, self.items.long(), self.values
 
 
 def interaction_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def dense_reverse(
     x = x0.dense().to(denoiser.item_in)
 
     def noise(epoch: int) -> torch.Tensor:
-        return standard_noise(len(x0), x0.n_items, seed=seed, epoch=epoch, users=users).to(x)
+        keys: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
+        return standard_noise(len(x0), x0.n_items, **keys, device=x.device).to(x)
 
     if sampling_steps:
         t = sampling_steps - 1
@@ -104,18 +106,27 @@ def dense_reverse(
 
 
 def standard_noise(
-    n_rows: int, n_items: int, *, seed: int, epoch: int, users: np.ndarray
+    n_rows: int,
+    n_items: int,
+    *,
+    seed: int,
+    epoch: int,
+    users: np.ndarray | torch.Tensor,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Standard Gaussian noise keyed by (seed, epoch, user, item), float32 [n_rows, n_items]."""
+    zeros = torch.zeros(n_rows + 1, dtype=torch.int64, device=device)
+    ones = torch.ones(n_rows, device=device)
     return noisy_input(
-        np.zeros(n_rows + 1, dtype=np.int64),
-        np.zeros(0, dtype=np.int32),
-        np.zeros(0, dtype=np.float32),
+        zeros,
+        torch.zeros(0, dtype=torch.int32, device=device),
+        torch.zeros(0, device=device),
         n_items,
-        torch.ones(n_rows),
-        torch.ones(n_rows),
+        ones,
+        ones,
         0.0,
         seed=seed,
         epoch=epoch,
         users=users,
+        device=device,
     )

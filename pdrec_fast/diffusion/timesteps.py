@@ -18,7 +18,9 @@ class TimestepSampler:
         importance: False draws uniformly always.
     """
 
-    def __init__(self, steps: int, *, importance: bool = True, device: str = "cpu") -> None:
+    def __init__(
+        self, steps: int, *, importance: bool = True, device: torch.device | str = "cpu"
+    ) -> None:
         self.steps = steps
         self.importance = importance
         self.losses = torch.zeros(steps, HISTORY, dtype=torch.float64, device=device)
@@ -36,22 +38,27 @@ class TimestepSampler:
         warm = (self.counts >= HISTORY).all() & (rms.sum() > 0) & rms.sum().isfinite()
         return torch.where(warm, by_loss, uniform)
 
-    def sample(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw ``size`` steps.
+    def sample(self, fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw a step for each of B random numbers, on every device the same.
+
+        Args:
+            fractions: float64 [B], uniform in [0, 1).
 
         Returns:
-            steps int64 [size], and the factor by which each one's loss must be divided to stay
-            unbiased, ``T * p(step)``, float64 [size].
+            steps int64 [B], and the factor by which each one's loss must be divided to stay
+            unbiased, ``T * p(step)``, float64 [B].
         """
         probabilities = self.probabilities()
-        steps = torch.multinomial(probabilities, size, replacement=True, generator=generator)
+        # The last bound is left out: rounding may put it below a fraction.
+        steps = torch.searchsorted(probabilities.cumsum(0)[:-1], fractions, right=True)
         return steps, probabilities[steps] * self.steps
 
     def update(self, steps: torch.Tensor, losses: torch.Tensor) -> None:
         """Remember the losses [B] seen at steps [B], the latest ``HISTORY`` of each step."""
         order = torch.argsort(steps, stable=True)
         ordered = steps[order]
-        sizes = torch.bincount(steps, minlength=self.steps)
+        # A bincount, which on a GPU would wait for it.
+        sizes = torch.zeros_like(self.counts).scatter_add_(0, steps, torch.ones_like(steps))
         place = torch.arange(len(steps), device=steps.device) - (sizes.cumsum(0) - sizes)[ordered]
         slot = (self.counts[ordered] + place) % HISTORY
         # Older losses of this batch that later ones would overwrite go to a spare column instead,

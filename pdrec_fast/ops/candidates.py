@@ -65,7 +65,7 @@ def implementations(states: torch.Tensor, table: torch.Tensor) -> dict[str, str 
     device = states.device.type
     cpp = {"cpp": extension_problem or _tensor_problem(states, table, "cpu")}
     triton = {"triton": triton_problem(device) or _tensor_problem(states, table, device)}
-    if device == "cuda":
+    if device != "cpu":
         return {**triton, **cpp, "reference": None}
     return {**cpp, "reference": None, **triton}
 

@@ -74,7 +74,9 @@ def noisy_input(
     if chosen == "triton":
         tensors = device_arguments(*rows, **keys, device=device)
         out = _output(out, len(tensors[-1]), n_items, dtype, device)
-        return _write_on_triton(out, tensors, dropout, seed, epoch)
+        signed = seed if seed < 2**63 else seed - 2**64  # custom ops take two's complement
+        _write_on_triton(out, *tensors, float(dropout), signed, epoch)
+        return out
     arrays, users, keep_from = noise_arguments(*rows, **keys)
     result = _output(out, len(users), n_items, dtype, device)
     on_cpu = result.cpu()
@@ -174,17 +176,43 @@ def _offered(device: torch.device) -> dict[str, str | None]:
     on_triton = {"triton": triton_problem(device.type)}
     others = {"cpp": extension_problem, "reference": None}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    return on_triton | others if device.type == "cuda" else others | on_triton
+    return others | on_triton if device.type == "cpu" else on_triton | others
 
 
+@torch.library.custom_op("pdrec_fast::noisy_input", mutates_args=("out",))
 def _write_on_triton(
-    out: torch.Tensor, tensors: list[torch.Tensor], dropout: float, seed: int, epoch: int
-) -> torch.Tensor:
+    out: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    signal: torch.Tensor,
+    sigma: torch.Tensor,
+    users: torch.Tensor,
+    dropout: float,
+    seed: int,
+    epoch: int,
+) -> None:
     from pdrec_fast.kernels.triton import noisy_input as kernels
 
     if len(out):
-        kernels.noisy_input(kernels.RandomKey(dropout, seed, epoch), out, *tensors)
-    return out
+        arrays = indptr, items, values, signal, sigma, users
+        kernels.noisy_input(kernels.RandomKey(dropout, seed, epoch), out, *arrays)
+
+
+@_write_on_triton.register_fake
+def _(
+    out: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    signal: torch.Tensor,
+    sigma: torch.Tensor,
+    users: torch.Tensor,
+    dropout: float,
+    seed: int,
+    epoch: int,
+) -> None:
+    return None
 
 
 def _finite(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

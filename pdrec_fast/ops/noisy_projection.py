@@ -78,12 +78,13 @@ def _offered(weight: torch.Tensor) -> dict[str, str | None]:
     on_triton = {"triton": wide or triton_problem(weight.device.type)}
     others: dict[str, str | None] = {"materialized": wide, "reference": None}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    return on_triton | others if weight.device.type == "cuda" else others | on_triton
+    return others | on_triton if weight.device.type == "cpu" else on_triton | others
 
 
 def _as_autocast(weight: torch.Tensor) -> torch.Tensor:
     device = weight.device.type
-    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+    available = torch.amp.is_autocast_available(device)
+    if available and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
         return weight.bfloat16()
     return weight
 

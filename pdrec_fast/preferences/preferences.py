@@ -209,7 +209,7 @@ def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
             f"{type(source).__name__}.scores returned shape {tuple(scores.shape)}, not {wanted}: "
             "was it fitted on other data?"
         )
-    return scores
+    return scores.cpu()
 
 
 def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> torch.Tensor:

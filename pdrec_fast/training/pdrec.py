@@ -15,6 +15,7 @@ from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
+from pdrec_fast.devices import resolve_device
 from pdrec_fast.encoders import ENCODERS, SequenceEncoder
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
@@ -40,6 +41,9 @@ class PDRec:
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: passed to a built-in encoder, e.g. ``{"width": 32}``.
+        device: where it is trained and scores: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...;
+            ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
+            another.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class PDRec:
         config: PDRecConfig | None = None,
         *,
         encoder_options: dict[str, Any] | None = None,
+        device: str | torch.device = "auto",
         **settings: Any,
     ) -> None:
         if isinstance(encoder, str) and encoder not in ENCODERS:
@@ -60,6 +65,7 @@ class PDRec:
         if encoder_options and not isinstance(encoder, str):
             raise ValueError("encoder_options are for built-in encoders; set yours in the function")
         self.config = replace(config or PDRecConfig(), **settings)
+        self.device = resolve_device(device)
         self.encoder_spec = encoder
         self.encoder_options = dict(encoder_options or {})
         self.encoder: nn.Module | None = None
@@ -122,16 +128,16 @@ class PDRec:
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
-            float32 [B, C] or [B, N].
+            float32 [B, C] or [B, N], on the model's device.
         """
         encoder = self.fitted_encoder().eval()
-        batch = pack(histories, encoder.max_length)
+        batch = pack(histories, encoder.max_length).to(self.device)
         states = encoder(batch)[batch.last]
         vectors = torch.empty_like(states)
-        vectors[torch.from_numpy(batch.sources)] = states
+        vectors[torch.from_numpy(batch.sources).to(self.device)] = states
         table = encoder.item_embedding.weight
         if items is not None:
-            return self.objective.logits(vectors, table, items)
+            return self.objective.logits(vectors, table, items.to(self.device))
         if self.config.similarity == "cosine":
             table = nn.functional.normalize(table, dim=-1)
             vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
@@ -184,7 +190,7 @@ class PDRec:
         logits = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for start in range(0, len(histories), block_size):
             block = slice(start, start + block_size)
-            scores = self.scores(histories[block])
+            scores = self.scores(histories[block]).cpu()
             if filter_seen:
                 _mask_seen(scores, histories[block])
             best = _top_items(scores, k)
@@ -205,11 +211,18 @@ class PDRec:
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, encoder: EncoderFactory | None = None) -> PDRec:
-        """Read a model written by ``save``.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        encoder: EncoderFactory | None = None,
+        device: str | torch.device = "auto",
+    ) -> PDRec:
+        """Read a model written by ``save``, onto any device.
 
         Args:
             encoder: the function that made the encoder, if it was not a built-in one.
+            device: see the constructor.
         """
         meta, files = read_bundle(path, KIND)
         if encoder is None and meta["own_encoder"]:
@@ -218,7 +231,8 @@ class PDRec:
                 "that makes it: PDRec.load(path, encoder=...)"
             )
         spec = meta["encoder"] if encoder is None else encoder
-        model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=meta["encoder_options"])
+        options = meta["encoder_options"]
+        model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=options, device=device)
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         model.encoder = model.new_encoder(model.data.n_items)
         try:
@@ -265,13 +279,15 @@ class PDRec:
         }
 
     def new_encoder(self, n_items: int) -> Any:
-        """An encoder with fresh weights, which depend on ``config.seed``; checked for use here."""
+        """An encoder with fresh weights, which depend on ``config.seed``, on this model's device;
+        checked for use here."""
         spec = self.encoder_spec
+        # Made on the CPU, so that the weights are the same on every device.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if isinstance(spec, str):
                 try:
-                    return ENCODERS[spec](n_items, **self.encoder_options)
+                    return ENCODERS[spec](n_items, **self.encoder_options).to(self.device)
                 except TypeError as error:
                     raise ValueError(f"encoder_options={self.encoder_options}: {error}") from None
             encoder = spec(n_items)
@@ -286,7 +302,7 @@ class PDRec:
                 f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
                 f"{n_items} items and none for padding"
             )
-        return encoder
+        return encoder.to(self.device)
 
     def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
         if not self.config.modules:

@@ -38,6 +38,12 @@ def make_fit(data=None, **settings):
     return DiffusionFit(model, data, None)
 
 
+def losses_of(fit, chosen, steps, epoch=0):
+    """The losses of some rows of ``fit``."""
+    users = torch.from_numpy(fit.users[chosen])
+    return fit.step_losses(fit.rows[chosen].to(fit.device), steps, epoch, users)
+
+
 def dropout_mask(n_rows, n_items, dropout, **keys):
     """The factor 0 or 1 / (1 - p) of every input, read off the noise with and without dropout."""
     empty = np.zeros(n_rows + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), n_items
@@ -55,7 +61,7 @@ def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout,
     chosen, steps = np.array([7, 2, 40, 11, 3, 3]), torch.tensor([0, 1, 2, 3, 0, 2])
     rows, users = fit.rows[chosen], fit.users[chosen]
     keys = {"seed": 0, "epoch": 5, "users": users}
-    actual = fit.step_losses(rows, steps, 5, users)
+    actual = losses_of(fit, chosen, steps, epoch=5)
 
     schedule = fit.model.schedule
     x0 = rows.dense().double()
@@ -89,8 +95,7 @@ def test_gradients_reach_every_parameter():
     for prediction in ("x0", "eps"):
         fit = make_fit(prediction=prediction, hidden=(6, 5))
         picked = np.arange(8)
-        losses = fit.step_losses(fit.rows[picked], torch.arange(8) % 4, 0, fit.users[picked])
-        losses.mean().backward()
+        losses_of(fit, picked, torch.arange(8) % 4).mean().backward()
         for name, parameter in fit.denoiser.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -105,7 +110,7 @@ def test_bf16_losses_are_close_to_fp32(prediction, hidden):
         for precision in ("fp32", "bf16")
     ]
     steps, picked = torch.arange(12) % 4, np.arange(12)
-    wide, narrow = (fit.step_losses(fit.rows[picked], steps, 0, fit.users[picked]) for fit in fits)
+    wide, narrow = (losses_of(fit, picked, steps) for fit in fits)
     torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
     assert not torch.equal(narrow, wide)
 
@@ -190,8 +195,9 @@ def test_step_is_adamw_on_the_corrected_mean():
             group["lr"] = 1e-2 * 0.99**epoch
         generator = torch.Generator().manual_seed(epoch)
         order = torch.randperm(50, generator=generator).numpy()
-        steps, correction = twin.sampler.sample(50, generator)
-        losses = twin.step_losses(twin.rows[order], steps, epoch, twin.users[order])
+        fractions = torch.rand(50, dtype=torch.float64, generator=generator)
+        steps, correction = twin.sampler.sample(fractions)
+        losses = losses_of(twin, order, steps, epoch)
         twin.sampler.update(steps, losses)
         optimizer.zero_grad()
         (losses / correction).mean().backward()

@@ -103,7 +103,7 @@ def test_uniform_when_importance_is_off():
 def test_losses_that_give_no_distribution_leave_it_uniform(loss):
     sampler = filled([loss, loss, loss])
     assert sampler.probabilities().tolist() == [1 / 3] * 3
-    steps, correction = sampler.sample(5, torch.Generator().manual_seed(0))
+    steps, correction = sampler.sample(torch.linspace(0, 0.999, 5, dtype=torch.float64))
     assert steps.shape == (5,)
     assert correction.tolist() == [1.0] * 5
 
@@ -111,7 +111,9 @@ def test_losses_that_give_no_distribution_leave_it_uniform(loss):
 def test_correction_makes_the_loss_unbiased():
     losses = torch.tensor([0.1, 2.0, 0.7, 4.0, 0.0], dtype=torch.float64)
     sampler = filled(losses.tolist())
-    steps, correction = sampler.sample(200_000, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    fractions = torch.rand(200_000, dtype=torch.float64, generator=generator)
+    steps, correction = sampler.sample(fractions)
     probabilities = sampler.probabilities()
     torch.testing.assert_close(correction, 5 * probabilities[steps], rtol=1e-14, atol=0)
     # In expectation over the draw, sum_t p_t L_t / (T p_t), it is the mean over the steps.
@@ -122,13 +124,12 @@ def test_correction_makes_the_loss_unbiased():
     assert chisquare(counts, probabilities.numpy() * len(steps)).pvalue > 1e-4
 
 
-def test_draws_depend_on_the_generator_alone():
-    sampler = filled([1.0, 2.0, 3.0])
-    first, _ = sampler.sample(50, torch.Generator().manual_seed(4))
-    second, _ = sampler.sample(50, torch.Generator().manual_seed(4))
-    other, _ = sampler.sample(50, torch.Generator().manual_seed(5))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+def test_draws_by_hand():
+    sampler = filled([1.0, 3.0])  # step 0 with probability .25025
+    fractions = torch.tensor([0.0, 0.2502, 0.2503, 1 - 2**-53], dtype=torch.float64)
+    steps, correction = sampler.sample(fractions)
+    assert steps.tolist() == [0, 0, 1, 1]
+    assert correction.tolist() == pytest.approx([0.5005, 0.5005, 1.4995, 1.4995])
 
 
 def test_state_round_trip_continues_alike():

@@ -14,6 +14,7 @@ from pdrec_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec, PDRecConfig
+from pdrec_fast.training.batches import Batch
 from pdrec_fast.training.trainer import PDRecFit
 
 SMALL: dict[str, Any] = {"encoder_options": {"width": 8, "blocks": 1, "max_length": 12}}
@@ -124,8 +125,10 @@ def test_the_seed_decides_order_and_dropout(
 ) -> None:
     seen = []
 
-    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
-        seen.append((users.tolist(), torch.rand(4).tolist()))
+    def spy(self: PDRecFit, batch: Batch) -> torch.Tensor:
+        key = batch.sequences.dropout_key
+        assert key is not None
+        seen.append((key.users.tolist(), (key.seed, key.epoch), torch.rand(4).tolist()))
         return sum(parameter.sum() for parameter in self.encoder.parameters())
 
     monkeypatch.setattr(PDRecFit, "batch_loss", spy)

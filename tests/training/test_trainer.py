@@ -14,7 +14,8 @@ from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
-from pdrec_fast.training.trainer import PDRecFit, TrainingTokens, safe_negatives
+from pdrec_fast.training.batches import Batch, TrainingBatches, TrainingTokens, safe_negatives
+from pdrec_fast.training.trainer import PDRecFit
 
 N_ITEMS, N_DRAWS, MAX_LENGTH = 13, 7, 3
 ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8], [9, 2, 9], [0, 1, 0, 3]]
@@ -144,10 +145,10 @@ def test_nns_adds_negatives_and_the_others_change_none(
     settings = {"seed": 2, "random_negatives": 2, "safe_negatives": 3}
     plain = fit_of(train, None, (), **settings)
     guided = fit_of(train, preferences, modules, **settings)
-    negatives = guided.negatives(4)
-    np.testing.assert_array_equal(negatives[:, :2], plain.negatives(4))
+    negatives = guided.batches.negatives(4)
+    np.testing.assert_array_equal(negatives[:, :2], plain.batches.negatives(4))
     if "nns" in modules:
-        safe = safe_negatives(preferences, guided.tokens, 3, seed=2, epoch=4)
+        safe = safe_negatives(preferences, guided.batches.tokens, 3, seed=2, epoch=4)
         np.testing.assert_array_equal(negatives[:, 2:], safe)
     else:
         assert negatives.shape == (9, 2)
@@ -165,9 +166,11 @@ def equation_2(scores: list[float], *, rank_weight: float, clip: float, rescale:
     return weights
 
 
-def loss_from_the_equations(fit: PDRecFit, batch: list[int], negatives: np.ndarray) -> float:
+def loss_from_the_equations(
+    fit: PDRecFit, preferences: Preferences, batch: list[int], negatives: np.ndarray
+) -> float:
     """Equations 2 and 4 to 6 for a batch of rows of the tokens, one token at a time."""
-    config, preferences = fit.config, fit.preferences
+    config = fit.config
     vectors = fit.encoder.item_embedding.weight.detach().double().numpy()
 
     def nll(last: int, item: int, sign: int) -> float:
@@ -223,10 +226,10 @@ def test_batch_loss_follows_the_equations(
         random_negatives=2,
         safe_negatives=2,
     )
-    negatives = fit.negatives(1)
+    negatives = fit.batches.negatives(1)
     for batch in ([0, 1, 2, 3], [3, 0], [1]):
-        found = fit.batch_loss(np.array(batch), torch.from_numpy(negatives), epoch=1)
-        expected = loss_from_the_equations(fit, batch, negatives)
+        found = fit.batch_loss(fit.batches.batch(np.array(batch), negatives, 1))
+        expected = loss_from_the_equations(fit, preferences, batch, negatives)
         assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -237,8 +240,8 @@ def test_every_module_changes_the_loss(
     losses = []
     for modules in ((), (module,)):
         fit = fit_of(train, preferences, modules, dpa_top_n=2)
-        negatives = torch.from_numpy(fit.negatives(0))
-        losses.append(fit.batch_loss(np.arange(4), negatives, epoch=0).item())
+        negatives = fit.batches.negatives(0)
+        losses.append(fit.batch_loss(fit.batches.batch(np.arange(4), negatives, 0)).item())
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -246,9 +249,9 @@ def test_the_loss_of_all_users_does_not_depend_on_their_order(
     train: Interactions, preferences: Preferences
 ) -> None:
     fit = fit_of(train, preferences, MODULES)
-    negatives = torch.from_numpy(fit.negatives(0))
+    negatives = fit.batches.negatives(0)
     losses = [
-        fit.batch_loss(np.array(order), negatives, epoch=0).item()
+        fit.batch_loss(fit.batches.batch(np.array(order), negatives, 0)).item()
         for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0])
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
@@ -259,13 +262,13 @@ def test_an_epoch_visits_every_user_once_and_decays_the_rate(
 ) -> None:
     fit = fit_of(train, None, (), batch_size=3, lr=0.1, lr_decay=0.5)
     batches: list[np.ndarray] = []
-    original = PDRecFit.batch_loss
+    original = TrainingBatches.batch
 
-    def spy(self: PDRecFit, users: np.ndarray, negatives: torch.Tensor, epoch: int) -> torch.Tensor:
+    def spy(self: TrainingBatches, users: np.ndarray, negatives: np.ndarray, epoch: int) -> Batch:
         batches.append(users)
         return original(self, users, negatives, epoch)
 
-    monkeypatch.setattr(PDRecFit, "batch_loss", spy)
+    monkeypatch.setattr(TrainingBatches, "batch", spy)
     orders = []
     for epoch in range(4):
         batches.clear()
