@@ -1,0 +1,276 @@
+"""What preferences keep of each user's scores, without the matrix of scores."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.build_info import triton_problem
+from pdrec_fast.ops.arguments import check_random_key, observed_rows, per_row, random_keys
+from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.reference import pool_sampling, selection
+from pdrec_fast.reference import projected_selection as reference
+
+Values = npt.NDArray[Any] | torch.Tensor
+
+_BAD = 3  # a row's argument, among the states of projected_selection
+
+# Below so many items the scores of a block are few, and a library's product and sort are as fast.
+_SMALL_CORPUS = 1 << 14
+
+
+class ProjectedSelection(NamedTuple):
+    """What ``select_projected`` finds in each of B rows.
+
+    Attributes:
+        top_items: int32 [B, top_m], the best unobserved items, best first, filled up with -1.
+        threshold_score: float32 [B], score of the unobserved item at ``first_rank``.
+        threshold_item: int32 [B], that item.
+        observed_scores: float32 [nnz], scores of the observed items.
+        draws: int32 [B, n_draws], from the items at or after the threshold.
+    """
+
+    top_items: torch.Tensor
+    threshold_score: torch.Tensor
+    threshold_item: torch.Tensor
+    observed_scores: torch.Tensor
+    draws: torch.Tensor
+
+
+@torch.no_grad()
+def select_projected(
+    vectors: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    observed: tuple[Values, Values],
+    top_m: int,
+    first_rank: Values,
+    n_draws: int,
+    *,
+    seed: int,
+    users: Values,
+    epoch: int = 0,
+    impl: str = "auto",
+    tile: Any = None,
+) -> ProjectedSelection:
+    """``select_unobserved`` and ``sample_pool`` on the scores ``vectors @ table.T + bias``.
+
+    The order, the pool and the draws are those two operations'; equal scores give equal results.
+    Products are of ``table``'s dtype, sums and scores float32. Without gradient.
+
+    Args:
+        vectors: [B, H], cast to ``table``'s dtype.
+        table: [N, H], float32 or bfloat16. bias: [N].
+        observed: (indptr int64 [B + 1], items int32 [nnz]), sorted and unique within a row.
+        top_m: number of items to return per row, at least 0.
+        first_rank: int64 [B], 0-based, below the row's number of unobserved items.
+        n_draws: draws per row, with replacement, at least 0.
+        seed, users, epoch: see ``sample_pool``.
+        impl: ``"auto"``, ``"triton"`` (a GPU): scores are used where they are made; a row whose
+            scores are too tied for its short lists, or spread such that a sample of them misled,
+            is done again by ``"materialized"``: product, sort and masks in PyTorch, on any device.
+            ``"reference"``: on a CPU, by the references of the two operations. ``auto`` takes
+            ``"materialized"`` for corpora of less than 16,384 items.
+        tile: of ``"triton"``: ``kernels.triton.projected_selection.Tile``; None chooses by shape.
+
+    ``observed``, ``first_rank`` and ``users`` are checked and copied to the device of ``vectors``.
+    Tensors that lie on a GPU already are checked in shape and dtype, and ``first_rank`` in value:
+    ``"triton"`` waits for the GPU once a call.
+
+    Raises:
+        ValueError: an argument is out of its range, a vector is not finite, a row's pool would be
+            empty, or a score is NaN.
+        BackendError: the named implementation cannot run here.
+    """
+    _check_matrices(vectors, table, bias)
+    chosen = choose("select_projected", impl, _offered(vectors, table, impl))
+    if top_m < 0 or n_draws < 0:
+        raise ValueError(f"top_m and n_draws must be at least 0, got {top_m=}, {n_draws=}")
+    indptr, items, first_rank, users = _rows(vectors, table, observed, first_rank, seed, epoch, users)
+    if chosen == "triton" and len(vectors):
+        return _select_triton(
+            vectors, table, bias, indptr, items, top_m, first_rank, n_draws, seed, epoch, users, tile
+        )
+    _check_values(vectors, indptr, first_rank, len(table))
+    rows = indptr, items, top_m, first_rank, n_draws, seed, epoch, users
+    if chosen != "reference":
+        return ProjectedSelection(*reference.select_materialized(vectors, table, bias, *rows))
+    return _select_reference(reference.projected_scores(vectors, table, bias), *rows)
+
+
+def _offered(vectors: torch.Tensor, table: torch.Tensor, impl: str) -> dict[str, str | None]:
+    device = vectors.device.type
+    not_cpu = None if device == "cpu" else f"it runs on a CPU, the vectors are on {device!r}"
+    others = {"materialized": None, "reference": not_cpu}
+    on_triton = {"triton": triton_problem(device)}
+    # On a CPU only the interpreter runs Triton's kernels, which is for tests.
+    first = device == "cuda" and len(table) >= _SMALL_CORPUS
+    return on_triton | others if first else others | on_triton
+
+
+def _check_matrices(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor) -> None:
+    if table.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"table must be float32 or bfloat16, got {table.dtype}")
+    if vectors.ndim != 2 or table.ndim != 2 or vectors.shape[1] != table.shape[1]:
+        raise ValueError(
+            "vectors [B, H] and table [N, H] must share H, got shapes "
+            f"{tuple(vectors.shape)} and {tuple(table.shape)}"
+        )
+    if not 1 <= len(table) < 2**31 - 1 or not table.shape[1]:
+        raise ValueError(f"table must have 1 .. 2**31 - 2 rows and a column, got {table.shape}")
+    if bias.shape != table.shape[:1]:
+        raise ValueError(f"bias must have shape [{len(table)}], got {tuple(bias.shape)}")
+    for name, tensor in (("table", table), ("bias", bias)):
+        if tensor.device != vectors.device:
+            raise ValueError(
+                f"{name} must be on the device of vectors, {vectors.device}, got {tensor.device}"
+            )
+
+
+def _rows(
+    vectors: torch.Tensor,
+    table: torch.Tensor,
+    observed: tuple[Values, Values],
+    first_rank: Values,
+    seed: int,
+    epoch: int,
+    users: Values,
+) -> list[torch.Tensor]:
+    """[indptr, items, first_rank, users] on the device of ``vectors``."""
+    n_rows, device = len(vectors), vectors.device
+    arrays = [*observed, first_rank, users]
+    if device.type == "cpu" or not all(
+        isinstance(array, torch.Tensor) and array.device == device for array in arrays
+    ):
+        arrays = [_on_host(array) for array in arrays]
+        checked = observed_rows((arrays[0], arrays[1]), n_rows, len(table))
+        ranks = per_row("first_rank", arrays[2], np.int64, n_rows)
+        keys = random_keys(seed, epoch, arrays[3], n_rows)
+        return [torch.from_numpy(array).to(device) for array in (*checked, ranks, keys)]
+    check_random_key(seed, epoch)
+    names = "observed[0] (indptr)", "observed[1] (items)", "first_rank", "users"
+    lengths = n_rows + 1, len(arrays[1]), n_rows, n_rows
+    dtypes = torch.int64, torch.int32, torch.int64, torch.int64
+    for name, tensor, length, dtype in zip(names, arrays, lengths, dtypes, strict=True):
+        if tensor.shape != (length,) or tensor.dtype != dtype:
+            raise ValueError(
+                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    return [tensor.contiguous() for tensor in arrays]
+
+
+def _on_host(values: Values) -> npt.NDArray[Any]:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _check_values(
+    vectors: torch.Tensor, indptr: torch.Tensor, first_rank: torch.Tensor, n_items: int
+) -> None:
+    """Raises ValueError for the first row with a bad vector or rank."""
+    finite = vectors.isfinite().all(1)
+    if not finite.all():
+        raise ValueError(f"vectors must be finite, row {int(finite.int().argmin())} is not")
+    n_unobserved = n_items - indptr.diff()
+    outside = (first_rank < 0) | (first_rank >= n_unobserved)
+    if outside.any():
+        row = int(outside.int().argmax())
+        raise ValueError(
+            f"first_rank must lie in 0 .. {n_unobserved[row] - 1} in row {row}, which has "
+            f"{n_unobserved[row]} unobserved items, got {first_rank[row]}: its pool would be empty"
+        )
+
+
+def _select_reference(
+    scores: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    top_m: int,
+    first_rank: torch.Tensor,
+    n_draws: int,
+    seed: int,
+    epoch: int,
+    users: torch.Tensor,
+) -> ProjectedSelection:
+    if scores.isnan().any():
+        raise ValueError("scores must not be NaN")
+    observed = indptr.numpy(), items.numpy()
+    chosen = selection.select_unobserved(scores, *observed, top_m, first_rank.numpy())
+    thresholds = chosen[1].numpy(), chosen[2].numpy()
+    draws, _ = pool_sampling.sample_pool(
+        scores, *observed, *thresholds, n_draws, seed, epoch, users.numpy(), True
+    )
+    of_observed = scores[reference.row_of(indptr, len(items)), items.long()]
+    return ProjectedSelection(*chosen, of_observed, draws)
+
+
+def _select_triton(
+    vectors: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    top_m: int,
+    first_rank: torch.Tensor,
+    n_draws: int,
+    seed: int,
+    epoch: int,
+    users: torch.Tensor,
+    tile: Any,
+) -> ProjectedSelection:
+    from pdrec_fast.kernels.triton import pool_draws, projected_selection, score_tiles
+
+    corpus = score_tiles.Corpus(vectors, table, bias, tile)
+    rows = reference.row_of(indptr, len(items))
+    found = projected_selection.select(corpus, indptr, items, rows, top_m, first_rank)
+    of_observed = score_tiles.scores_of_pairs(corpus, rows, items)
+    pool_size = len(table) - indptr.diff() - first_rank
+    any_listed = (pool_size * pool_draws.LIST_BELOW < len(table)).any()
+    bad = (first_rank < 0) | (pool_size < 1) | ~corpus.vectors.isfinite().all(1)
+    state = torch.where(bad, _BAD, found.state)
+    # The only wait for the GPU.
+    *state, any_nan, any_listed = torch.cat(
+        (state, of_observed.isnan().any()[None], any_listed[None])
+    ).tolist()
+    if _BAD in state:
+        _check_values(corpus.vectors, indptr, first_rank, len(table))
+    if any_nan or projected_selection.NAN in state:
+        raise ValueError("scores must not be NaN: the table or the bias is not finite")
+    draws = pool_draws.draw(
+        found.pool,
+        torch.where(found.state == 0, pool_size, 0),
+        len(table),
+        n_draws,
+        seed,
+        epoch,
+        users,
+        any_listed=bool(any_listed),
+    )
+    result = ProjectedSelection(
+        found.top_items, found.threshold_score, found.threshold_item, of_observed, draws
+    )
+    again = [row for row, code in enumerate(state) if code]
+    if again:
+        at = torch.tensor(again, device=indptr.device)
+        of_rows, entries = _rows_of(indptr, items, at)
+        keys = top_m, first_rank[at], n_draws, seed, epoch, users[at]
+        redone = reference.select_materialized(vectors[at], table, bias, of_rows, entries, *keys)
+        for name, values in zip(result._fields, redone, strict=True):
+            if name != "observed_scores":
+                getattr(result, name)[at] = values
+    return result
+
+
+def _rows_of(
+    indptr: torch.Tensor, items: torch.Tensor, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indptr, items) of some rows."""
+    lengths = indptr.diff()[rows]
+    ends = lengths.cumsum(0)
+    of_entry = torch.arange(len(rows), device=rows.device).repeat_interleave(lengths)
+    places = torch.arange(len(of_entry), device=rows.device)
+    places += (indptr[rows] - ends + lengths)[of_entry]
+    return torch.cat((ends.new_zeros(1), ends)), items[places]
