@@ -57,6 +57,10 @@ def format_document(document: Mapping[str, Any]) -> str:
         "\n".join(
             "{op}: {impl} cannot run here: {reason}".format(**u) for u in document["unavailable"]
         ),
+        "\n".join(
+            f"{skipped['op']} left out at {describe_sizes(skipped['sizes'])}: {skipped['reason']}"
+            for skipped in document.get("skipped", [])
+        ),
         "\n".join(f"FAILED {op}: {why}" for op, why in document["failures"].items()),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -106,8 +110,11 @@ _HEADER = (
     "iqr",
     "min",
     "vs reference",
+    "work",
     "floor",
     "vs floor",
+    "of copy",
+    "of matmul",
     "peak memory",
     "sizes",
 )
@@ -123,11 +130,26 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         seconds(row["iqr"]),
         seconds(row["min"]),
         ratio(row["ratio_to_reference"]),
+        _work(row["floor"]),
         "{} {}".format(seconds(row["floor"]["seconds"]), row["floor"]["binding"]),
         ratio(row["ratio_to_floor"]),
+        _percent(row["shares"]["copy"]),
+        _percent(row["shares"]["matmul"]),
         size(row["peak_memory"]),
         describe_sizes(row["sizes"]),
     ]
+
+
+def _work(floor: Mapping[str, Any]) -> str:
+    """Bytes and products that the floor counts."""
+    parts = [size(floor["bytes"])] if floor["bytes"] else []
+    if floor["flops"]:
+        parts.append(f"{floor['flops'] / 1e9:.3g} GFLOP {floor['dtype']}")
+    return ", ".join(parts)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if share else "-"
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

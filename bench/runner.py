@@ -24,6 +24,7 @@ from pdrec_fast.errors import BackendError
 
 FORMAT = 1
 MIN_ROUNDS, MAX_ROUNDS = 3, 100
+TINY_ROUNDS = 2
 MAX_REPEATS = 5  # of a fast implementation in every round of a slow one
 
 
@@ -54,10 +55,18 @@ class Settings:
     until: float = math.inf
 
 
-def run(only: Iterable[str], settings: Settings, rates: Rates | None = None) -> dict[str, Any]:
+def run(
+    only: Iterable[str],
+    settings: Settings,
+    rates: Rates | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda document: None,
+) -> dict[str, Any]:
     """Run the named operations, or all: the document that ``--json`` writes.
 
     Its ``failures`` map an operation to what went wrong with it; the others are complete.
+
+    Args:
+        keep: called with the document so far after every operation.
     """
     names = list(only) or [*registry.OPERATIONS, *registry.FACTS, *registry.BROKEN]
     registry.check_names(names)
@@ -65,6 +74,7 @@ def run(only: Iterable[str], settings: Settings, rates: Rates | None = None) -> 
     document: dict[str, Any] = {
         "format": FORMAT,
         "environment": environment(settings.threads, settings.target),
+        "rates": [],
         "rows": [],
         "unavailable": [],
         "skipped": [],
@@ -79,8 +89,9 @@ def run(only: Iterable[str], settings: Settings, rates: Rates | None = None) -> 
             continue
         label = f"{name} {_brief(sizes)}" if settings.target.gpu else name
         _run_job(name, sizes, label, settings, rates, document)
-    _apply_floors(document["rows"], rates)
-    document["rates"] = rates.report()
+        _apply_floors(document["rows"], rates)
+        document["rates"] = rates.report()
+        keep(document)
     return document
 
 
@@ -288,9 +299,10 @@ def interleave(
         name: min(max(int(longest / max(first[name], 1e-9)), 1), MAX_REPEATS) for name in runs
     }
     samples: dict[str, list[float]] = {name: [] for name in runs}
+    least = TINY_ROUNDS if settings.tiny else MIN_ROUNDS
     started = time.perf_counter()
     for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and time.perf_counter() - started > settings.seconds:
+        if done >= least and time.perf_counter() - started > settings.seconds:
             break
         for name, call in runs.items():
             for _ in range(repeats[name]):
@@ -330,10 +342,10 @@ def _growth_rows(
 
 
 def _apply_floors(rows: Iterable[dict[str, Any]], rates: Rates) -> None:
-    """At the end of a run, as another process may have disturbed the rates at any one moment."""
+    """Anew after every operation, as another process may disturb the rates at any one moment."""
     for row in rows:
         if "floor" in row:
-            floor = Floor(**row["floor"])
+            floor = Floor(*(row["floor"][name] for name in ("bytes", "flops", "dtype")))
             sides = rates.sides(floor, row["threads"]).items()
             row["shares"] = {side: seconds / row["median"] for side, seconds in sides}
             seconds, binding = rates.seconds_of(floor, row["threads"])
