@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bench.report import describe_sizes, ratio, seconds, table, timed_rows
+from bench.report import describe_sizes, percent, ratio, seconds, table, timed_rows
 from bench.target import COMPILED
 
 Measure = Literal["speed-up over eager", "speed-up over torch.compile", "share of floor", "seconds"]
 FUSED = "triton"
+_SHOW = {"seconds": seconds, "share of floor": percent}
 _HEADER = ("target", "sizes", "measured", "wanted", "")
 
 
@@ -56,7 +57,7 @@ def format_goals(entries: Sequence[Mapping[str, Any]]) -> str:
     words = {True: "reached", False: "MISSED", None: "not measured"}
     rows = []
     for entry in entries:
-        show = seconds if entry["measure"] == "seconds" else ratio
+        show = _SHOW.get(entry["measure"], ratio)
         bound = f"{'<' if entry['measure'] == 'seconds' else '>='} {show(entry['bound'])}"
         name = f"{entry['op']}: {entry['measure']}"
         sizes = describe_sizes(entry["sizes"])

@@ -65,14 +65,14 @@ def gpu_report(plan: Plan) -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
     if plan.build:
         build_in_place(ROOT)
-    tests = run_tests(plan.tests, target.interpreter) if plan.tests else None
+    tests = run_tests(plan.tests) if plan.tests else None
     _say(f"elapsed: {time.monotonic() - started:.0f} s")
     tiny = plan.tiny or target.interpreter
     path = plan.json
     if path is None and not tiny:
         path = RESULTS / f"gpu-{device_name()}.json"
     settings = Settings(
-        threads=torch.get_num_threads(),
+        threads=1 if tiny else torch.get_num_threads(),
         seconds=0.0 if tiny else plan.seconds,
         target=target,
         tiny=tiny,
@@ -80,7 +80,7 @@ def gpu_report(plan: Plan) -> int:
     )
 
     def keep(document: dict[str, Any]) -> None:
-        document |= {"tests": tests, "goals": judge(document), "tiny": tiny}
+        document |= {"tests": tests, "tiny": tiny, "goals": [] if tiny else judge(document)}
         document["seconds"] = round(time.monotonic() - started)
         _say(f"elapsed: {document['seconds']} s")
         if path is not None:
@@ -88,7 +88,7 @@ def gpu_report(plan: Plan) -> int:
 
     document = run(plan.only, settings, keep=keep)
     print(report.format_document(document))
-    print(f"\n{format_goals(judge(document))}")
+    print(f"\n{format_goals(document['goals']) or 'targets: not judged at tiny sizes'}")
     if path is not None:
         print(f"\nwritten: {path}")
         _draw(document, path.with_suffix(""))
@@ -100,12 +100,14 @@ def gpu_report(plan: Plan) -> int:
 
 def device_name() -> str:
     """Short name of the GPU, such as h200."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "interpreter"
-    words = re.findall(r"[a-z0-9]+", name.lower())
+    if not torch.cuda.is_available():
+        return "interpreter"
+    name = torch.cuda.get_device_name().lower().replace("rtx ", "rtx")
+    words = re.findall(r"[a-z0-9]+", name)
     return next((word for word in words if re.fullmatch(r"[a-z]+\d+[a-z]*", word)), words[-1])
 
 
-def run_tests(seconds: float, interpreter: bool) -> dict[str, Any]:
+def run_tests(seconds: float) -> dict[str, Any]:
     """The test suite in a process of its own, its progress shown; stopped when its time is up."""
     command = [sys.executable, "-m", "pytest", "tests", "--quiet", "--color=no"]
     started, lines = time.monotonic(), []

@@ -96,6 +96,11 @@ def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}x"
 
 
+def percent(value: float | None) -> str:
+    """A share, three digits."""
+    return f"{100 * value:.3g} %" if value else "-"
+
+
 def describe_sizes(sizes: Mapping[str, Any]) -> str:
     """Sizes in one cell."""
     return " ".join(f"{name}={value}" for name, value in sizes.items())
@@ -133,8 +138,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _work(row["floor"]),
         "{} {}".format(seconds(row["floor"]["seconds"]), row["floor"]["binding"]),
         ratio(row["ratio_to_floor"]),
-        _percent(row["shares"]["copy"]),
-        _percent(row["shares"]["matmul"]),
+        percent(row["shares"]["copy"]),
+        percent(row["shares"]["matmul"]),
         size(row["peak_memory"]),
         describe_sizes(row["sizes"]),
     ]
@@ -146,10 +151,6 @@ def _work(floor: Mapping[str, Any]) -> str:
     if floor["flops"]:
         parts.append(f"{floor['flops'] / 1e9:.3g} GFLOP {floor['dtype']}")
     return ", ".join(parts)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %" if share else "-"
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

@@ -40,8 +40,12 @@ class Target:
 
     @property
     def model_options(self) -> dict[str, str]:
-        """Keyword arguments of estimators that put them there."""
-        return {} if self.device.type == "cpu" else {"device": self.device.type}
+        """Keyword arguments of estimators that put them there.
+
+        None without a GPU, where there is no choice: an older package, as in ``compare``, has no
+        such argument.
+        """
+        return {"device": self.device.type} if torch.cuda.is_available() else {}
 
 
 CPU = Target(torch.device("cpu"), gpu=False)
