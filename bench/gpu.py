@@ -18,6 +18,7 @@ import torch
 from bench import plots, report
 from bench.compare import build_in_place
 from bench.goals import format_goals, judge
+from bench.machine import Rates
 from bench.runner import Settings, run
 from bench.target import gpu_target
 
@@ -86,7 +87,8 @@ def gpu_report(plan: Plan) -> int:
         if path is not None:
             report.write(document, path)
 
-    document = run(plan.only, settings, keep=keep)
+    rates = Rates(seconds=0.0 if tiny else 0.1, device=target.device)
+    document = run(plan.only, settings, rates, keep)
     print(report.format_document(document))
     print(f"\n{format_goals(document['goals']) or 'targets: not judged at tiny sizes'}")
     if path is not None:

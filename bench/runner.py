@@ -24,7 +24,7 @@ from pdrec_fast.errors import BackendError
 
 FORMAT = 1
 MIN_ROUNDS, MAX_ROUNDS = 3, 100
-TINY_ROUNDS = 2
+TINY_ROUNDS = 1
 MAX_REPEATS = 5  # of a fast implementation in every round of a slow one
 
 
@@ -311,8 +311,10 @@ def interleave(
 
 
 def summarize(samples: list[float]) -> dict[str, Any]:
-    """Median, interquartile range and minimum of at least two samples."""
-    low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    """Median, interquartile range and minimum; a single sample has no range."""
+    low = high = samples[0]
+    if len(samples) > 1:
+        low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
     return {
         "n": len(samples),
         "median": statistics.median(samples),

@@ -131,6 +131,6 @@ operation(
     "noisy_projection",
     "kernel",
     gpu_sizes=tuple(_STEP | {"precision": precision} for precision in ("bf16", "fp32")),
-    small={"users": 7, "items": 301, "hidden": 13, "precision": "fp32"},
+    small={"users": 7, "items": 131, "hidden": 13, "precision": "fp32"},
     check_at_size=True,
 )(_make_projection)

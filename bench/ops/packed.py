@@ -21,7 +21,7 @@ from pdrec_fast.ops.packed_dropout import packed_dropout
 DROPOUT, MAX_LENGTH = 0.2, 200
 _SIZES = {"users": 128, "items": 37_868, "width": 64, "precision": "fp32"}
 _GPU_SIZES = (_SIZES | {"users": 7_996}, _SIZES, _SIZES | {"users": 7_996, "precision": "bf16"})
-_SMALL = {"users": 9, "items": 301, "width": 8, "precision": "fp32"}
+_SMALL = {"users": 5, "items": 301, "width": 8, "precision": "fp32"}
 _OTHER_NUMBERS = "other random numbers"
 
 

@@ -120,6 +120,7 @@ def test_summary_by_hand():
     assert summary["iqr"] == 4.0 - 2.0
     assert summary["min"] == 1.0
     assert summary["n"] == 5
+    assert summarize([2.0])["iqr"] == 0.0
 
 
 def test_rounds_alternate_and_repeat_the_fast():
