@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test bench lint format
+.PHONY: setup demo test bench gpu-report lint format
 
 setup: $(BIN)/pdrec-fast
 
@@ -35,3 +35,9 @@ test: lint
 bench: setup
 	$(BIN)/python -m pytest bench -o addopts= --benchmark-only --benchmark-group-by=group \
 		--benchmark-name=short --benchmark-columns=min,median,iqr,rounds --benchmark-min-rounds=3
+
+# Tests, kernels and stages on a GPU, within ten minutes: bench/results/gpu-NAME.json and figures.
+# Without a GPU everything runs once, tiny, under Triton's interpreter. In an environment that has
+# torch already: "python -m bench gpu --build".
+gpu-report: setup
+	$(BIN)/python -m bench gpu

@@ -1,4 +1,4 @@
-"""``python -m bench run | plot | compare``."""
+"""``python -m bench run | gpu | plot | compare``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import bench.ops  # noqa: F401  registers the operations
 from bench import plots, report
 from bench.compare import compare
+from bench.gpu import Plan, gpu_report
 from bench.registry import FACTS, OPERATIONS
 from bench.runner import Settings, run
 
@@ -36,6 +37,19 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if document["failures"] else 0
 
 
+def _gpu(options: argparse.Namespace) -> int:
+    plan = Plan(
+        tuple(options.only),
+        options.tiny,
+        options.budget,
+        options.tests,
+        options.seconds,
+        options.build,
+        options.json.resolve() if options.json else None,
+    )
+    return gpu_report(plan)
+
+
 def _plot(options: argparse.Namespace) -> int:
     for path in plots.draw(report.read(options.json), options.out):
         print(path)
@@ -55,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure the package against references, baselines and the machine's limits.",
         epilog=f"operations: {', '.join([*OPERATIONS, *FACTS])}",
     )
-    commands = parser.add_subparsers(required=True, metavar="{run,plot,compare}")
+    commands = parser.add_subparsers(required=True, metavar="{run,gpu,plot,compare}")
 
     command = commands.add_parser("run", help="check every implementation, then time it")
     _add_timing(command, seconds=4.0)
@@ -67,6 +81,41 @@ def _parser() -> argparse.ArgumentParser:
         "--ours", action="store_true", help="only what the package does: no baselines, no curves"
     )
     command.set_defaults(command=_run)
+
+    command = commands.add_parser("gpu", help="tests, kernels and stages on a GPU, in one report")
+    _add_only(command)
+    command.add_argument(
+        "--tiny", action="store_true", help="small sizes, to see that all runs (without a GPU: on)"
+    )
+    command.add_argument(
+        "--budget",
+        type=float,
+        default=510.0,
+        metavar="SECONDS",
+        help="in all; no case begins after it (default 510)",
+    )
+    command.add_argument(
+        "--tests",
+        type=float,
+        default=240.0,
+        metavar="SECONDS",
+        help="of the test suite, stopped then (default 240)",
+    )
+    command.add_argument(
+        "--no-tests", dest="tests", action="store_const", const=0.0, help="leave the tests out"
+    )
+    _add_seconds(command, 1.0)
+    command.add_argument(
+        "--build", action="store_true", help="build the extension in this source tree first"
+    )
+    command.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the results here, and figures beside it "
+        "(default: bench/results/gpu-NAME.json; nothing when tiny)",
+    )
+    command.set_defaults(command=_gpu)
 
     command = commands.add_parser("plot", help="draw the results of a run")
     command.add_argument("--json", type=Path, metavar="FILE", default=RESULTS)
@@ -84,16 +133,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_timing(command: argparse.ArgumentParser, seconds: float) -> None:
+    _add_only(command)
+    command.add_argument("--threads", type=_positive, default=2, help="of torch (default 2)")
+    _add_seconds(command, seconds)
+
+
+def _add_only(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="these operations (default: all)"
     )
-    command.add_argument("--threads", type=_positive, default=2, help="of torch (default 2)")
+
+
+def _add_seconds(command: argparse.ArgumentParser, seconds: float) -> None:
     command.add_argument(
         "--seconds",
         type=float,
         default=seconds,
         metavar="BUDGET",
-        help=f"of timing per case, beyond three rounds (default {seconds:g})",
+        help=f"of timing per case, beyond the fewest rounds (default {seconds:g})",
     )
 
 

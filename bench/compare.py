@@ -66,7 +66,7 @@ def checked_out(repository: Path, revision: str, target: Path) -> Iterator[Path]
     if done.returncode:
         raise ValueError(f"cannot check out --base {revision!r}: {done.stderr.strip()}")
     try:
-        _build(target)
+        build_in_place(target)
         yield target
     finally:
         subprocess.run([*git, "worktree", "remove", "--force", str(target)], check=True)
@@ -120,7 +120,7 @@ def _reason(documents: Sequence[Mapping[str, Any]], name: str) -> str:
     return "no rows"
 
 
-def _build(tree: Path) -> None:
+def build_in_place(tree: Path) -> None:
     """Build the extension in place, and give ``pdrec_fast.kernels`` its place in a source tree."""
     kernels = tree / "pdrec_fast" / "kernels"
     if (tree / "kernels").is_dir() and not kernels.exists():

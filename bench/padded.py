@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import pdrec_fast as pf
+from bench.target import compiled, target
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.fitting.optimizer import with_state
 from pdrec_fast.preferences import hbr_weights
@@ -61,16 +62,14 @@ def pad_training(
             clip=config.hbr_clip,
             rescale=config.hbr_rescale,
         )
-    complete, complete_mask = pad_histories(train.histories(users), length)
-    return PaddedTokens(
-        users,
-        torch.from_numpy(np.where(mask, train.items[records * mask], 0).astype(np.int64)),
-        torch.from_numpy(np.where(mask, train.items[targets], 0).astype(np.int64)),
-        torch.from_numpy(mask),
-        torch.from_numpy(weights),
-        complete,
-        complete_mask,
-    )
+    tokens = [
+        np.where(mask, train.items[records * mask], 0).astype(np.int64),
+        np.where(mask, train.items[targets], 0).astype(np.int64),
+        mask,
+        weights,
+    ]
+    here = (torch.from_numpy(array).to(target().device) for array in tokens)
+    return PaddedTokens(users, *here, *pad_histories(train.histories(users), length))
 
 
 def pad_histories(histories: Histories, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +77,8 @@ def pad_histories(histories: Histories, length: int) -> tuple[torch.Tensor, torc
     records = histories.stops[:, None] - np.arange(length, 0, -1)
     mask = records >= histories.starts[:, None]
     items = np.where(mask, histories.items[records * mask], 0).astype(np.int64)
-    return torch.from_numpy(items), torch.from_numpy(mask)
+    device = target().device
+    return torch.from_numpy(items).to(device), torch.from_numpy(mask).to(device)
 
 
 class PaddedSASRec(nn.Module):
@@ -100,16 +100,18 @@ class PaddedSASRec(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for mine, theirs in zip(self.parameters(), encoder.parameters(), strict=True):
             mine.data.copy_(theirs)
+        self.to(target().device)
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States [B, L, width] of items [B, L]; those of padding mean nothing."""
         width, length = self.item_embedding.embedding_dim, items.shape[1]
-        positions = torch.arange(self.max_length - length, self.max_length)
+        positions = torch.arange(self.max_length - length, self.max_length, device=items.device)
         x = self.item_embedding(items) * width**0.5 + self.position_embedding(positions)
         x = self.dropout(x)
         # Padding may look at itself, as a row of softmax over nothing would be NaN.
-        visible = mask[:, None, :] | torch.eye(length, dtype=torch.bool)
-        visible = visible & torch.ones(length, length, dtype=torch.bool).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=items.device)
+        visible = mask[:, None, :] | itself
+        visible = visible & torch.ones_like(itself).tril()
         for block in self.blocks:
             x = block(x, visible)
         return self.norm(x)
@@ -154,7 +156,11 @@ def logits(config: pf.PDRecConfig, states: torch.Tensor, items: torch.Tensor) ->
 
 
 class PaddedTraining:
-    """Training of a copy of ``model``'s encoder on padded batches (paper, eqs. 4 to 6)."""
+    """Training of a copy of ``model``'s encoder on padded batches (paper, eqs. 4 to 6).
+
+    Args:
+        compiling: whether the objective and its gradient go through ``torch.compile``.
+    """
 
     def __init__(
         self,
@@ -162,40 +168,57 @@ class PaddedTraining:
         train: Interactions,
         preferences: pf.Preferences | None,
         dropout: float,
+        compiling: bool = False,
     ) -> None:
         self.config, self.preferences = model.config, preferences
+        self.loss = compiled(self._loss) if compiling else self._loss
         self.encoder = PaddedSASRec(model.fitted_encoder(), dropout)
         self.tokens = pad_training(model, train, preferences)
+        self.pools, self.top_items = self._candidates()
         parameters = self.encoder.parameters()
         self.optimizer = with_state(
             torch.optim.Adam(parameters, lr=self.config.lr, betas=(0.9, 0.98), fused=True)
         )
 
+    def _candidates(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Pools of safe negatives and DPA's candidates of every user, where modules use them."""
+        if self.preferences is None:
+            return None, None
+        tables = self.preferences.negatives, self.preferences.top_items
+        of_users = (torch.as_tensor(table)[self.tokens.users] for table in tables)
+        pools, top_items = (table.to(target().device).long() for table in of_users)
+        modules = self.config.modules
+        return pools if "nns" in modules else None, top_items if "dpa" in modules else None
+
     def random_step(self) -> torch.Tensor:
         """One batch of random users, with negatives that are not checked for being unobserved."""
-        rows = torch.randperm(len(self.tokens.users))[: self.config.batch_size]
+        here = {"device": self.tokens.inputs.device}
+        rows = torch.randperm(len(self.tokens.users), **here)[: self.config.batch_size]
         shape = (len(rows), self.tokens.inputs.shape[1])
-        negatives = torch.randint(
-            self.encoder.item_embedding.num_embeddings, (*shape, self.config.random_negatives)
-        )
-        if self.preferences is not None and "nns" in self.config.modules:
-            pools = torch.from_numpy(self.preferences.negatives[self.tokens.users[rows]])
-            at = torch.randint(pools.shape[1], (len(rows), shape[1] * self.config.safe_negatives))
-            safe = pools.gather(1, at).long().view(*shape, -1)
+        items = self.encoder.item_embedding.num_embeddings
+        negatives = torch.randint(items, (*shape, self.config.random_negatives), **here)
+        if self.pools is not None:
+            drawn = (len(rows), shape[1] * self.config.safe_negatives)
+            at = torch.randint(self.pools.shape[1], drawn, **here)
+            safe = self.pools[rows].gather(1, at).view(*shape, -1)
             negatives = torch.cat([negatives, safe], dim=2)
         return self.step(rows, negatives, self.config.lr)
 
     def step(self, rows: torch.Tensor, negatives: torch.Tensor, lr: float) -> torch.Tensor:
         """Loss of the users at ``rows`` with negatives [B, L, k], then one update."""
         self.encoder.train()
-        loss = self._ranking_loss(rows, negatives)
-        if self.preferences is not None and "dpa" in self.config.modules:
-            loss = loss + self.config.dpa_weight * self._distillation_loss(rows)
+        loss = self.loss(rows, negatives)
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def _loss(self, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+        loss = self._ranking_loss(rows, negatives)
+        if self.top_items is not None:
+            loss = loss + self.config.dpa_weight * self._distillation_loss(rows)
+        return loss
 
     def _ranking_loss(self, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
         tokens, mask = self.tokens, self.tokens.mask[rows]
@@ -210,13 +233,14 @@ class PaddedTraining:
     def _distillation_loss(self, rows: torch.Tensor) -> torch.Tensor:
         tokens = self.tokens
         last = self.encoder(tokens.complete[rows], tokens.complete_mask[rows])[:, -1]
-        candidates = torch.from_numpy(self.preferences.top_items[tokens.users[rows]]).long()
+        candidates = self.top_items[rows]
         absent = candidates < 0
         vectors = self.encoder.item_embedding(candidates.clamp_min(0))
         scores = logits(self.config, last, vectors).masked_fill(absent, -torch.inf)
         best = scores.topk(self.config.dpa_top_n, dim=1).values
         present = best > -torch.inf
-        return F.softplus(-best[present]).sum() / present.sum().clamp_min(1)
+        losses = F.softplus(-best.masked_fill(~present, 0)) * present
+        return losses.sum() / present.sum().clamp_min(1)
 
 
 @torch.no_grad()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.report import timed_rows
+from bench.report import describe_sizes, timed_rows
 
 _COLOURS = {"subject": "tab:blue", "reference": "tab:gray", "baseline": "tab:orange"}
 _LABELS = {"subject": "pdrec_fast", "reference": "reference", "baseline": "other baselines"}
@@ -30,12 +31,60 @@ def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
         ("relative", "ratio_to_reference", "time relative to the reference (lower is better)"),
         ("floor", "ratio_to_floor", "time relative to the machine's floor (1 cannot be beaten)"),
     ):
-        shown = [row for row in rows if row[field] is not None]
+        shown = [_bar(row, row[field]) for row in rows if row[field] is not None]
         if shown:
-            written.append(_draw_bars(shown, field, title, folder / f"{name}.svg"))
+            written.append(_draw_bars(shown, title, folder / f"{name}.svg"))
     for (op, axis), points in curves.items():
         written.append(_draw_growth(op, axis, points, folder / f"growth-{op}-{axis}.svg"))
     return written
+
+
+def draw_gpu(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the figures of a report on a GPU as SVG: speed-ups, shares of the floor and stages.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the document has no times.
+    """
+    rows = timed_rows(document)
+    if not rows:
+        raise ValueError("the results hold no times to draw; run some operation first")
+    kernels = [row for row in rows if row["kind"] == "kernel"]
+    stages = [row for row in rows if row["kind"] == "stage"]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, title, shown, value in (
+        ("speed-up", "speed-up over eager PyTorch (more is better)", kernels, _speed_up),
+        ("floor", "share of the device's floor (1 cannot be beaten)", kernels, _share_of_floor),
+        ("stages", "seconds of a stage (less is better)", stages, lambda row: row["median"]),
+    ):
+        bars = [_bar(row, value(row), sizes=True) for row in shown if value(row)]
+        if bars:
+            written.append(_draw_bars(bars, title, folder / f"{name}.svg", one=name != "stages"))
+    return written
+
+
+def _speed_up(row: Mapping[str, Any]) -> float | None:
+    return 1 / row["ratio_to_reference"] if row["ratio_to_reference"] else None
+
+
+def _share_of_floor(row: Mapping[str, Any]) -> float | None:
+    return 1 / row["ratio_to_floor"] if row["ratio_to_floor"] else None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart; rows of one group stand together."""
+
+    group: str
+    label: str
+    role: str
+    value: float
+
+
+def _bar(row: Mapping[str, Any], value: float, sizes: bool = False) -> Bar:
+    at = f" ({describe_sizes(row['sizes'])})" if sizes else ""
+    return Bar(row["op"] + at, f"{row['op']}: {row['impl']}{at}", row["role"], value)
 
 
 def growth_curves(document: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -61,24 +110,26 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return exponent, math.exp(mean_y - exponent * mean_x)
 
 
-def _draw_bars(rows: Sequence[Mapping[str, Any]], field: str, title: str, path: Path) -> Path:
+def _draw_bars(bars: Sequence[Bar], title: str, path: Path, one: bool = True) -> Path:
+    """``one`` draws a line at 1."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(9, 1.3 + 0.3 * len(rows)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 1.3 + 0.3 * len(bars)), layout="constrained")
     # One free line between operations.
-    starts = [i > 0 and row["op"] != rows[i - 1]["op"] for i, row in enumerate(rows)]
-    places = [i + sum(starts[: i + 1]) for i in range(len(rows))]
-    values = [row[field] for row in rows]
-    axes.barh(places, values, color=[_COLOURS[row["role"]] for row in rows])
+    starts = [i > 0 and bar.group != bars[i - 1].group for i, bar in enumerate(bars)]
+    places = [i + sum(starts[: i + 1]) for i in range(len(bars))]
+    values = [bar.value for bar in bars]
+    axes.barh(places, values, color=[_COLOURS[bar.role] for bar in bars])
     for place, value in zip(places, values, strict=True):
         text = f" {value:,.0f}" if value >= 100 else f" {value:.3g}"
         axes.annotate(text, (value, place), va="center", fontsize=8)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(places, [f"{row['op']}: {row['impl']}" for row in rows], fontsize=8)
+    if one:
+        axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(places, [bar.label for bar in bars], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.01)
     axes.set_title(title, fontsize=10)
-    roles = list(dict.fromkeys(row["role"] for row in rows))
+    roles = list(dict.fromkeys(bar.role for bar in bars))
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLOURS[role]) for role in roles]
     labels = [_LABELS[role] for role in roles]
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(roles))

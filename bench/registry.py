@@ -37,6 +37,8 @@ class Implementation:
             part of the work or draws other random numbers; ``note`` says which.
         share: part of the operation that one call does; its time is divided by it.
         note: for the reader of the row.
+        timed: False for what is there to be checked against, too slow to wait for.
+        slow_start: takes seconds to prepare, so that it is left out at the small sizes of a GPU.
     """
 
     prepare: Callable[[], Callable[[], Any]]
@@ -44,6 +46,8 @@ class Implementation:
     comparable: bool = True
     share: float = 1.0
     note: str = ""
+    timed: bool = True
+    slow_start: bool = False
 
 
 def call(function: Callable[..., Any], *args: Any, **keywords: Any) -> Implementation:
@@ -58,9 +62,12 @@ class Case:
     Attributes:
         implementations: by name; the first is what the package does, the one that growth curves
             and ``compare`` look at.
-        reference: name of the one that all are checked against and that ratios refer to.
+        reference: name of the one that all are checked against.
         floor: of the whole operation.
         rtol, atol: of the check; 0 means bit for bit.
+        by_norm: check ``|got - expected| <= rtol |expected|`` of whole tensors, as where products
+            are rounded to half precision.
+        baseline: name of the one that ratios refer to; empty for the reference.
         sizes: further sizes for the row, such as the number of records.
         data: where the data came from, if there were any.
     """
@@ -72,10 +79,16 @@ class Case:
     atol: float = 0.0
     sizes: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
+    by_norm: bool = False
+    baseline: str = ""
 
     @property
     def subject(self) -> str:
         return next(iter(self.implementations))
+
+    @property
+    def ratios_to(self) -> str:
+        return self.baseline or self.reference
 
 
 @dataclass(frozen=True)
@@ -95,8 +108,9 @@ class Operation:
         name: unique.
         kind: a single kernel, or a whole stage of training or inference.
         make: the case at given sizes.
-        sizes: at which it is timed.
         small: at which the implementations are always checked first.
+        sizes: at which it is timed on a CPU; without any it is not.
+        gpu_sizes: at which it is timed on a GPU, the most telling first; without any it is not.
         check_at_size: whether they are also checked at ``sizes``, where that is affordable.
         growth: curves.
         threads: number of threads, where it is not the run's.
@@ -105,8 +119,9 @@ class Operation:
     name: str
     kind: Kind
     make: Make
-    sizes: Mapping[str, Any]
     small: Mapping[str, Any]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    gpu_sizes: tuple[Mapping[str, Any], ...] = ()
     check_at_size: bool = False
     growth: tuple[Growth, ...] = ()
     threads: int | None = None

@@ -57,6 +57,10 @@ def format_document(document: Mapping[str, Any]) -> str:
         "\n".join(
             "{op}: {impl} cannot run here: {reason}".format(**u) for u in document["unavailable"]
         ),
+        "\n".join(
+            f"{skipped['op']} left out at {describe_sizes(skipped['sizes'])}: {skipped['reason']}"
+            for skipped in document.get("skipped", [])
+        ),
         "\n".join(f"FAILED {op}: {why}" for op, why in document["failures"].items()),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -92,6 +96,11 @@ def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}x"
 
 
+def percent(value: float | None) -> str:
+    """A share, three digits."""
+    return f"{100 * value:.3g} %" if value else "-"
+
+
 def describe_sizes(sizes: Mapping[str, Any]) -> str:
     """Sizes in one cell."""
     return " ".join(f"{name}={value}" for name, value in sizes.items())
@@ -106,8 +115,11 @@ _HEADER = (
     "iqr",
     "min",
     "vs reference",
+    "work",
     "floor",
     "vs floor",
+    "of copy",
+    "of matmul",
     "peak memory",
     "sizes",
 )
@@ -123,11 +135,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         seconds(row["iqr"]),
         seconds(row["min"]),
         ratio(row["ratio_to_reference"]),
+        _work(row["floor"]),
         "{} {}".format(seconds(row["floor"]["seconds"]), row["floor"]["binding"]),
         ratio(row["ratio_to_floor"]),
+        percent(row["shares"]["copy"]),
+        percent(row["shares"]["matmul"]),
         size(row["peak_memory"]),
         describe_sizes(row["sizes"]),
     ]
+
+
+def _work(floor: Mapping[str, Any]) -> str:
+    """Bytes and products that the floor counts."""
+    parts = [size(floor["bytes"])] if floor["bytes"] else []
+    if floor["flops"]:
+        parts.append(f"{floor['flops'] / 1e9:.3g} GFLOP {floor['dtype']}")
+    return ", ".join(parts)
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

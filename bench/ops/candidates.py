@@ -2,90 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 import pdrec_fast as pf
+from bench.dense import DTYPES
 from bench.padded import logits
-from bench.registry import Case, Floor, call, operation
+from bench.registry import Case, Floor, Implementation, call, operation
+from bench.target import eager, target
 from pdrec_fast.ops.item_logits import item_logits
 from pdrec_fast.ops.weighted_bce import weighted_bce
 
 COSINE = pf.PDRecConfig(similarity="cosine", temperature=5.0)
 _SETTINGS = {"similarity": COSINE.similarity, "temperature": COSINE.temperature}
+_TABLE = {"items": 37_868, "width": 64}
 
 
 def _inputs(
-    tokens: int, candidates: int, items: int, width: int
+    tokens: int, candidates: int, items: int, width: int, precision: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(states, table, candidates' items)."""
     generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randn(tokens, width, generator=generator),
-        torch.randn(items, width, generator=generator),
-        torch.randint(items, (tokens, candidates), generator=generator),
-    )
+    states = torch.randn(tokens, width, generator=generator).to(DTYPES[precision])
+    table = torch.randn(items, width, generator=generator).to(DTYPES[precision])
+    chosen = torch.randint(items, (tokens, candidates), generator=generator)
+    device = target().device
+    return states.to(device), table.to(device), chosen.to(device)
 
 
 @operation(
     "item_logits",
     "kernel",
-    sizes={"tokens": 256, "candidates": 100, "items": 37_868, "width": 64},
-    small={"tokens": 7, "candidates": 5, "items": 31, "width": 9},
+    sizes={"tokens": 256, "candidates": 100, **_TABLE, "precision": "fp32"},
+    gpu_sizes=(
+        {"tokens": 65_536, "candidates": 100, **_TABLE, "precision": "fp32"},
+        {"tokens": 256, "candidates": 100, **_TABLE, "precision": "fp32"},
+        {"tokens": 65_536, "candidates": 100, **_TABLE, "precision": "bf16"},
+    ),
+    small={"tokens": 7, "candidates": 5, "items": 31, "width": 9, "precision": "fp32"},
     check_at_size=True,
 )
-def candidate_logits(tokens: int, candidates: int, items: int, width: int) -> Case:
+def candidate_logits(tokens: int, candidates: int, items: int, width: int, precision: str) -> Case:
     """As in evaluation under ``paper``: a block of users, 100 candidates each."""
-    states, table, chosen = _inputs(tokens, candidates, items, width)
-    arguments = states, table, chosen
+    states, table, chosen = _inputs(tokens, candidates, items, width, precision)
+
+    def reference() -> torch.Tensor:
+        return item_logits(states.float(), table.float(), chosen, **_SETTINGS, impl="reference")
+
+    def gather(states: torch.Tensor, table: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        return logits(COSINE, states, table[chosen])
+
+    def run(forward: Callable[..., torch.Tensor]) -> torch.Tensor:
+        return forward(states, table, chosen)
+
+    wide = precision == "fp32"
+    read = states.nbytes + chosen.nbytes + chosen.unique().numel() * width * table.itemsize
     return Case(
         {
-            "cpp": call(item_logits, *arguments, **_SETTINGS, impl="cpp"),
-            "reference": call(item_logits, *arguments, **_SETTINGS, impl="reference"),
-            "torch gather": call(lambda: logits(COSINE, states, table[chosen])),
-        },
+            impl: call(item_logits, states, table, chosen, **_SETTINGS, impl=impl)
+            for impl in target().kernels
+        }
+        | {"reference": Implementation(lambda: reference, timed=not target().gpu)}
+        | eager("torch gather", run, gather, comparable=wide),
         reference="reference",
-        floor=Floor(bytes=4 * (width * chosen.unique().numel() + chosen.numel())),
-        rtol=1e-4,
+        baseline="torch gather" if target().gpu else "",
+        floor=Floor(bytes=read + 4 * chosen.numel()),
+        rtol=1e-4 if wide else 1.6e-2,
         atol=1e-5,
+        by_norm=not wide,
     )
 
 
 @operation(
     "weighted_bce",
     "kernel",
-    sizes={"tokens": 2_048, "candidates": 3, "items": 37_868, "width": 64},
-    small={"tokens": 7, "candidates": 3, "items": 31, "width": 9},
+    sizes={"tokens": 2_048, "candidates": 3, **_TABLE, "precision": "fp32"},
+    gpu_sizes=(
+        {"tokens": 2**20, "candidates": 3, **_TABLE, "precision": "fp32"},
+        {"tokens": 2_048, "candidates": 3, **_TABLE, "precision": "fp32"},
+        {"tokens": 2**20, "candidates": 3, **_TABLE, "precision": "bf16"},
+    ),
+    small={"tokens": 7, "candidates": 3, "items": 31, "width": 9, "precision": "fp32"},
     check_at_size=True,
 )
-def loss(tokens: int, candidates: int, items: int, width: int) -> Case:
+def loss(tokens: int, candidates: int, items: int, width: int, precision: str) -> Case:
     """A batch's ranking loss, one positive and the rest negatives, forward and backward."""
-    states, table, chosen = _inputs(tokens, candidates, items, width)
-    inputs = states.requires_grad_(), table.requires_grad_()
+    states, table, chosen = _inputs(tokens, candidates, items, width, precision)
     weights = torch.rand(tokens, candidates, generator=torch.Generator().manual_seed(1))
+    weights = weights.to(target().device)
+    inputs = states.requires_grad_(), table.requires_grad_()
+    wide_inputs = tuple(x.detach().float().requires_grad_() for x in inputs)
 
-    def gradients(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def gradients(forward: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> tuple:
+        value = forward(*inputs, chosen, weights)
         return value.detach(), *torch.autograd.grad(value, inputs)
 
-    def package(impl: str, sparse: bool) -> tuple[torch.Tensor, ...]:
-        return gradients(
-            weighted_bce(*inputs, chosen, weights, 1, **_SETTINGS, sparse_grad=sparse, impl=impl)
-        )
+    def package(impl: str) -> Callable[..., torch.Tensor]:
+        return partial(weighted_bce, n_positives=1, **_SETTINGS, impl=impl)
 
-    def eager() -> tuple[torch.Tensor, ...]:
+    def plain(
+        states: torch.Tensor, table: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         scores = logits(COSINE, states, F.embedding(chosen, table))
         signed = torch.cat([-scores[:, :1], scores[:, 1:]], dim=1)
-        return gradients((weights * F.softplus(signed)).sum())
+        return (weights * F.softplus(signed)).sum()
 
+    wide, on_gpu = precision == "fp32", target().gpu
+    reference = call(gradients, package("reference"), *wide_inputs)
+    # Read states and candidates, write the gradients of both; the rest of the table's is zero.
+    rows = 2 * tokens + chosen.unique().numel() + items
     return Case(
-        {
-            "cpp": call(package, "cpp", sparse=False),
-            "reference": call(package, "reference", sparse=False),
-            "torch eager": call(eager),
-        },
+        {impl: call(gradients, package(impl), *inputs) for impl in target().kernels}
+        | {"reference": Implementation(reference.prepare, timed=not on_gpu)}
+        | eager("torch eager", lambda forward: gradients(forward, *inputs), plain, comparable=wide),
         reference="reference",
-        # Read states and candidates, write the gradients of both; the rest of the table's is zero.
-        floor=Floor(bytes=4 * width * (2 * tokens + chosen.unique().numel() + items)),
-        rtol=1e-4,
+        baseline="torch eager" if on_gpu else "",
+        floor=Floor(bytes=states.itemsize * width * rows + chosen.nbytes + weights.nbytes),
+        rtol=1e-4 if wide else 1.6e-2,
         atol=1e-4,
+        by_norm=not wide,
     )

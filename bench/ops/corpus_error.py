@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from bench.data import split
-from bench.registry import Case, Floor, call, operation
+from bench.dense import DTYPES
+from bench.registry import Case, Floor, Implementation, call, operation
+from bench.target import eager, target
 from pdrec_fast.diffusion.inputs import interaction_rows
 from pdrec_fast.ops.corpus_error import corpus_error
+from pdrec_fast.reference.corpus_error import corpus_error as plain
+
+_SIZES = {"users": 400, "items": 37_868, "hidden": 1_000}
 
 
 @operation(
     "corpus_error",
     "kernel",
-    sizes={"users": 400, "items": 37_868, "hidden": 1_000},
-    small={"users": 7, "items": 301, "hidden": 13},
+    sizes=_SIZES | {"precision": "fp32"},
+    gpu_sizes=tuple(_SIZES | {"precision": precision} for precision in ("bf16", "fp32")),
+    small={"users": 7, "items": 301, "hidden": 13, "precision": "fp32"},
     check_at_size=True,
 )
-def error(users: int, items: int, hidden: int) -> Case:
+def error(users: int, items: int, hidden: int, precision: str) -> Case:
     """Errors of all rows and their gradients in hidden layer, item matrix and bias."""
     generator = torch.Generator().manual_seed(0)
     h = torch.rand(users, hidden, generator=generator) * 2 - 1
     item_out = torch.randn(items, hidden, generator=generator) * (2 / (items + hidden)) ** 0.5
-    inputs = [t.requires_grad_() for t in (h, item_out, torch.zeros(items))]
+    device, dtype = target().device, DTYPES[precision]
+    inputs = [t.to(device, dtype).requires_grad_() for t in (h, item_out, torch.zeros(items))]
+    wide_inputs = [t.detach().float().requires_grad_() for t in inputs]
     histories = split(users, items).train.histories()
     rows = interaction_rows(histories, weighting="interval", w_min=0.5, w_max=1.0)
-    target = rows.coordinates()
+    sparse = [t.to(device) for t in rows.coordinates()]
 
-    def forward_backward(impl: str) -> tuple[torch.Tensor, ...]:
-        errors = corpus_error(*inputs, *target, impl=impl)
+    def gradients(
+        forward: Callable[..., torch.Tensor], inputs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        errors = forward(*inputs, *sparse)
         return errors.detach(), *torch.autograd.grad(errors.sum(), inputs)
 
+    def package(impl: str) -> Callable[..., torch.Tensor]:
+        return partial(corpus_error, impl=impl)
+
+    wide, on_gpu = precision == "fp32", target().gpu
+    kernels = ["auto", "dense", *(["gram"] if wide else [])]
+    reference = call(gradients, package("reference"), wide_inputs)
     return Case(
-        {impl: call(forward_backward, impl) for impl in ("auto", "dense", "gram", "reference")},
+        {impl: call(gradients, package(impl), inputs) for impl in kernels}
+        | {"reference": Implementation(reference.prepare, timed=not on_gpu)}
+        | (eager("torch eager", lambda f: gradients(f, inputs), plain) if on_gpu else {}),
         reference="reference",
-        floor=Floor(flops=loss_flops(users, items, hidden)),
-        rtol=1e-4,
+        baseline="torch eager" if on_gpu else "",
+        floor=Floor(flops=loss_flops(users, items, hidden), dtype=precision),
+        rtol=1e-4 if wide else 1.6e-2,
         atol=1e-6,
+        by_norm=not wide,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from bench.data import TOY, source, split
 from bench.ops.training_epoch import WIDTH, last_state_flops
 from bench.padded import PaddedSASRec, padded_scores
 from bench.registry import Case, Floor, Implementation, operation
+from bench.target import COMPILED, compiled, target
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.evaluation.protocols import PAPER_NEGATIVES, PROTOCOLS
 
@@ -20,17 +23,20 @@ BLOCK, PADDED_BLOCKS = 256, 2
 
 def _make(users: int, items: int, protocol: str) -> Case:
     parts = split(users, items)
-    model = pf.PDRec("sasrec", modules=())
+    device = target().device
+    model = pf.PDRec("sasrec", modules=(), **target().model_options)
     model.encoder = model.new_encoder(items)
-    padded = partial(padded_scores, PaddedSASRec(model.encoder).eval(), model.config)
     evaluator = Evaluator(parts)
     cases, negatives = parts.test, evaluator.negatives("test")  # drawn once per training run
 
-    def ranked(block: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def ranked(
+        padded: Callable[..., torch.Tensor], block: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         histories = cases.histories[block]
         targets = torch.from_numpy(cases.targets[block].astype(np.int64))[:, None]
+        targets = targets.to(device)
         if protocol == "paper":
-            others = torch.from_numpy(negatives[block].astype(np.int64))
+            others = torch.from_numpy(negatives[block].astype(np.int64)).to(device)
             scores = padded(histories, torch.cat([targets, others], dim=1))
             target, others = scores[:, :1], scores[:, 1:]
         else:
@@ -43,11 +49,16 @@ def _make(users: int, items: int, protocol: str) -> Case:
             others.scatter_(1, targets, -torch.inf)
         return (others > target).sum(dim=1), (others == target).sum(dim=1)
 
-    def in_blocks(n_cases: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def in_blocks(n_cases: int, compiling: bool) -> Callable[[], tuple[torch.Tensor, ...]]:
+        encoder = PaddedSASRec(model.encoder).eval()
+        padded = partial(padded_scores, compiled(encoder) if compiling else encoder, model.config)
         starts = range(0, n_cases, BLOCK)
-        counts = [ranked(np.arange(s, min(s + BLOCK, n_cases))) for s in starts]
-        greater, equal = (torch.cat(part) for part in zip(*counts, strict=True))
-        return greater, equal
+
+        def run() -> tuple[torch.Tensor, ...]:
+            counts = [ranked(padded, np.arange(s, min(s + BLOCK, n_cases))) for s in starts]
+            return tuple(torch.cat(part) for part in zip(*counts, strict=True))
+
+        return run
 
     def package():
         return partial(evaluator.ranks, model, protocol, "test")
@@ -59,16 +70,22 @@ def _make(users: int, items: int, protocol: str) -> Case:
     n_timed = min(BLOCK * PADDED_BLOCKS, len(cases))
     lengths = np.minimum(cases.histories.lengths, model.encoder.max_length)
     candidates = items if protocol == "full" else 1 + PAPER_NEGATIVES
+    scaled: dict[str, Any] = {
+        "share": n_timed / len(cases),
+        "note": f"{n_timed} of {len(cases)} cases, scaled",
+    }
+    rows = {
+        "pdrec_fast": Implementation(package, package_ranks),
+        "padded": Implementation(
+            partial(in_blocks, n_timed, False), in_blocks(len(cases), False), **scaled
+        ),
+    }
+    if target().gpu:
+        rows[COMPILED] = Implementation(
+            partial(in_blocks, n_timed, True), comparable=False, slow_start=True, **scaled
+        )
     return Case(
-        {
-            "pdrec_fast": Implementation(package, package_ranks),
-            "padded": Implementation(
-                lambda: partial(in_blocks, n_timed),
-                partial(in_blocks, len(cases)),
-                share=n_timed / len(cases),
-                note=f"{n_timed} of {len(cases)} cases, scaled",
-            ),
-        },
+        rows,
         reference="padded",
         floor=Floor(flops=last_state_flops(lengths) + 2 * WIDTH * candidates * len(cases)),
         atol=1,  # scores that differ by rounding may change places
@@ -81,5 +98,6 @@ for _protocol in PROTOCOLS:
         f"evaluation_{_protocol}",
         "stage",
         sizes={**TOY, "protocol": _protocol},
+        gpu_sizes=({**TOY, "protocol": _protocol},),
         small={"users": 30, "items": 401, "protocol": _protocol},
     )(_make)

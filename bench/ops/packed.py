@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 import pdrec_fast as pf
 from bench.data import source, split
+from bench.dense import DTYPES
 from bench.registry import Case, Floor, Growth, Implementation, call, operation
+from bench.target import eager, target
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.ops.packed import DropoutKey
 from pdrec_fast.ops.packed_attention import packed_attention
 from pdrec_fast.ops.packed_dropout import packed_dropout
 
 DROPOUT, MAX_LENGTH = 0.2, 200
-_SIZES = {"users": 128, "items": 37_868, "width": 64}
-_SMALL = {"users": 9, "items": 301, "width": 8}
+_SIZES = {"users": 128, "items": 37_868, "width": 64, "precision": "fp32"}
+_GPU_SIZES = (_SIZES | {"users": 7_996}, _SIZES, _SIZES | {"users": 7_996, "precision": "bf16"})
+_SMALL = {"users": 5, "items": 301, "width": 8, "precision": "fp32"}
 _OTHER_NUMBERS = "other random numbers"
 
 
@@ -23,77 +29,125 @@ def _batch(users: int, items: int) -> pf.PackedSequences:
     return pack(split(users, items).train.histories(), MAX_LENGTH)
 
 
-def _key(batch: pf.PackedSequences) -> DropoutKey:
-    return DropoutKey(0, 0, torch.arange(len(batch)))
+def _rows(batch: pf.PackedSequences, device: torch.device) -> tuple[torch.Tensor, DropoutKey]:
+    """(indptr, key) on ``device``."""
+    return batch.indptr.to(device), DropoutKey(0, 0, torch.arange(len(batch), device=device))
 
 
 @operation(
     "packed_attention",
     "kernel",
     sizes=_SIZES,
+    gpu_sizes=_GPU_SIZES,
     small=_SMALL,
     check_at_size=True,
     growth=(Growth("users", (64, 128, 256, 512)),),
 )
-def attention(users: int, items: int, width: int) -> Case:
+def attention(users: int, items: int, width: int, precision: str) -> Case:
     """One head with dropout of its weights, forward and backward."""
-    batch = _batch(users, items)
+    batch, device = _batch(users, items), target().device
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(3, batch.n_tokens, 1, width, generator=generator)
-    inputs = [x.requires_grad_() for x in qkv.clone().unbind()]
-    gradient = torch.randn(batch.n_tokens, 1, width, generator=generator)
-    padded = [batch.pad(x, MAX_LENGTH).transpose(1, 2).detach().requires_grad_() for x in qkv]
-    padded_gradient = batch.pad(gradient, MAX_LENGTH).transpose(1, 2)
-    mask = batch.pad(torch.ones(batch.n_tokens, dtype=torch.bool), MAX_LENGTH)
-    visible = (mask[:, None, :] & torch.ones(MAX_LENGTH, MAX_LENGTH).tril().bool())[:, None]
-    visible = visible | torch.eye(MAX_LENGTH, dtype=torch.bool)
+    tensors = torch.randn(4, batch.n_tokens, 1, width, generator=generator).to(DTYPES[precision])
 
-    def package(impl: str) -> tuple[torch.Tensor, ...]:
-        out = packed_attention(
-            *inputs, batch.indptr, dropout=DROPOUT, key=_key(batch), stream=0, impl=impl
-        )
-        return out.detach(), *torch.autograd.grad(out, inputs, gradient)
+    def package(impl: str, device: torch.device, dtype: torch.dtype) -> Callable:
+        *inputs, gradient = tensors.to(device, dtype).unbind()
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        indptr, key = _rows(batch, device)
 
-    def by_padding() -> None:
-        out = F.scaled_dot_product_attention(*padded, attn_mask=visible, dropout_p=DROPOUT)
-        torch.autograd.grad(out, padded, padded_gradient)
+        def run() -> tuple[torch.Tensor, ...]:
+            out = packed_attention(*inputs, indptr, dropout=DROPOUT, key=key, stream=0, impl=impl)
+            return out.detach(), *torch.autograd.grad(out, inputs, gradient)
+
+        return run
 
     pairs = float((batch.lengths * (batch.lengths + 1) / 2).sum())
+    cpu = torch.device("cpu")
     return Case(
         {
-            "cpp": call(package, "cpp"),
-            "reference": call(package, "reference"),
-            "padded SDPA": Implementation(
-                lambda: by_padding, comparable=False, note=_OTHER_NUMBERS
-            ),
-        },
+            impl: Implementation(partial(package, impl, device, DTYPES[precision]))
+            for impl in target().kernels
+        }
+        | {
+            "reference": Implementation(
+                partial(package, "reference", cpu, torch.float32), timed=not target().gpu
+            )
+        }
+        | _padded(batch, tensors.to(device)),
         reference="reference",
+        baseline="padded SDPA" if target().gpu else "",
         # Two products forward, four backward.
-        floor=Floor(bytes=4 * 7 * batch.n_tokens * width, flops=6 * 2 * width * pairs),
-        rtol=1e-4,
+        floor=Floor(
+            bytes=tensors.itemsize * 7 * batch.n_tokens * width,
+            flops=6 * 2 * width * pairs,
+            dtype=precision,
+        ),
+        rtol=1e-4 if precision == "fp32" else 1.6e-2,
         atol=1e-4,
+        by_norm=precision != "fp32",
         sizes={"tokens": batch.n_tokens},
         data=source(users, items),
     )
 
 
-@operation("packed_dropout", "kernel", sizes=_SIZES, small=_SMALL, check_at_size=True)
-def dropout(users: int, items: int, width: int) -> Case:
+def _padded(batch: pf.PackedSequences, tensors: torch.Tensor) -> dict[str, Implementation]:
+    """torch's own attention over padded sequences."""
+    padded = [
+        batch.pad(x.cpu(), MAX_LENGTH).transpose(1, 2).to(x.device).requires_grad_()
+        for x in tensors
+    ]
+    *inputs, gradient = padded
+    gradient = gradient.detach()
+    mask = batch.pad(torch.ones(batch.n_tokens, dtype=torch.bool), MAX_LENGTH).to(tensors.device)
+    square = mask.new_ones(MAX_LENGTH, MAX_LENGTH)
+    visible = (mask[:, None, :] & square.tril())[:, None]
+    visible = visible | torch.eye(MAX_LENGTH, dtype=torch.bool, device=tensors.device)
+
+    def run(forward: Callable[..., torch.Tensor]) -> None:
+        torch.autograd.grad(forward(*inputs, visible, DROPOUT), inputs, gradient)
+
+    return eager(
+        "padded SDPA",
+        run,
+        F.scaled_dot_product_attention,
+        comparable=False,
+        note=_OTHER_NUMBERS,
+    )
+
+
+@operation(
+    "packed_dropout",
+    "kernel",
+    sizes=_SIZES,
+    gpu_sizes=_GPU_SIZES,
+    small=_SMALL,
+    check_at_size=True,
+)
+def dropout(users: int, items: int, width: int, precision: str) -> Case:
     """Forward only: the gradient is the same operation."""
-    batch = _batch(users, items)
+    batch, device = _batch(users, items), target().device
     x = torch.randn(batch.n_tokens, width, generator=torch.Generator().manual_seed(0))
-    arguments, key = (x, batch.indptr, DROPOUT), _key(batch)
+    x = x.to(DTYPES[precision])
+
+    def package(impl: str, device: torch.device) -> Implementation:
+        indptr, key = _rows(batch, device)
+        return call(packed_dropout, x.to(device), indptr, DROPOUT, key=key, stream=0, impl=impl)
+
+    reference = package("reference", torch.device("cpu")).prepare
+    here = x.to(device)
     return Case(
-        {
-            "cpp": call(packed_dropout, *arguments, key=key, stream=0, impl="cpp"),
-            "reference": call(packed_dropout, *arguments, key=key, stream=0, impl="reference"),
-            "torch dropout": Implementation(
-                call(F.dropout, x, DROPOUT).prepare, comparable=False, note=_OTHER_NUMBERS
-            ),
-        },
+        {impl: package(impl, device) for impl in target().kernels}
+        | {"reference": Implementation(reference, timed=not target().gpu)}
+        | eager(
+            "torch dropout",
+            lambda forward: forward(here, DROPOUT),
+            F.dropout,
+            comparable=False,
+            note=_OTHER_NUMBERS,
+        ),
         reference="reference",
+        baseline="torch dropout" if target().gpu else "",
         floor=Floor(bytes=2 * x.nbytes),
-        rtol=1e-6,
+        rtol=1e-6 if precision == "fp32" else 1.6e-2,
         sizes={"tokens": batch.n_tokens},
         data=source(users, items),
     )

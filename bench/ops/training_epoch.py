@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache, partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from bench.dense import untrained
 from bench.ops.diffusion_step import ADAM_BYTES
 from bench.padded import PaddedTraining
 from bench.registry import Case, Floor, Growth, Implementation, operation
+from bench.target import COMPILED, target
 from pdrec_fast.training import MODULES
 from pdrec_fast.training.trainer import PDRecFit
 
@@ -30,8 +32,9 @@ def _make(
     guidance = _guidance(users, items, length) if modules else None
     checked = {"batch_size": users, "dropout": 0.0}  # an epoch of one batch, and nothing random
 
-    def model(dropout: float = DROPOUT, **settings: int) -> pf.PDRec:
+    def model(dropout: float = DROPOUT, **settings: Any) -> pf.PDRec:
         options = {"max_length": max_length, "width": WIDTH, "blocks": BLOCKS, "dropout": dropout}
+        settings |= target().model_options
         made = pf.PDRec("sasrec", modules=modules, encoder_options=options, **settings)
         made.encoder = made.new_encoder(items)
         return made
@@ -41,8 +44,8 @@ def _make(
         epochs = count()  # each has its own order of users and so its own shapes of batches
         return lambda: fit.train_epoch(next(epochs))
 
-    def padded():
-        training = PaddedTraining(model(), train, guidance, DROPOUT)
+    def padded(compiling: bool):
+        training = PaddedTraining(model(), train, guidance, DROPOUT, compiling)
         return lambda: [training.random_step() for _ in range(n_timed)]
 
     def package_losses() -> torch.Tensor:
@@ -55,11 +58,12 @@ def _make(
         mask, config = training.tokens.mask, training.config
         losses = []
         for epoch in range(CHECKED_EPOCHS):
-            drawn = torch.from_numpy(draws.batches.negatives(epoch))
-            negatives = torch.zeros(*mask.shape, drawn.shape[1], dtype=torch.int64)
+            drawn = torch.from_numpy(draws.batches.negatives(epoch)).to(mask.device)
+            negatives = drawn.new_zeros(*mask.shape, drawn.shape[1])
             negatives[mask] = drawn
             lr = config.lr * config.lr_decay**epoch
-            losses.append(training.step(torch.arange(len(mask)), negatives, lr))
+            rows = torch.arange(len(mask), device=mask.device)
+            losses.append(training.step(rows, negatives, lr))
         return torch.stack(losses)
 
     lengths = np.minimum(np.diff(train.indptr) - 1, max_length)
@@ -67,16 +71,20 @@ def _make(
     config = pf.PDRecConfig(modules=modules)
     n_batches = math.ceil(len(lengths) / config.batch_size)
     n_timed = min(PADDED_BATCHES, n_batches)
+    scaled: dict[str, Any] = {
+        "share": n_timed / n_batches,
+        "note": f"{n_timed} of {n_batches} batches, scaled; negatives unchecked",
+    }
+    rows = {
+        "pdrec_fast": Implementation(package, package_losses),
+        "padded": Implementation(partial(padded, False), padded_losses, **scaled),
+    }
+    if target().gpu:
+        rows[COMPILED] = Implementation(
+            partial(padded, True), comparable=False, slow_start=True, **scaled
+        )
     return Case(
-        {
-            "pdrec_fast": Implementation(package, package_losses),
-            "padded": Implementation(
-                padded,
-                padded_losses,
-                share=n_timed / n_batches,
-                note=f"{n_timed} of {n_batches} batches, scaled; negatives unchecked",
-            ),
-        },
+        rows,
         reference="padded",
         floor=Floor(
             bytes=n_batches * ADAM_BYTES * items * WIDTH, flops=_epoch_flops(lengths, modules)
@@ -126,10 +134,13 @@ operation(
     "sasrec_epoch",
     "stage",
     sizes=_SIZES,
+    gpu_sizes=(_SIZES,),
     small=_SMALL,
     growth=(
         Growth("users", (500, 1_000, 2_000, 4_000)),
         Growth("length", (25, 50, 100, 200), {"users": 512}),
     ),
 )(partial(_make, ()))
-operation("pdrec_epoch", "stage", sizes=_SIZES, small=_SMALL)(partial(_make, MODULES))
+operation("pdrec_epoch", "stage", sizes=_SIZES, gpu_sizes=(_SIZES,), small=_SMALL)(
+    partial(_make, MODULES)
+)

@@ -32,7 +32,9 @@ def test_sizes_fit_the_operation(name):
     assert case.implementations[case.reference].comparable
     assert case.floor.bytes > 0 or case.floor.flops > 0
     assert all(0 < each.share <= 1 for each in case.implementations.values())
-    assert operation.small.keys() == operation.sizes.keys()
+    benched = [sizes for sizes in (operation.sizes, *operation.gpu_sizes) if sizes]
+    assert benched
+    assert all(sizes.keys() == operation.small.keys() for sizes in benched)
     for growth in operation.growth:
         assert len(growth.points) >= 4
         assert sorted(set(growth.points)) == list(growth.points)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from bench import machine, registry, report, runner
-from bench.machine import Rates, measured_call, torch_threads
+from bench.machine import Clock, Rates, measured_call, torch_threads
 from bench.registry import Case, Floor, Growth, Implementation, call
 from bench.runner import MismatchError, Settings, interleave, run, summarize, verify
 from pdrec_fast.errors import BackendError
 
 QUICK = Settings(threads=1, seconds=0.0)
+CLOCK = Clock(torch.device("cpu"))
 ROW_FIELDS = {
     "op": str,
     "kind": str,
@@ -119,24 +120,26 @@ def test_summary_by_hand():
     assert summary["iqr"] == 4.0 - 2.0
     assert summary["min"] == 1.0
     assert summary["n"] == 5
+    assert summarize([2.0])["iqr"] == 0.0
 
 
 def test_rounds_alternate_and_repeat_the_fast():
     order = []
     runs = {name: partial(order.append, name) for name in ("slow", "fast")}
     settings = Settings(seconds=0.0)
-    samples = interleave(runs, {"slow": 0.0, "fast": 0.0}, settings)
+    samples = interleave(runs, {"slow": 0.0, "fast": 0.0}, settings, CLOCK)
     assert order == ["slow", "fast"] * runner.MIN_ROUNDS
     assert {name: len(times) for name, times in samples.items()} == {"slow": 3, "fast": 3}
 
     order.clear()
-    interleave(runs, {"slow": 2.5, "fast": 1.0}, Settings(seconds=1e-6 + 3 * 2.5))
+    interleave(runs, {"slow": 2.5, "fast": 1.0}, Settings(seconds=1e-6 + 3 * 2.5), CLOCK)
     assert order[:6] == ["slow", "fast", "fast"] * 2
 
 
 def test_more_rounds_within_the_budget():
     pause = {"only": partial(time.sleep, 0.001)}
-    assert len(interleave(pause, {"only": 0.001}, Settings(seconds=0.05))["only"]) > 3
+    samples = interleave(pause, {"only": 0.001}, Settings(seconds=0.05), CLOCK)
+    assert len(samples["only"]) > 3
 
 
 def test_rows_by_hand(register, monkeypatch):
