@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.score_tiles import (
+    INTERPRETED,
     WORD,
     Corpus,
     load_vectors,
@@ -21,6 +22,7 @@ _NO_KEY = 2**63 - 1
 AGAIN, NAN = 1, 2
 _DEVIATIONS = 3.0  # of the rank in a sample, and of that in the corpus between two counts
 _GROUPS_PER_TOP = 8
+_SAMPLES_PER_PROGRAM = 1 << 14  # 64 registers a thread
 
 
 class Selected(NamedTuple):
@@ -57,6 +59,14 @@ def _load_of_rows(pointer, rows, n_rows):
 @triton.jit
 def _larger_or_nan(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _largest_of_words(scores):
+    if INTERPRETED:  # it calls a function for each pair of numbers
+        return tl.max(scores, axis=1)
+    else:
+        return tl.reduce(scores, 1, _larger_or_nan)
 
 
 @triton.jit
@@ -101,7 +111,7 @@ def _count_kernel(
         places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
         seen = _has_bit(tl.load(places, mask=inside, other=-1))
         scores = tl.where(seen, float("-inf"), scores)
-        best = _larger_or_nan(best, tl.reduce(scores, 1, _larger_or_nan))
+        best = _larger_or_nan(best, _largest_of_words(scores))
         n_upper += tl.sum((scores > upper).to(tl.int32), axis=1)
         n_lower += tl.sum((scores > lower).to(tl.int32), axis=1)
     _add_of_rows(n_upper_ptr, rows, n_rows, n_upper)
@@ -207,30 +217,38 @@ def _collect_kernel(
 
 @triton.jit
 def _bracket_kernel(
-    scores_ptr, from_ranks_ptr, to_ranks_ptr, upper_ptr, lower_ptr, n_samples, BLOCK: tl.constexpr
+    scores_ptr,
+    from_ranks_ptr,
+    to_ranks_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_rows,
+    n_samples,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr,
 ):
     """A row's scores at two ranks, from 0 for the highest, but for their lowest bit.
 
     Bit by bit: the largest number that more than ``rank`` of the scores reach.
     """
-    row = tl.program_id(0).to(tl.int64)
-    places = tl.arange(0, BLOCK)
-    inside = places < n_samples
-    scores = tl.load(scores_ptr + row * n_samples + places, mask=inside, other=0.0)
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    places = tl.arange(0, BLOCK_SAMPLES)
+    inside = (rows < n_rows)[:, None] & (places < n_samples)[None, :]
+    at = rows.to(tl.int64)[:, None] * n_samples + places[None, :]
+    scores = tl.load(scores_ptr + at, mask=inside, other=0.0)
     rising = tl.where(inside, (~_descending(scores) >> 1) + (1 << 30), -1)
-    from_rank = tl.load(from_ranks_ptr + row)
-    to_rank = tl.load(to_ranks_ptr + row)
-    high = tl.zeros((1,), tl.int32)
-    low = tl.zeros((1,), tl.int32)
+    from_rank = _load_of_rows(from_ranks_ptr, rows, n_rows)
+    to_rank = _load_of_rows(to_ranks_ptr, rows, n_rows)
+    upper = tl.zeros((BLOCK_ROWS,), tl.int32)
+    lower = tl.zeros((BLOCK_ROWS,), tl.int32)
     for i in range(31):
         bit = 1 << (30 - i)
-        n_high = tl.sum((rising >= (high | bit)).to(tl.int32), axis=0)
-        n_low = tl.sum((rising >= (low | bit)).to(tl.int32), axis=0)
-        high = tl.where(n_high > from_rank, high | bit, high)
-        low = tl.where(n_low > to_rank, low | bit, low)
-    one = row + tl.arange(0, 1)
-    tl.store(upper_ptr + one, _rising_score(high))
-    tl.store(lower_ptr + one, _rising_score(low))
+        n_upper = tl.sum((rising >= (upper | bit)[:, None]).to(tl.int32), axis=1)
+        n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
+        upper = tl.where(n_upper > from_rank, upper | bit, upper)
+        lower = tl.where(n_lower > to_rank, lower | bit, lower)
+    tl.store(upper_ptr + rows, _rising_score(upper), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, _rising_score(lower), mask=rows < n_rows)
 
 
 @triton.jit
@@ -309,15 +327,19 @@ def _bracket(
     first, last = rank * share, (rank + n_observed) * share
     spread = _DEVIATIONS * (first * (n_sample - first).clamp(min=0) / n_sample).sqrt() + 4
     upper, lower = scores.new_empty((2, corpus.n_rows))
+    block = triton.next_power_of_2(n_sample)
+    rows = max(_SAMPLES_PER_PROGRAM // block, 1)
     with torch.cuda.device_of(scores):
-        _bracket_kernel[(corpus.n_rows,)](
+        _bracket_kernel[(triton.cdiv(corpus.n_rows, rows),)](
             scores,
             (first - spread).floor().clamp(0, n_sample - 1).int(),
             (last + spread).ceil().clamp(0, n_sample - 1).int(),
             upper,
             lower,
+            corpus.n_rows,
             n_sample,
-            BLOCK=triton.next_power_of_2(n_sample),
+            BLOCK_ROWS=rows,
+            BLOCK_SAMPLES=block,
             num_warps=8,
         )
     return upper, lower

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
 _PROGRAMS = 2 * 132  # two on each multiprocessor of an H100 or H200
 _PAIRS = 16
@@ -111,7 +111,7 @@ def _load_depths(pointer, rows, start, HIDDEN: tl.constexpr, BLOCK_DEPTH: tl.con
 
 @triton.jit
 def _add_product(sums, vectors, rows_of_table, PRECISION: tl.constexpr):
-    if _INTERPRETED:  # its dot takes the bits of a bfloat16 for an integer
+    if INTERPRETED:  # its dot takes the bits of a bfloat16 for an integer
         vectors, rows_of_table = vectors.to(tl.float32), rows_of_table.to(tl.float32)
     return tl.dot(vectors, tl.trans(rows_of_table), sums, input_precision=PRECISION)
 
