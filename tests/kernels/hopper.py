@@ -67,9 +67,8 @@ def packed_dropout(dtype: torch.dtype) -> None:
 def packed_attention(dtype: torch.dtype) -> None:
     module, q = kernels("packed_attention"), torch.ones(TOKENS, 1, 64, dtype=dtype)
     softmax = torch.ones(2, TOKENS, 1)
-    for p in (0.0, 0.2):
-        module.packed_attention(q, q, q, *packed(), p, 1, 2, 3)
-        module.packed_attention_backward(q, q, q, q, *packed(), softmax, p, 1, 2, 3)
+    module.packed_attention(q, q, q, *packed(), 0.2, 1, 2, 3)
+    module.packed_attention_backward(q, q, q, q, *packed(), softmax, 0.2, 1, 2, 3)
 
 
 def noise() -> tuple[Any, tuple[torch.Tensor, ...]]:
@@ -97,6 +96,14 @@ def noisy_projection(dtype: torch.dtype) -> None:
         module.weight_gradient(key, ITEMS, torch.ones(TOKENS, hidden, dtype=dtype), *arrays)
 
 
+def hidden_chain(dtype: torch.dtype) -> None:
+    coefficients = torch.ones(2, 10, dtype=torch.float64)
+    for hidden in (200, HIDDEN):
+        layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
+        vectors = torch.ones(hidden), torch.ones(10, hidden)
+        kernels("hidden_chain").hidden_chain(*histories(), *layer, *vectors, *coefficients)
+
+
 LAUNCHES = {
     f"{launch.__name__}-{name}": partial(launch, dtype)
     for launch in (
@@ -106,6 +113,7 @@ LAUNCHES = {
         packed_attention,
         noisy_input,
         noisy_projection,
+        hidden_chain,
     )
     for name, dtype in DTYPES.items()
 }

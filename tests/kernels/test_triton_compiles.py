@@ -42,7 +42,10 @@ def test_compiles_for_hopper_without_spills(reports, case):
 
 @pytest.mark.parametrize(
     ("case", "names"),
-    [("noisy_projection-bf16", {"_noise_product_kernel", "_weight_gradient_kernel"})],
+    [
+        ("noisy_projection-bf16", {"_noise_product_kernel", "_weight_gradient_kernel"}),
+        ("hidden_chain-bf16", {"_chain_kernel"}),
+    ],
 )
 def test_wide_products_take_the_instruction_of_warp_groups(reports, case, names):
     assert {kernel["name"] for kernel in reports[case]["kernels"] if kernel["wgmma"]} == names
