@@ -104,6 +104,12 @@ def hidden_chain(dtype: torch.dtype) -> None:
         kernels("hidden_chain").hidden_chain(*histories(), *layer, *vectors, *coefficients)
 
 
+def corpus_error(dtype: torch.dtype) -> None:
+    layer = torch.ones(TOKENS, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
+    pairs = torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64), torch.ones(TOKENS)
+    kernels("corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
+
+
 LAUNCHES = {
     f"{launch.__name__}-{name}": partial(launch, dtype)
     for launch in (
@@ -114,6 +120,7 @@ LAUNCHES = {
         noisy_input,
         noisy_projection,
         hidden_chain,
+        corpus_error,
     )
     for name, dtype in DTYPES.items()
 }

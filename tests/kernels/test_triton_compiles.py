@@ -45,6 +45,7 @@ def test_compiles_for_hopper_without_spills(reports, case):
     [
         ("noisy_projection-bf16", {"_noise_product_kernel", "_weight_gradient_kernel"}),
         ("hidden_chain-bf16", {"_chain_kernel"}),
+        ("corpus_error-bf16", {"_difference_kernel"}),
     ],
 )
 def test_wide_products_take_the_instruction_of_warp_groups(reports, case, names):
