@@ -23,6 +23,8 @@ import torch
 
 TOKENS, ITEMS, HIDDEN = 40, 256, 1000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# In float32 these have the same tiles.
+WIDTHS = {torch.float32: (HIDDEN,), torch.bfloat16: (200, HIDDEN)}
 
 
 def kernels(op: str) -> Any:
@@ -91,14 +93,14 @@ def noisy_input(dtype: torch.dtype) -> None:
 
 def noisy_projection(dtype: torch.dtype) -> None:
     module, (key, arrays) = kernels("noisy_projection"), noise()
-    for hidden in (200, HIDDEN):
+    for hidden in WIDTHS[dtype]:
         module.noisy_projection(key, torch.ones(ITEMS, hidden, dtype=dtype), *arrays)
         module.weight_gradient(key, ITEMS, torch.ones(TOKENS, hidden, dtype=dtype), *arrays)
 
 
 def hidden_chain(dtype: torch.dtype) -> None:
     coefficients = torch.ones(2, 10, dtype=torch.float64)
-    for hidden in (200, HIDDEN):
+    for hidden in WIDTHS[dtype]:
         layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
         vectors = torch.ones(hidden), torch.ones(10, hidden)
         kernels("hidden_chain").hidden_chain(*histories(), *layer, *vectors, *coefficients)
