@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pdrec_fast.build_info import triton_problem
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import corpus_error as reference
 
@@ -33,9 +34,11 @@ def corpus_error(
         item_out: [N, H]; item_bias: [N].
         rows, items: int64 [nnz], coordinates of the non-zeros of x, no pair twice; values: [nnz].
         impl: ``"dense"`` keeps one B x N matrix, with x subtracted in place: three products of
-            B x N x H. ``"gram"`` expands the square into ``h' (item_out' item_out) h + ...``: two
-            products of N x H x H, no B x N matrix. ``"auto"`` takes the one with fewer operations;
-            in bf16 always ``"dense"``, because the expanded terms cancel. ``"reference"``.
+            B x N x H. ``"triton"`` (a GPU) does the same with the first of them, x and the squares
+            in one kernel. ``"gram"`` expands the square into ``h' (item_out' item_out) h + ...``:
+            two products of N x H x H, no B x N matrix. ``"auto"`` takes ``"gram"`` where it has
+            fewer operations, but not in bf16, because the expanded terms cancel; else
+            ``"triton"`` on a GPU and ``"dense"`` elsewhere. ``"reference"``.
 
     Returns:
         [B], fp32 or wider.
@@ -47,11 +50,9 @@ def corpus_error(
         )
     batch, width = hidden.shape
     narrow = _wide(hidden.dtype) != hidden.dtype
-    cancels = f"{hidden.dtype} is too narrow for terms that cancel" if narrow else None
-    offered = {"dense": None, "gram": cancels, "reference": None}
-    if impl == "auto":
-        impl = "gram" if not narrow and 3 * batch > 2 * width else "dense"
-    chosen = choose("corpus_error", impl, offered)
+    if impl == "auto" and not narrow and 3 * batch > 2 * width:
+        impl = "gram"
+    chosen = choose("corpus_error", impl, _offered(hidden, narrow))
     target = (rows, items, values)
     if chosen == "reference":
         return reference.corpus_error(hidden, item_out, item_bias, *target)
@@ -59,7 +60,19 @@ def corpus_error(
     item_out = item_out.to(hidden.dtype)
     if chosen == "gram":
         return _by_gram(hidden, item_out, item_bias.to(hidden.dtype), *target)[0]
-    return _by_difference(hidden, item_out, item_bias, *target)[0]
+    return _by_difference(hidden, item_out, item_bias, *target, chosen)[0]
+
+
+def _offered(hidden: torch.Tensor, narrow: bool) -> dict[str, str | None]:
+    device = hidden.device.type
+    other = None
+    if hidden.dtype not in (torch.float32, torch.bfloat16):
+        other = f"it takes float32 or bfloat16, got {hidden.dtype}"
+    on_triton = {"triton": other or triton_problem(device)}
+    cancels = f"{hidden.dtype} is too narrow for terms that cancel" if narrow else None
+    others = {"dense": None, "gram": cancels, "reference": None}
+    # On a CPU only the interpreter runs Triton's kernels, which is for tests.
+    return on_triton | others if device == "cuda" else others | on_triton
 
 
 @torch.library.custom_op("pdrec_fast::corpus_error_dense", mutates_args=())
@@ -70,10 +83,18 @@ def _by_difference(
     rows: torch.Tensor,
     items: torch.Tensor,
     values: torch.Tensor,
+    impl: str = "dense",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(errors [B], prediction minus x [B, N]); the latter is what the gradient needs."""
+    if impl == "triton":
+        from pdrec_fast.kernels.triton import corpus_error as kernels
+
+        tensors = (hidden, item_out, item_bias, rows, items, values)
+        squares, difference = kernels.difference(*[tensor.contiguous() for tensor in tensors])
+        return squares / len(item_out), difference
     difference = torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T)
-    difference.index_put_((rows, items), -values.to(hidden.dtype), accumulate=True)
+    # No pair comes twice, so nothing need accumulate, for which CUDA would sort.
+    difference[rows, items] -= values.to(hidden.dtype)
     return _squared_norms(difference) / difference.shape[1], difference
 
 
@@ -85,12 +106,13 @@ def _(
     rows: torch.Tensor,
     items: torch.Tensor,
     values: torch.Tensor,
+    impl: str = "dense",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n_rows, n_items = len(hidden), len(item_out)
     return hidden.new_empty(n_rows, dtype=_wide(hidden.dtype)), hidden.new_empty(n_rows, n_items)
 
 
-def _save_difference(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+def _save_difference(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     hidden, item_out, item_bias, *_ = inputs
     ctx.set_materialize_grads(False)  # zeros for the unused difference would be B x N
     ctx.save_for_backward(hidden, item_out, output[1])
@@ -112,7 +134,7 @@ def _difference_backward(
         to_hidden = _plus(to_hidden, of_difference @ item_out)
         to_items = _plus(to_items, of_difference.T @ hidden)
         to_bias = _plus(to_bias, of_difference.sum(dim=0).to(ctx.bias_dtype))
-    return to_hidden, to_items, to_bias, None, None, None
+    return to_hidden, to_items, to_bias, *(None,) * 4
 
 
 @torch.library.custom_op("pdrec_fast::corpus_error_gram", mutates_args=())

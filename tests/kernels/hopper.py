@@ -23,6 +23,8 @@ import torch
 
 TOKENS, ITEMS, HIDDEN = 40, 256, 1000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# In float32 these have the same tiles.
+WIDTHS = {torch.float32: (HIDDEN,), torch.bfloat16: (200, HIDDEN)}
 
 
 def kernels(op: str) -> Any:
@@ -67,9 +69,8 @@ def packed_dropout(dtype: torch.dtype) -> None:
 def packed_attention(dtype: torch.dtype) -> None:
     module, q = kernels("packed_attention"), torch.ones(TOKENS, 1, 64, dtype=dtype)
     softmax = torch.ones(2, TOKENS, 1)
-    for p in (0.0, 0.2):
-        module.packed_attention(q, q, q, *packed(), p, 1, 2, 3)
-        module.packed_attention_backward(q, q, q, q, *packed(), softmax, p, 1, 2, 3)
+    module.packed_attention(q, q, q, *packed(), 0.2, 1, 2, 3)
+    module.packed_attention_backward(q, q, q, q, *packed(), softmax, 0.2, 1, 2, 3)
 
 
 def noise() -> tuple[Any, tuple[torch.Tensor, ...]]:
@@ -92,9 +93,23 @@ def noisy_input(dtype: torch.dtype) -> None:
 
 def noisy_projection(dtype: torch.dtype) -> None:
     module, (key, arrays) = kernels("noisy_projection"), noise()
-    for hidden in (200, HIDDEN):
+    for hidden in WIDTHS[dtype]:
         module.noisy_projection(key, torch.ones(ITEMS, hidden, dtype=dtype), *arrays)
         module.weight_gradient(key, ITEMS, torch.ones(TOKENS, hidden, dtype=dtype), *arrays)
+
+
+def hidden_chain(dtype: torch.dtype) -> None:
+    coefficients = torch.ones(2, 10, dtype=torch.float64)
+    for hidden in WIDTHS[dtype]:
+        layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
+        vectors = torch.ones(hidden), torch.ones(10, hidden)
+        kernels("hidden_chain").hidden_chain(*histories(), *layer, *vectors, *coefficients)
+
+
+def corpus_error(dtype: torch.dtype) -> None:
+    layer = torch.ones(TOKENS, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
+    pairs = torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64), torch.ones(TOKENS)
+    kernels("corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
 
 
 LAUNCHES = {
@@ -106,6 +121,8 @@ LAUNCHES = {
         packed_attention,
         noisy_input,
         noisy_projection,
+        hidden_chain,
+        corpus_error,
     )
     for name, dtype in DTYPES.items()
 }
