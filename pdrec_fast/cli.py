@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
@@ -28,6 +29,7 @@ from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION_ONLY, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import PRESETS
+from pdrec_fast.profiling import Profile
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
 
 app = typer.Typer(
@@ -69,6 +71,9 @@ class Format(str, Enum):
 
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
+]
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 
 
@@ -154,7 +159,16 @@ def run(
     test_from: Annotated[
         float | None, typer.Option(help="Split by time: test starts here.")
     ] = None,
+    device: Device = "auto",
     threads: Threads = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Time every stage, trace its first two epochs or blocks, print rates and shares; "
+            "traces for Perfetto go to DIR.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Train diffusion and encoder, test both, and write OUT/metrics.json.
@@ -179,9 +193,13 @@ def run(
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in settings or []):
             raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
-        fitted = DiffRec.load(diffusion / "diffusion")
+        fitted = DiffRec.load(diffusion / "diffusion", device=device)
+    profiled = Profile(profile) if profile else None
     try:
-        result = run_pipeline(interactions, config, out=out, diffusion=fitted, progress=not quiet)
+        with profiled or nullcontext():
+            result = run_pipeline(
+                interactions, config, out=out, diffusion=fitted, device=device, progress=not quiet
+            )
     except KeyboardInterrupt:
         print(
             "interrupted; the same command continues from the last checkpoint, written at least "
@@ -192,6 +210,8 @@ def run(
     print(result.split.report)
     print()
     print(_metrics_text(result.metrics))
+    if profiled is not None:
+        print(f"\n{profiled.table()}")
     print(f"\nwritten to {out / 'metrics.json'}")
 
 
@@ -206,11 +226,12 @@ def recommend(
     output: Annotated[
         Format, typer.Option("--format", help="How results are printed.")
     ] = Format.table,
+    device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Print the items that users of a finished run would interact with next."""
     _use_threads(threads)
-    model = _model_of(run_dir)
+    model = _model_of(run_dir, device)
     ids = [user.strip() for user in users.split(",")]
     items, scores = model.recommend(ids, k, filter_seen=not include_seen)
     rows = [
@@ -241,11 +262,12 @@ def evaluate(
         int | None, typer.Option(min=0, help="Of the sampled negatives. Default: the run's.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+    device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Test the model of a finished run again, on the split it was trained with."""
     _use_threads(threads)
-    model = _model_of(run_dir)
+    model = _model_of(run_dir, device)
     assert model.data is not None
     try:
         metrics = json.loads((run_dir / "metrics.json").read_text())
@@ -272,15 +294,16 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Keep the runs here; default: keep nothing.")
     ] = None,
+    device: Device = "auto",
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """The whole job on a generated data set: the plain encoder against PDRec."""
     _use_threads(threads)
-    run_demo(seed=seed, out=out, progress=not quiet)
+    run_demo(seed=seed, out=out, device=device, progress=not quiet)
 
 
-def _model_of(run_dir: Path) -> PDRec:
+def _model_of(run_dir: Path, device: str) -> PDRec:
     if not (run_dir / "run.json").exists():
         raise CheckpointError(f"{run_dir}: no run is here (run.json not found)")
     if not (run_dir / "metrics.json").exists():
@@ -290,7 +313,7 @@ def _model_of(run_dir: Path) -> PDRec:
             f"{run_dir}: a run with --encoder {DIFFUSION_ONLY} has no encoder; what its diffusion "
             "model reached stands in metrics.json"
         )
-    return PDRec.load(run_dir / "model")
+    return PDRec.load(run_dir / "model", device=device)
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

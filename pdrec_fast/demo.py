@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,14 @@ _EPOCHS = 20
 _SHOWN = 12  # latest items of the history that are printed
 
 
-def run_demo(*, seed: int = 0, out: Path | None = None, progress: bool = True) -> None:
+def run_demo(
+    *, seed: int = 0, out: Path | None = None, device: str = "auto", progress: bool = True
+) -> None:
     """Train TI-DiffRec, plain SASRec and PDRec (SASRec) on ``synthetic()`` and print what they do.
 
     Args:
         out: keep the two runs under this directory.
+        device: see ``run``.
     """
     data = synthetic(seed=seed)
     summary = data.summary()
@@ -30,8 +34,9 @@ def run_demo(*, seed: int = 0, out: Path | None = None, progress: bool = True) -
         f"{summary['items']:,} items."
     )
     guided_config = _config(seed, MODULES)
-    guided = run(data, guided_config, out=out and out / "pdrec", progress=progress)
-    plain = run(data, _config(seed, ()), out=out and out / "sasrec", progress=progress)
+    where: dict[str, Any] = {"device": device, "progress": progress}
+    guided = run(data, guided_config, out=out and out / "pdrec", **where)
+    plain = run(data, _config(seed, ()), out=out and out / "sasrec", **where)
     results = {
         "TI-DiffRec": guided.metrics["diffusion"],
         "SASRec": plain.metrics["protocols"],

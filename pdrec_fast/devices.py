@@ -41,6 +41,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def device_name(device: torch.device) -> str:
+    """For reports: what the GPU is called, or the type of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device``, without waiting for what the device still has to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":

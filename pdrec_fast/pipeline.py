@@ -18,6 +18,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
+from pdrec_fast.devices import device_name, resolve_device
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
@@ -135,6 +136,7 @@ def run(
     *,
     out: str | Path | None = None,
     diffusion: DiffRec | None = None,
+    device: str | torch.device = "auto",
     progress: bool = True,
 ) -> RunResult:
     """Train the diffusion model, infer preferences, train the encoder and test everything.
@@ -145,12 +147,16 @@ def run(
             done again. None keeps everything in memory.
         diffusion: a model already fitted on this data's training part, instead of a new one;
             its settings replace ``config.diffusion``.
+        device: where the models are trained and score: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` is a
+            GPU where there is one. A run can be continued on another.
 
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings.
         DataError: nobody has enough interactions to learn from, or nothing is left to recommend.
-        ValueError: ``diffusion`` is not needed, or was fitted on other interactions.
+        ValueError: ``diffusion`` is not needed, or was fitted on other interactions; or there is no
+            such device.
     """
+    device = resolve_device(device)
     config = config or RunConfig()
     out = None if out is None else Path(out)
     split = config.split.apply(data)
@@ -165,7 +171,7 @@ def run(
     }
     if out is not None:
         _claim(out, description)
-    stages = _Stages(out, progress)
+    stages = _Stages(out, device, progress)
     model = preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
     if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
@@ -182,8 +188,8 @@ def run(
 class _Stages:
     """The stages of a run, each skipped when its result already lies in ``out``."""
 
-    def __init__(self, out: Path | None, progress: bool) -> None:
-        self.out, self.progress = out, progress
+    def __init__(self, out: Path | None, device: torch.device, progress: bool) -> None:
+        self.out, self.device, self.progress = out, device, progress
         # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
         # this run does not have takes no time.
         self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
@@ -196,9 +202,9 @@ class _Stages:
         if fitted is not None:
             return fitted
         if self._done("diffusion"):
-            model = DiffRec.load(self._path("diffusion"))
+            model = DiffRec.load(self._path("diffusion"), device=self.device)
         else:
-            model = DiffRec(config.diffusion)
+            model = DiffRec(config.diffusion, device=self.device)
             model.fit(split, checkpoint=self._checkpoint("diffusion"), progress=self.progress)
             self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
         return model
@@ -222,9 +228,14 @@ class _Stages:
 
     def encoder(self, config: RunConfig, split: Split, preferences: Preferences | None) -> PDRec:
         if self._done("model"):
-            model = PDRec.load(self._path("model"))
+            model = PDRec.load(self._path("model"), device=self.device)
         else:
-            model = PDRec(config.encoder, config.pdrec, encoder_options=config.encoder_options)
+            model = PDRec(
+                config.encoder,
+                config.pdrec,
+                encoder_options=config.encoder_options,
+                device=self.device,
+            )
             checkpoint = self._checkpoint("model")
             model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
             self._keep("model", model, model.history.seconds if model.history else 0.0)
@@ -292,6 +303,7 @@ def _report(
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
+            "device": device_name(stages.device),
         },
     }
 
@@ -331,7 +343,8 @@ def _check_before_training(config: RunConfig, split: Split, diffusion: DiffRec |
                 "its preferences could hold the answers of the test"
             )
     if config.encoder != DIFFUSION_ONLY:
-        model = PDRec(config.encoder, config.pdrec, encoder_options=config.encoder_options)
+        options = config.encoder_options
+        model = PDRec(config.encoder, config.pdrec, encoder_options=options, device="cpu")
         check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 

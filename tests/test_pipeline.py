@@ -185,6 +185,29 @@ def test_killed_run_continues_to_the_same_numbers(finished, data_file, tmp_path)
     assert json.loads((out / "metrics.json").read_text())["protocols"] == expected
 
 
+def test_profile_prints_rates_and_leaves_traces(data_file, tmp_path):
+    out, traces = tmp_path / "out", tmp_path / "traces"
+    run = ("run", "--data", data_file, "--out", out, "--profile", traces, "--quiet", *FAST)
+    first = command(*run)
+    assert first.returncode == 0, first.stderr
+    assert "items scored/s" in first.stdout
+    stages = {"diffusion", "preferences", "encoder", "evaluation"}
+    assert stages <= {line.split()[0] for line in first.stdout.splitlines() if line.strip()}
+    found = {path.name for path in traces.iterdir()}
+    assert found == {"profile.json"} | {f"{name}.trace.json.gz" for name in stages}
+    again = command(*run)  # tests again what is finished, and trains nothing
+    assert set(json.loads((traces / "profile.json").read_text())["stages"]) == {"evaluation"}
+    assert "items scored/s" in again.stdout
+
+
+def test_an_unknown_device_is_named(data_file, tmp_path):
+    result = command("run", "--data", data_file, "--out", "out", "--device", "gpu", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "error: device='gpu'" in result.stderr
+    assert "'auto', 'cpu' or 'cuda'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
     out = tmp_path / "ablation"
     result = command(

@@ -27,7 +27,6 @@ tile of hidden units, for three passes over 2 B N bytes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +40,7 @@ from pdrec_fast.kernels.triton.noisy_input import (
     noise_tile,
     signals_at_nonzeros,
 )
-
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+from pdrec_fast.kernels.triton.operands import operand
 
 _PROGRAMS = 132  # multiprocessors of an H100 or H200; fixed, so that sums have the same order
 
@@ -78,9 +76,7 @@ def _load_matrix(pointer, rows, columns, n_rows, n_columns):
 
 @triton.jit
 def _add_product(sums, a, b):
-    if _INTERPRETED:  # its dot takes the bits of a bfloat16 for an integer
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, sums, input_precision="ieee")
+    return tl.dot(operand(a), operand(b), sums, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=KEYS)
@@ -194,9 +190,11 @@ def _weight_gradient_kernel(
     begin, end = tl.load(bounds_ptr + tl.program_id(1)), tl.load(bounds_ptr + tl.program_id(1) + 1)
     for start in range(begin, end, BLOCK_DEPTH):
         places = start + tl.arange(0, BLOCK_DEPTH)
-        items = tl.load(items_ptr + places, mask=places < end, other=-1)
+        # Triton 3.2 pipelines such loads with an ``other`` of 0 only.
+        items = tl.load(items_ptr + places, mask=places < end, other=0)
         signals = tl.load(signals_ptr + places, mask=places < end, other=0.0)
-        rows = tl.load(rows_ptr + places, mask=places < end, other=n_rows)
+        rows = tl.load(rows_ptr + places, mask=places < end, other=0)
+        rows = tl.where(places < end, rows, n_rows)
         of_out = _load_matrix(of_out_ptr, rows, columns, n_rows, HIDDEN)
         x = tl.where(tile_items[:, None] == items[None, :], signals[None, :], 0.0)
         sums = _add_product(sums, x.to(of_out.dtype), of_out)

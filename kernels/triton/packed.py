@@ -18,7 +18,7 @@ import triton.language as tl
 FAN = 128
 """Offsets that one step of the search compares; two steps find one of 16,384 sequences."""
 
-NOT_SPECIALIZED = ("n_sequences", "keep_from", "seed", "epoch", "stream")
+NOT_SPECIALIZED = ("n_sequences", "keep_from", "seed", "epoch", "rng_stream")
 """They change from call to call, and compiling anew for some of their values gains nothing."""
 
 
@@ -36,13 +36,13 @@ def search(n_sequences: int) -> dict[str, int]:
 
 
 def dropout_words(p: float, seed: int, epoch: int, stream: int) -> dict[str, Any]:
-    """The kernels' arguments of these names."""
+    """The kernels' arguments of these names; a launch takes none called ``stream``."""
     return {
         "keep_from": round(p * 2**32),
         "keep_scale": 1 / (1 - p),
         "seed": seed,
         "epoch": epoch,
-        "stream": stream,
+        "rng_stream": stream,
     }
 
 

@@ -33,13 +33,13 @@ would end in another model. ``CONFIGS`` is for benchmarks.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast.kernels.triton.operands import operand
 from pdrec_fast.kernels.triton.packed import (
     NOT_SPECIALIZED,
     draw,
@@ -51,9 +51,6 @@ from pdrec_fast.kernels.triton.packed import (
 
 CONFIGS = ((16, 2), (16, 1), (32, 4), (32, 8))
 """(block, num_warps) worth trying; the first is the default."""
-
-# Triton's interpreter multiplies the bits of bfloat16 operands as if they were integers.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def packed_attention(
@@ -192,23 +189,20 @@ def _kept(
     keep_from,
     seed,
     epoch,
-    stream,
+    rng_stream,
     BLOCK: tl.constexpr,
 ):
     """Which weights of a tile dropout keeps: bool [len(query), BLOCK]."""
     row = head * length + query
     block = key_begin // 4 + tl.arange(0, BLOCK // 4)
     block = row[:, None] * ((length + 3) // 4) + block[None, :]
-    return draw(block, user, seed, epoch, stream) >= keep_from.to(tl.uint32)
+    return draw(block, user, seed, epoch, rng_stream) >= keep_from.to(tl.uint32)
 
 
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
     """a b in float32, a rounded to the type of b."""
-    a = a.to(b.dtype)
-    if _INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, input_precision=PRECISION)
+    return tl.dot(operand(a.to(b.dtype)), operand(b), input_precision=PRECISION)
 
 
 @triton.jit
@@ -239,7 +233,7 @@ def _forward(
     keep_scale,
     seed,
     epoch,
-    stream,
+    rng_stream,
     WIDTH: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -273,7 +267,7 @@ def _forward(
         top, total = new_top, total * shrink + tl.sum(weights, 1)
         if DROPOUT:
             kept = _kept(
-                query, key_begin, head, length, user, keep_from, seed, epoch, stream, BLOCK
+                query, key_begin, head, length, user, keep_from, seed, epoch, rng_stream, BLOCK
             )
             weights = tl.where(kept, weights, 0.0)
         attended = attended * shrink[:, None]
@@ -304,7 +298,7 @@ def _tile(
     keep_scale,
     seed,
     epoch,
-    stream,
+    rng_stream,
     BLOCK: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -316,7 +310,9 @@ def _tile(
     exponents = tl.where(kept, (scores - top[:, None]) * scale, float("-inf"))
     softmax = _exp(exponents) * inverse[:, None]
     if DROPOUT:
-        kept &= _kept(query, key_begin, head, length, user, keep_from, seed, epoch, stream, BLOCK)
+        kept &= _kept(
+            query, key_begin, head, length, user, keep_from, seed, epoch, rng_stream, BLOCK
+        )
     of_weights = _dot(of_out_tile, tl.trans(v_tile), PRECISION)
     of_softmax = tl.where(kept, of_weights * keep_scale, 0.0)
     return softmax, of_softmax, tl.where(kept, softmax * keep_scale, 0.0)
@@ -349,7 +345,7 @@ def _backward_queries(
     keep_scale,
     seed,
     epoch,
-    stream,
+    rng_stream,
     WIDTH: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -384,7 +380,7 @@ def _backward_queries(
     v_tile = _load(v, query, length, v_token, WIDTH, BLOCK_E)
     diagonal, of_diagonal, _ = _tile(
         q_tile, k_tile, v_tile, of_out_tile, top, inverse_sum, query, begin, head, length, user,
-        scale, keep_from, keep_scale, seed, epoch, stream, BLOCK, DROPOUT, PRECISION,
+        scale, keep_from, keep_scale, seed, epoch, rng_stream, BLOCK, DROPOUT, PRECISION,
     )  # fmt: skip
     average = tl.sum(diagonal * of_diagonal, 1)
     for key_begin in range(0, begin, BLOCK):
@@ -393,7 +389,7 @@ def _backward_queries(
         v_early = _load(v, key, length, v_token, WIDTH, BLOCK_E)
         softmax, of_softmax, _ = _tile(
             q_tile, k_early, v_early, of_out_tile, top, inverse_sum, query, key_begin, head, length,
-            user, scale, keep_from, keep_scale, seed, epoch, stream, BLOCK, DROPOUT, PRECISION,
+            user, scale, keep_from, keep_scale, seed, epoch, rng_stream, BLOCK, DROPOUT, PRECISION,
         )  # fmt: skip
         average += tl.sum(softmax * of_softmax, 1)
     tl.store(mean + place, average, mask=query < length)
@@ -406,7 +402,7 @@ def _backward_queries(
         v_early = _load(v, key, length, v_token, WIDTH, BLOCK_E)
         softmax, of_softmax, _ = _tile(
             q_tile, k_early, v_early, of_out_tile, top, inverse_sum, query, key_begin, head, length,
-            user, scale, keep_from, keep_scale, seed, epoch, stream, BLOCK, DROPOUT, PRECISION,
+            user, scale, keep_from, keep_scale, seed, epoch, rng_stream, BLOCK, DROPOUT, PRECISION,
         )  # fmt: skip
         of_scores = softmax * (of_softmax - average[:, None])
         gradient += _dot(of_scores, k_early, PRECISION)
@@ -443,7 +439,7 @@ def _backward_keys(
     keep_scale,
     seed,
     epoch,
-    stream,
+    rng_stream,
     WIDTH: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -475,7 +471,7 @@ def _backward_keys(
         average = tl.load(mean + place, mask=query < length, other=0.0)
         softmax, of_softmax, weights = _tile(
             q_tile, k_tile, v_tile, of_out_tile, top, inverse_sum, query, begin, head, length, user,
-            scale, keep_from, keep_scale, seed, epoch, stream, BLOCK, DROPOUT, PRECISION,
+            scale, keep_from, keep_scale, seed, epoch, rng_stream, BLOCK, DROPOUT, PRECISION,
         )  # fmt: skip
         of_scores = tl.trans(softmax * (of_softmax - average[:, None]))
         k_gradient += _dot(of_scores, q_tile, PRECISION)

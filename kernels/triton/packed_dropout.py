@@ -74,7 +74,7 @@ def _dropout(
     keep_scale,
     seed,
     epoch,
-    stream,
+    rng_stream,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     FAN: tl.constexpr,
@@ -87,6 +87,6 @@ def _dropout(
     element = begin + tl.arange(0, BLOCK)
     values = tl.load(x + first + element, mask=element < size, other=0.0).to(tl.float32)
     user = tl.load(users + sequence)
-    word = draw(begin // 4 + tl.arange(0, BLOCK // 4), user, seed, epoch, stream)
+    word = draw(begin // 4 + tl.arange(0, BLOCK // 4), user, seed, epoch, rng_stream)
     values = tl.where(word >= keep_from.to(tl.uint32), values * keep_scale, 0.0)
     tl.store(out + first + element, values.to(out.dtype.element_ty), mask=element < size)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.score_tiles import (
+    INTERPRETED,
     WORD,
     Corpus,
     load_vectors,
@@ -17,14 +18,11 @@ from pdrec_fast.kernels.triton.score_tiles import (
     score_tile,
 )
 
-# 1.5 * 2**23 + x is the float whose lowest bits are the integer nearest to x, and floats above 0
-# have the order of their bits.
-_FIRST_BIN = tl.constexpr(0x4B400000)
-_BIN_OFFSET = 12582912.0
 _NO_KEY = 2**63 - 1
 AGAIN, NAN = 1, 2
-_DEVIATIONS = 4.5
+_DEVIATIONS = 3.0  # of the rank in a sample, and of that in the corpus between two counts
 _GROUPS_PER_TOP = 8
+_SAMPLES_PER_PROGRAM = 1 << 14  # 64 registers a thread
 
 
 class Selected(NamedTuple):
@@ -54,17 +52,6 @@ def _has_bit(words):
 
 
 @triton.jit
-def _bins(scores, scale, offset):
-    """Integers that rise with the score; bin b of a row's bracket is ``_FIRST_BIN + b``.
-
-    The multiplication and addition round once, in every kernel: bins must agree.
-    """
-    scale = tl.broadcast_to(scale[:, None, None], scores.shape)
-    offset = tl.broadcast_to(offset[:, None, None], scores.shape)
-    return tl.fma(scores, scale, offset).to(tl.int32, bitcast=True)
-
-
-@triton.jit
 def _load_of_rows(pointer, rows, n_rows):
     return tl.load(pointer + tl.minimum(rows, n_rows - 1))
 
@@ -75,33 +62,46 @@ def _larger_or_nan(a, b):
 
 
 @triton.jit
+def _largest_of_words(scores):
+    if INTERPRETED:  # it calls a function for each pair of numbers
+        return tl.max(scores, axis=1)
+    else:
+        return tl.reduce(scores, 1, _larger_or_nan)
+
+
+@triton.jit
+def _add_of_rows(pointer, rows, n_rows, counts):
+    tl.atomic_add(pointer + rows, tl.sum(counts, axis=1), mask=rows < n_rows, sem="relaxed")
+
+
+@triton.jit
 def _count_kernel(
     vectors_ptr,
     table_ptr,
     bias_ptr,
     bits_ptr,
-    scale_ptr,
-    offset_ptr,
-    counts_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_upper_ptr,
+    n_lower_ptr,
     best_ptr,
     n_rows,
     n_items,
     n_words,
     slab,
-    N_BINS: tl.constexpr,
     HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_ITEMS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
 ):
-    """How many unobserved scores are in each bin and above; the best of every 32nd of a slab."""
+    """How many unobserved scores lie above either bound; the best of every 32nd of a slab."""
     rows, resident = load_vectors(vectors_ptr, n_rows, HIDDEN, BLOCK_ROWS, BLOCK_DEPTH)
-    scale = _load_of_rows(scale_ptr, rows, n_rows)
-    offset = _load_of_rows(offset_ptr, rows, n_rows)
-    counts_ptr += rows.to(tl.int64) * (N_BINS + 1)
+    upper = _load_of_rows(upper_ptr, rows, n_rows)[:, None, None]
+    lower = _load_of_rows(lower_ptr, rows, n_rows)[:, None, None]
     best = tl.full((BLOCK_ROWS, WORD), float("-inf"), tl.float32)
-    above = tl.zeros((BLOCK_ROWS, WORD), tl.int32)
+    n_upper = tl.zeros((BLOCK_ROWS, WORD), tl.int32)
+    n_lower = tl.zeros((BLOCK_ROWS, WORD), tl.int32)
     begin = tl.program_id(1) * slab
     for first in range(begin, tl.minimum(begin + slab, n_items), BLOCK_ITEMS):
         scores = score_tile(
@@ -111,16 +111,11 @@ def _count_kernel(
         places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
         seen = _has_bit(tl.load(places, mask=inside, other=-1))
         scores = tl.where(seen, float("-inf"), scores)
-        best = _larger_or_nan(best, tl.reduce(scores, 1, _larger_or_nan))
-        bins = _bins(scores, scale, offset)
-        above += tl.sum((bins >= _FIRST_BIN + N_BINS).to(tl.int32), axis=1)
-        tl.atomic_add(
-            counts_ptr[:, None, None] + 1 + (bins - _FIRST_BIN),
-            1,
-            mask=(bins >= _FIRST_BIN) & (bins < _FIRST_BIN + N_BINS),
-            sem="relaxed",
-        )
-    tl.atomic_add(counts_ptr, tl.sum(above, axis=1), mask=rows < n_rows, sem="relaxed")
+        best = _larger_or_nan(best, _largest_of_words(scores))
+        n_upper += tl.sum((scores > upper).to(tl.int32), axis=1)
+        n_lower += tl.sum((scores > lower).to(tl.int32), axis=1)
+    _add_of_rows(n_upper_ptr, rows, n_rows, n_upper)
+    _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
     groups = tl.program_id(1) * WORD + tl.arange(0, WORD)
     at = rows.to(tl.int64)[:, None] * (tl.num_programs(1) * WORD) + groups[None, :]
     tl.store(best_ptr + at, best, mask=(rows < n_rows)[:, None])
@@ -128,18 +123,44 @@ def _count_kernel(
 
 @triton.jit
 def _descending(scores):
-    """int32 that falls as the score rises; its own inverse once undone by ``_score_of``."""
+    """int32 that falls as the score rises."""
     bits = (scores + 0.0).to(tl.int32, bitcast=True)  # -0 becomes +0
     return ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
 @triton.jit
-def _append(keys_ptr, sizes_ptr, rows, keys, wanted, CAPACITY: tl.constexpr):
-    """Adds to each row's list, in any order; what does not fit is counted but not kept."""
-    rows = rows.to(tl.int64)[:, None, None]
-    counters = tl.broadcast_to(sizes_ptr + rows, keys.shape)
-    place = tl.atomic_add(counters, 1, mask=wanted, sem="relaxed")
-    tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=wanted & (place < CAPACITY))
+def _count_bits(words):
+    words -= (words >> 1) & 0x55555555
+    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F
+    words += words >> 8
+    return (words + (words >> 16)) & 0x3F
+
+
+@triton.jit
+def _any(words):
+    return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0) != 0
+
+
+@triton.jit
+def _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY: tl.constexpr):
+    """Adds the scores whose bits are set to the rows' lists, in any order.
+
+    A round takes one score of each word. What does not fit is counted but not kept.
+    """
+    bit = (1 << tl.arange(0, WORD))[None, None, :]
+    rows = rows.to(tl.int64)[:, None]
+    counters = tl.broadcast_to(sizes_ptr + rows, words.shape)
+    firsts = first + WORD * tl.arange(0, words.shape[1])
+    while _any(words):
+        lowest = words & -words
+        score = tl.sum(tl.where(lowest[:, :, None] == bit, scores, 0.0), axis=2)
+        exponent = lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23
+        items = firsts[None, :] + ((exponent & 0xFF) - 127)
+        keys = (_descending(score).to(tl.int64) << 32) | items.to(tl.int64)
+        place = tl.atomic_add(counters, 1, mask=words != 0, sem="relaxed")
+        tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=(words != 0) & (place < CAPACITY))
+        words ^= lowest
 
 
 @triton.jit
@@ -148,38 +169,34 @@ def _collect_kernel(
     table_ptr,
     bias_ptr,
     bits_ptr,
-    scale_ptr,
-    offset_ptr,
     least_ptr,
-    lowest_ptr,
-    highest_ptr,
-    top_ptr,
-    top_sizes_ptr,
-    bin_ptr,
-    bin_sizes_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_lower_ptr,
+    keys_ptr,
+    sizes_ptr,
     n_rows,
     n_items,
     n_words,
     slab,
-    TOP_CAPACITY: tl.constexpr,
-    BIN_CAPACITY: tl.constexpr,
+    CAPACITY: tl.constexpr,
     HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_ITEMS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
 ):
-    """Lists of the unobserved scores of at least ``least`` and of those in the threshold's bin.
+    """Lists of the unobserved scores from ``least`` on and of those between the bounds.
 
-    The bits of the observed items give way to those of the unobserved ones below that bin.
+    The bits of the observed items give way to those of the unobserved ones below the lower bound,
+    which are counted.
     """
     rows, resident = load_vectors(vectors_ptr, n_rows, HIDDEN, BLOCK_ROWS, BLOCK_DEPTH)
-    scale = _load_of_rows(scale_ptr, rows, n_rows)
-    offset = _load_of_rows(offset_ptr, rows, n_rows)
     least = _load_of_rows(least_ptr, rows, n_rows)[:, None, None]
-    lowest = _load_of_rows(lowest_ptr, rows, n_rows)[:, None, None]
-    highest = _load_of_rows(highest_ptr, rows, n_rows)[:, None, None]
+    upper = _load_of_rows(upper_ptr, rows, n_rows)[:, None, None]
+    lower = _load_of_rows(lower_ptr, rows, n_rows)[:, None, None]
     bit = (1 << tl.arange(0, WORD))[None, None, :]
+    n_lower = tl.zeros((BLOCK_ROWS, BLOCK_ITEMS // WORD), tl.int32)
     begin = tl.program_id(1) * slab
     for first in range(begin, tl.minimum(begin + slab, n_items), BLOCK_ITEMS):
         scores = score_tile(
@@ -187,47 +204,51 @@ def _collect_kernel(
             HIDDEN, PRECISION, BLOCK_ROWS, BLOCK_ITEMS, BLOCK_DEPTH,
         )  # fmt: skip
         places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
-        seen = _has_bit(tl.load(places, mask=inside, other=-1))
-        bins = _bins(scores, scale, offset)
-        below = (bins < lowest) & ~seen
-        tl.store(places, tl.sum(tl.where(below, bit, 0), axis=2), mask=inside)
-        in_top = (scores >= least) & ~seen
-        in_bin = (bins >= lowest) & (bins <= highest) & ~seen
-        any_of_row = tl.max(tl.max((in_top | in_bin).to(tl.int32), axis=2), axis=1)
-        if tl.max(any_of_row, axis=0) > 0:
-            items = first + tl.arange(0, BLOCK_ITEMS)
-            items = tl.reshape(items, (1, BLOCK_ITEMS // WORD, WORD)).to(tl.int64)
-            keys = (_descending(scores).to(tl.int64) << 32) | items
-            _append(top_ptr, top_sizes_ptr, rows, keys, in_top, TOP_CAPACITY)
-            _append(bin_ptr, bin_sizes_ptr, rows, keys, in_bin, BIN_CAPACITY)
+        seen = tl.load(places, mask=inside, other=-1)
+        below = tl.sum(tl.where(scores < lower, bit, 0), axis=2) & ~seen
+        n_lower += _count_bits(below)
+        tl.store(places, below, mask=inside)
+        listed = (scores >= least) | ((scores >= lower) & (scores <= upper))
+        words = tl.sum(tl.where(listed, bit, 0), axis=2) & ~seen
+        if _any(words):
+            _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY)
+    _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
 
 
 @triton.jit
 def _bracket_kernel(
-    scores_ptr, from_ranks_ptr, to_ranks_ptr, low_ptr, high_ptr, n_samples, BLOCK: tl.constexpr
+    scores_ptr,
+    from_ranks_ptr,
+    to_ranks_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_rows,
+    n_samples,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr,
 ):
     """A row's scores at two ranks, from 0 for the highest, but for their lowest bit.
 
     Bit by bit: the largest number that more than ``rank`` of the scores reach.
     """
-    row = tl.program_id(0).to(tl.int64)
-    places = tl.arange(0, BLOCK)
-    inside = places < n_samples
-    scores = tl.load(scores_ptr + row * n_samples + places, mask=inside, other=0.0)
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    places = tl.arange(0, BLOCK_SAMPLES)
+    inside = (rows < n_rows)[:, None] & (places < n_samples)[None, :]
+    at = rows.to(tl.int64)[:, None] * n_samples + places[None, :]
+    scores = tl.load(scores_ptr + at, mask=inside, other=0.0)
     rising = tl.where(inside, (~_descending(scores) >> 1) + (1 << 30), -1)
-    from_rank = tl.load(from_ranks_ptr + row)
-    to_rank = tl.load(to_ranks_ptr + row)
-    high = tl.zeros((1,), tl.int32)
-    low = tl.zeros((1,), tl.int32)
+    from_rank = _load_of_rows(from_ranks_ptr, rows, n_rows)
+    to_rank = _load_of_rows(to_ranks_ptr, rows, n_rows)
+    upper = tl.zeros((BLOCK_ROWS,), tl.int32)
+    lower = tl.zeros((BLOCK_ROWS,), tl.int32)
     for i in range(31):
         bit = 1 << (30 - i)
-        n_high = tl.sum((rising >= (high | bit)).to(tl.int32), axis=0)
-        n_low = tl.sum((rising >= (low | bit)).to(tl.int32), axis=0)
-        high = tl.where(n_high > from_rank, high | bit, high)
-        low = tl.where(n_low > to_rank, low | bit, low)
-    one = row + tl.arange(0, 1)
-    tl.store(high_ptr + one, _rising_score(high))
-    tl.store(low_ptr + one, _rising_score(low))
+        n_upper = tl.sum((rising >= (upper | bit)[:, None]).to(tl.int32), axis=1)
+        n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
+        upper = tl.where(n_upper > from_rank, upper | bit, upper)
+        lower = tl.where(n_lower > to_rank, lower | bit, lower)
+    tl.store(upper_ptr + rows, _rising_score(upper), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, _rising_score(lower), mask=rows < n_rows)
 
 
 @triton.jit
@@ -254,22 +275,26 @@ def select(
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
     bits = _observed_bits(corpus, rows, items)
-    bins = _bracket(corpus, rank, n_observed)
-    counts, best = _count(corpus, bits, bins, top_m)
-    lowest, highest, rank, n_in_bin = _threshold_bin(counts, n_unobserved, rank)
-    least = _least_of_top(best, top_m)
-    tops, n_tops, members = _collect(corpus, bits, bins, least, lowest, highest, top_m)
-    failed = (n_in_bin > members.shape[1]) | (n_tops > tops.shape[1])
-    nan = best.isnan().any(1)
-    threshold = members.gather(1, rank.clamp(max=members.shape[1] - 1)[:, None])
-    _add_members(bits, members, (members >= threshold) & (members != _NO_KEY) & ~failed[:, None])
-    top_items = torch.where(tops == _NO_KEY, -1, tops & 0xFFFFFFFF).int()[:, :top_m]
+    upper, lower = _bracket(corpus, rank, n_observed)
+    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
+    upper, lower = _narrow(corpus, upper, lower, n_upper, n_lower, n_unobserved, rank)
+    keys, size, n_lower = _collect(corpus, bits, _least_of_top(best, top_m), upper, lower, top_m)
+    scores, ids = _score_of(keys), (keys & 0xFFFFFFFF).int()
+    kept = keys != _NO_KEY
+    between = kept & (scores >= lower[:, None]) & (scores <= upper[:, None])
+    n_between = between.sum(1)
+    within = rank - (n_unobserved - n_lower - n_between)
+    failed = (size > keys.shape[1]) | (within < 0) | (within >= n_between)
+    place = (kept & (scores > upper[:, None])).sum(1) + within
+    place = place.clamp(0, keys.shape[1] - 1)[:, None]
+    pooled = between & (keys >= keys.gather(1, place)) & ~failed[:, None]
+    _add_to_pool(bits, ids, pooled)
     return Selected(
-        top_items,
-        _score_of(threshold[:, 0]),
-        (threshold[:, 0] & 0xFFFFFFFF).int(),
+        torch.where(kept, ids, -1)[:, :top_m],
+        scores.gather(1, place)[:, 0],
+        ids.gather(1, place)[:, 0],
         bits,
-        torch.where(nan, NAN, torch.where(failed, AGAIN, 0)).int(),
+        torch.where(best.isnan().any(1), NAN, torch.where(failed, AGAIN, 0)).int(),
     )
 
 
@@ -288,10 +313,9 @@ def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> t
 def _bracket(
     corpus: Corpus, rank: torch.Tensor, n_observed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scale, offset), float32 [B], that put a row's bins around the score at its rank.
+    """Two scores, float32 [B] each, with that at a row's rank most likely between them.
 
-    From one item, chosen by a hash, of each of S equal parts of the catalogue. Wherever the
-    bracket lies, the bins count right; around the rank, they are small.
+    From one item, chosen by a hash, of each of S equal parts of the catalogue.
     """
     n_sample = min(corpus.tile.sample, corpus.n_items)
     part = torch.arange(n_sample, device=rank.device)
@@ -301,65 +325,74 @@ def _bracket(
     # The sample takes the observed items for others, so the rank lies between two.
     share = n_sample / corpus.n_items
     first, last = rank * share, (rank + n_observed) * share
-    spread = _DEVIATIONS * (first * (n_sample - first).clamp(min=0) / n_sample).sqrt() + 10
-    low, high = scores.new_empty((2, corpus.n_rows))
+    spread = _DEVIATIONS * (first * (n_sample - first).clamp(min=0) / n_sample).sqrt() + 4
+    upper, lower = scores.new_empty((2, corpus.n_rows))
+    block = triton.next_power_of_2(n_sample)
+    rows = max(_SAMPLES_PER_PROGRAM // block, 1)
     with torch.cuda.device_of(scores):
-        _bracket_kernel[(corpus.n_rows,)](
+        _bracket_kernel[(triton.cdiv(corpus.n_rows, rows),)](
             scores,
             (first - spread).floor().clamp(0, n_sample - 1).int(),
             (last + spread).ceil().clamp(0, n_sample - 1).int(),
-            low,
-            high,
+            upper,
+            lower,
+            corpus.n_rows,
             n_sample,
-            BLOCK=triton.next_power_of_2(n_sample),
+            BLOCK_ROWS=rows,
+            BLOCK_SAMPLES=block,
             num_warps=8,
         )
-    width = (high - low).maximum(low.abs() * 2**-18).clamp(min=2**-100)
-    scale = corpus.tile.bins / width
-    return scale, _BIN_OFFSET - low * scale
+    return upper, lower
 
 
 def _count(
-    corpus: Corpus, bits: torch.Tensor, bins: tuple[torch.Tensor, torch.Tensor], top_m: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(int32 [B, 1 + bins]: scores above the bins, in each; [B, G]: the best of each group)."""
+    corpus: Corpus, bits: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor, top_m: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(numbers of scores above each bound, int32 [B]; the best of each group of items [B, G])."""
     grid, slab = corpus.grid(triton.cdiv(_GROUPS_PER_TOP * top_m, WORD.value))
-    counts = bits.new_zeros((corpus.n_rows, 1 + corpus.tile.bins))
+    n_upper, n_lower = bits.new_zeros((2, corpus.n_rows))
     best = corpus.bias.new_empty((corpus.n_rows, grid[1] * WORD.value))
     with torch.cuda.device_of(bits):
         _count_kernel[grid](
             bits_ptr=bits,
-            scale_ptr=bins[0],
-            offset_ptr=bins[1],
-            counts_ptr=counts,
+            upper_ptr=upper,
+            lower_ptr=lower,
+            n_upper_ptr=n_upper,
+            n_lower_ptr=n_lower,
             best_ptr=best,
             n_words=bits.shape[1],
             slab=slab,
-            N_BINS=corpus.tile.bins,
             **corpus.arguments(),
         )
-    return counts, best
+    return n_upper, n_lower, best
 
 
-def _threshold_bin(
-    counts: torch.Tensor, n_unobserved: torch.Tensor, rank: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the bin with this rank: its first and last number, the rank within it, its size.
+def _narrow(
+    corpus: Corpus,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
+    n_upper: torch.Tensor,
+    n_lower: torch.Tensor,
+    n_unobserved: torch.Tensor,
+    rank: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two scores closer to that at ``rank``, float32 [B] each.
 
-    What lies above all bins, and what lies below, count as one more bin each.
+    Ranks are known at two scores. In between (and, seldom, beside) they are taken to rise evenly,
+    but for chance and for a few per cent of curvature.
     """
-    n_bins = counts.shape[1] - 1
-    below = n_unobserved - counts.sum(1)
-    sizes = torch.cat((counts[:, :1], counts[:, 1:].flip(1), below[:, None]), dim=1)
-    ends = sizes.cumsum(1)
-    place = torch.searchsorted(ends, rank[:, None], right=True).clamp(max=n_bins + 1)
-    size = sizes.gather(1, place)[:, 0]
-    within = (rank - ends.gather(1, place)[:, 0] + size).clamp(min=0)
-    place = place[:, 0]
-    number = _FIRST_BIN.value + n_bins - place
-    lowest = torch.where(place > n_bins, -(2**31), number)
-    highest = torch.where(place == 0, 2**31 - 1, number)
-    return lowest.int(), highest.int(), within, size
+    n_between = (n_lower - n_upper).clamp(min=1)
+    per_rank = (upper.double() - lower) / n_between
+    centre = upper - (rank - n_upper + 0.5) * per_rank
+    beside = (n_upper - rank).maximum(rank - n_lower).clamp(min=0)
+    reach = _DEVIATIONS * (n_between + beside).sqrt() + 0.03 * n_between + 0.3 * beside + 8
+    reach = reach.clamp(max=0.4 * corpus.tile.capacity) * per_rank
+    few = corpus.tile.capacity // 2
+    all_upper = (rank < n_upper) & (n_upper < few)
+    all_lower = (rank >= n_lower) & (n_unobserved - n_lower < few)
+    closer_upper = torch.where(all_upper, torch.inf, torch.where(all_lower, lower, centre + reach))
+    closer_lower = torch.where(all_lower, -torch.inf, torch.where(all_upper, upper, centre - reach))
+    return closer_upper.float(), closer_lower.float()
 
 
 def _least_of_top(best: torch.Tensor, top_m: int) -> torch.Tensor:
@@ -368,51 +401,44 @@ def _least_of_top(best: torch.Tensor, top_m: int) -> torch.Tensor:
         return best.new_full((len(best),), torch.inf)
     if best.shape[1] < top_m:
         return best.new_full((len(best),), -torch.inf)
-    return best.topk(top_m, dim=1, sorted=True).values[:, -1].contiguous()
+    return best.topk(top_m, dim=1).values[:, -1].contiguous()
 
 
 def _collect(
     corpus: Corpus,
     bits: torch.Tensor,
-    bins: tuple[torch.Tensor, torch.Tensor],
     least: torch.Tensor,
-    lowest: torch.Tensor,
-    highest: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
     top_m: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(keys of the best, their number, keys of the threshold's bin), sorted, and new ``bits``."""
+    """(sorted keys, how many there should be, how many scores are below ``lower``); new bits."""
     grid, slab = corpus.grid(1)
-    top_capacity = triton.next_power_of_2(max(2 * top_m, 64))
-    top_keys = bits.new_full((corpus.n_rows, top_capacity), _NO_KEY, dtype=torch.int64)
-    bin_keys = top_keys.new_full((corpus.n_rows, corpus.tile.capacity), _NO_KEY)
-    n_top, n_in_bin = bits.new_zeros((2, corpus.n_rows))
+    capacity = triton.next_power_of_2(corpus.tile.capacity + 2 * top_m)
+    keys = bits.new_full((corpus.n_rows, capacity), _NO_KEY, dtype=torch.int64)
+    sizes, n_lower = bits.new_zeros((2, corpus.n_rows))
     with torch.cuda.device_of(bits):
         _collect_kernel[grid](
             bits_ptr=bits,
-            scale_ptr=bins[0],
-            offset_ptr=bins[1],
             least_ptr=least,
-            lowest_ptr=lowest,
-            highest_ptr=highest,
-            top_ptr=top_keys,
-            top_sizes_ptr=n_top,
-            bin_ptr=bin_keys,
-            bin_sizes_ptr=n_in_bin,
+            upper_ptr=upper,
+            lower_ptr=lower,
+            n_lower_ptr=n_lower,
+            keys_ptr=keys,
+            sizes_ptr=sizes,
             n_words=bits.shape[1],
             slab=slab,
-            TOP_CAPACITY=top_capacity,
-            BIN_CAPACITY=corpus.tile.capacity,
+            CAPACITY=capacity,
             **corpus.arguments(),
         )
-    return top_keys.sort(dim=1).values, n_top, bin_keys.sort(dim=1).values
+    return keys.sort(dim=1).values, sizes, n_lower
 
 
-def _add_members(bits: torch.Tensor, keys: torch.Tensor, wanted: torch.Tensor) -> None:
+def _add_to_pool(bits: torch.Tensor, items: torch.Tensor, wanted: torch.Tensor) -> None:
     n_words = bits.shape[1]
-    items = torch.where(wanted, keys & 0xFFFFFFFF, 0)
-    rows = torch.arange(len(bits), device=bits.device)[:, None]
-    bit = wanted.int() << (items & 31).int()
-    bits.view(-1).index_add_(0, (rows * n_words + (items >> 5)).view(-1), bit.view(-1))
+    items = torch.where(wanted, items, 0)
+    words = torch.arange(len(bits), device=bits.device)[:, None] * n_words + (items >> 5)
+    bits.view(-1).index_add_(0, words.view(-1), (wanted.int() << (items & 31)).view(-1))
 
 
 def _score_of(keys: torch.Tensor) -> torch.Tensor:

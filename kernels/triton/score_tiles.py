@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
 _PROGRAMS = 2 * 132  # two on each multiprocessor of an H100 or H200
 _PAIRS = 16
@@ -23,11 +24,10 @@ class Tile:
     Attributes:
         rows, items, depth: block of the product, powers of two, items at least 32. With a depth
             of H or more a program keeps its vectors on the chip.
-        n_warps, n_stages: of a program.
+        n_warps, n_stages: of a program. max_registers: of a thread, so that two programs fit.
         precision: of float32 products, ``tl.dot``'s ``input_precision``.
         sample: items whose scores bracket each row's threshold, a power of two.
-        bins: parts of the bracket, a power of two.
-        capacity: unobserved scores that the part with the threshold may hold, a power of two.
+        capacity: unobserved scores near the threshold that are listed, a power of two.
     """
 
     rows: int
@@ -35,10 +35,10 @@ class Tile:
     depth: int
     n_warps: int = 8
     n_stages: int = 2
+    max_registers: int | None = None
     precision: str = "ieee"
     sample: int = 16384
-    bins: int = 1024
-    capacity: int = 1024
+    capacity: int = 4096
 
 
 def default_tile(hidden: int, dtype: torch.dtype) -> Tile:
@@ -49,7 +49,7 @@ def default_tile(hidden: int, dtype: torch.dtype) -> Tile:
     if depth <= 128:
         return Tile(128, 64, depth)
     if depth == 256:
-        return Tile(128, 32, depth)
+        return Tile(128, 32, depth, max_registers=128)
     return Tile(128, 128, 64, n_stages=3)
 
 
@@ -65,8 +65,9 @@ class Corpus:
     ) -> None:
         self.vectors = vectors.to(table.dtype).contiguous()
         self.table = table.contiguous()
-        self.bias = bias.float().contiguous()
         self.tile = tile or default_tile(table.shape[1], table.dtype)
+        # Whole tiles: every thread loads from it, and needs no other address where the items end.
+        self.bias = F.pad(bias.float(), (0, -len(bias) % self.tile.items))
         self.n_rows, self.n_items = len(vectors), len(table)
 
     def arguments(self) -> dict[str, object]:
@@ -85,6 +86,7 @@ class Corpus:
             "BLOCK_DEPTH": tile.depth,
             "num_warps": tile.n_warps,
             "num_stages": tile.n_stages,
+            "maxnreg": tile.max_registers,
         }
 
     def grid(self, least_slabs: int) -> tuple[tuple[int, int], int]:
@@ -109,7 +111,7 @@ def _load_depths(pointer, rows, start, HIDDEN: tl.constexpr, BLOCK_DEPTH: tl.con
 
 @triton.jit
 def _add_product(sums, vectors, rows_of_table, PRECISION: tl.constexpr):
-    if _INTERPRETED:  # its dot takes the bits of a bfloat16 for an integer
+    if INTERPRETED:  # its dot takes the bits of a bfloat16 for an integer
         vectors, rows_of_table = vectors.to(tl.float32), rows_of_table.to(tl.float32)
     return tl.dot(vectors, tl.trans(rows_of_table), sums, input_precision=PRECISION)
 
@@ -155,7 +157,7 @@ def score_tile(
             vectors = _load_depths(vectors_ptr, kept, start, HIDDEN, BLOCK_DEPTH)
             of_items = _load_depths(table_ptr, items, start, HIDDEN, BLOCK_DEPTH)
             sums = _add_product(sums, vectors, of_items, PRECISION)
-    sums += tl.load(bias_ptr + items)[None, :]
+    sums += tl.load(bias_ptr + first + tl.arange(0, BLOCK_ITEMS))[None, :]
     return tl.reshape(sums, (BLOCK_ROWS, BLOCK_ITEMS // WORD, WORD))
 
 

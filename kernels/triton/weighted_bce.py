@@ -249,7 +249,8 @@ def _sum_runs_kernel(
         mask = inside
     else:
         out_ptr += item * width
-        mask = inside & starts_run
+        # As a bound: interpreters of Triton 3.9 on refuse masks made of a scalar condition.
+        mask = columns < tl.where(starts_run, width, 0)
     tl.store(out_ptr + columns, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.fit import DiffusionFit
@@ -18,7 +19,6 @@ from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
-from pdrec_fast.devices import resolve_device
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.item_logits import item_logits
 from pdrec_fast.ops.projection import project
@@ -157,6 +157,12 @@ class DiffRec:
         if self._chain is None:
             self._chain = HiddenChain.prepare(denoiser, self.schedule)
         return self._chain.run(self.inputs(histories).project(denoiser.item_in))
+
+    @property
+    def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(item_out [N, H], item_bias [N]): preferences are products with ``user_vectors``."""
+        denoiser = self.fitted_denoiser()
+        return denoiser.item_out.detach(), denoiser.item_bias.detach()
 
     def inputs(self, histories: Histories) -> SparseRows:
         """x'_0 of each history."""

@@ -20,6 +20,7 @@ from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, 
 from pdrec_fast.ops.corpus_error import corpus_error
 from pdrec_fast.ops.noisy_input import noisy_input
 from pdrec_fast.ops.noisy_projection import noisy_projection
+from pdrec_fast.profiling import span, unit
 
 if TYPE_CHECKING:
     from pdrec_fast.diffusion.estimator import DiffRec
@@ -64,6 +65,14 @@ class DiffusionFit:
         )
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
+        n_users = len(self.rows)
+        counts = {"tokens": len(self.rows.items), "items": n_users * self.denoiser.n_items}
+        with unit("diffusion", users=n_users, **counts):
+            losses = self._train_epoch(epoch)
+        self.model.weights_changed()
+        return losses
+
+    def _train_epoch(self, epoch: int) -> torch.Tensor:
         config = self.model.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
@@ -78,15 +87,17 @@ class DiffusionFit:
             batch = slice(start, start + config.batch_size)
             self.working.load_weights()
             steps, correction = self.sampler.sample(fractions[batch])
-            per_user = self.step_losses(rows[batch], steps, epoch, users[batch])
+            with span("forward"):
+                per_user = self.step_losses(rows[batch], steps, epoch, users[batch])
             self.sampler.update(steps, per_user)
             loss = (per_user / correction).mean()
-            loss.backward()
-            self.working.hand_over_gradients()
-            self.optimizer.step()
-            self.working.drop_gradients()
+            with span("backward"):
+                loss.backward()
+            with span("optimizer"):
+                self.working.hand_over_gradients()
+                self.optimizer.step()
+                self.working.drop_gradients()
             losses.append(loss.detach())
-        self.model.weights_changed()
         return torch.stack(losses)
 
     def step_losses(

@@ -112,7 +112,7 @@ def standard_noise(
     seed: int,
     epoch: int,
     users: np.ndarray | torch.Tensor,
-    device: torch.device | None = None,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Standard Gaussian noise keyed by (seed, epoch, user, item), float32 [n_rows, n_items]."""
     zeros = torch.zeros(n_rows + 1, dtype=torch.int64, device=device)

@@ -20,6 +20,7 @@ from pdrec_fast.data import Histories, Holdout, Interactions, Split
 from pdrec_fast.data.histories import row_of
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
 from pdrec_fast.ops.projection import rows_per_block
+from pdrec_fast.profiling import span, unit
 
 PAPER_NEGATIVES = 99
 PROTOCOLS = {
@@ -82,10 +83,13 @@ class Evaluator:
         """
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol={protocol!r}; choose one of {list(PROTOCOLS)}")
-        holdout = self._holdout(on)
-        if protocol == "full":
-            return rank_in_corpus(scorer, holdout, block_size=self.block_size)
-        return rank_among(scorer, holdout, self.negatives(on), block_size=self.block_size)
+        holdout, blocks = self._holdout(on), self.block_size
+        n_users = len(holdout)
+        n_candidates = PAPER_NEGATIVES + 1 if protocol == "paper" else self.split.data.n_items
+        with unit("evaluation", users=n_users, items=n_users * n_candidates):
+            if protocol == "full":
+                return rank_in_corpus(scorer, holdout, block_size=blocks)
+            return rank_among(scorer, holdout, self.negatives(on), block_size=blocks)
 
     def ndcg_at_10(self, scorer: Scorer, protocol: str) -> float:
         """Validation NDCG@10: the figure that models are selected by."""
@@ -275,7 +279,8 @@ def _blocks(n_cases: int, block_size: int | None, n_candidates: int) -> Iterator
 def _checked_scores(
     scorer: Scorer, histories: Histories, items: torch.Tensor | None, shape: tuple[int, int]
 ) -> torch.Tensor:
-    scores = scorer.scores(histories, items)
+    with span("scores"):
+        scores = scorer.scores(histories, items)
     if tuple(scores.shape) != shape:
         raise ValueError(
             f"{type(scorer).__name__}.scores returned shape {tuple(scores.shape)}, not {shape}"

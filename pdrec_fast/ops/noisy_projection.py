@@ -84,7 +84,11 @@ def _offered(weight: torch.Tensor) -> dict[str, str | None]:
 def _as_autocast(weight: torch.Tensor) -> torch.Tensor:
     device = weight.device.type
     available = torch.amp.is_autocast_available(device)
-    if available and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+    if (
+        available
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.bfloat16
+    ):
         return weight.bfloat16()
     return weight
 

@@ -15,15 +15,18 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.data.histories import row_of
+from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
-from pdrec_fast.ops.pool_sampling import sample_pool
-from pdrec_fast.ops.projection import rows_per_block
-from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.preferences.inference import (
+    VectorSource,
+    Wanted,
+    infer_block,
+    users_per_block,
+)
 from pdrec_fast.preferences.reweighting import ranks_within
+from pdrec_fast.profiling import unit
 
 KIND = "preferences"
 _ARRAYS = (
@@ -74,7 +77,7 @@ class Preferences:
     @classmethod
     def infer(
         cls,
-        source: Scorer,
+        source: Scorer | VectorSource,
         train: Interactions,
         *,
         top_m: int = 50,
@@ -88,44 +91,34 @@ class Preferences:
 
         Args:
             source: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, a user's own),
-                fitted on ``train``.
+                fitted on ``train``. On a GPU, the scores of a ``VectorSource`` (a ``DiffRec``) are
+                never stored.
             top_m: m, candidates of DPA per user.
             omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
             n_draws: D, negatives drawn per user.
             seed: of the draws.
-            block_size: users scored at once; memory is ``block_size * N`` floats. None takes as
-                many as make 16 MiB. Does not change the draws.
+            block_size: users scored at once; memory is ``block_size * N`` floats, or bits where
+                scores are not stored. None takes as many as make 16 MiB (512 MiB on a GPU). Does
+                not change the draws.
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
             DataError: a user has interacted with every item.
         """
         if block_size is None:
-            block_size = rows_per_block(train.n_items)
+            block_size = users_per_block(source, train.n_items)
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_source(source, train)
-        indptr, items = train.unique_items()
-        first_rank = np.floor(omega_m * unobserved_counts(train, indptr)).astype(np.int64)
-        histories = train.histories()
+        observed = train.unique_items()
+        first_rank = np.floor(omega_m * unobserved_counts(train, observed[0])).astype(np.int64)
+        wanted = Wanted(observed, first_rank, top_m, n_draws, seed)
         blocks = []
         starts = range(0, train.n_users, block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
             users = slice(start, min(start + block_size, train.n_users))
-            scores = _corpus_scores(source, histories[users])
-            bounds = indptr[users.start : users.stop + 1]
-            observed = bounds - bounds[0], items[bounds[0] : bounds[-1]]
-            selection = select_unobserved(scores, observed, top_m, first_rank[users])
-            draws = sample_pool(
-                scores,
-                observed,
-                selection.threshold_score,
-                selection.threshold_item,
-                n_draws,
-                seed=seed,
-                users=np.arange(users.start, users.stop),
-            )
-            parts = (_record_scores(scores, train, users), *selection, draws)
-            blocks.append([part.numpy() for part in parts])
+            n_users = users.stop - users.start
+            with unit("preferences", users=n_users, items=n_users * train.n_items):
+                blocks.append(infer_block(source, train, users, wanted))
         columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
         observed_scores, top_items, threshold_scores, threshold_items, negatives = columns
         return cls(
@@ -173,7 +166,7 @@ def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) 
         )
 
 
-def _check_source(source: Scorer, train: Interactions) -> None:
+def _check_source(source: Scorer | VectorSource, train: Interactions) -> None:
     trained_on = getattr(source, "trained_on", None)
     if trained_on not in (None, train.fingerprint()):
         raise ValueError(
@@ -198,23 +191,3 @@ def unobserved_counts(train: Interactions, indptr: np.ndarray) -> np.ndarray:
             "there is nothing to draw a negative from; leave that user out"
         )
     return unobserved
-
-
-@torch.no_grad()
-def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
-    scores = source.scores(histories)
-    wanted = (len(histories), histories.n_items)
-    if tuple(scores.shape) != wanted:
-        raise ValueError(
-            f"{type(source).__name__}.scores returned shape {tuple(scores.shape)}, not {wanted}: "
-            "was it fitted on other data?"
-        )
-    return scores.cpu()
-
-
-def _record_scores(scores: torch.Tensor, train: Interactions, users: slice) -> torch.Tensor:
-    """Scores of every training record of a block of users, float32."""
-    indptr = train.indptr[users.start : users.stop + 1]
-    rows = row_of(indptr - indptr[0])
-    items = train.items[indptr[0] : indptr[-1]].astype(np.int64)
-    return scores[torch.from_numpy(rows), torch.from_numpy(items)]

@@ -11,7 +11,7 @@ _LIST_BELOW = 64
 
 _SCORES_AT_ONCE = 1 << 26
 
-Selected = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Selected = tuple[torch.Tensor, ...]
 
 
 def projected_scores(
@@ -56,8 +56,7 @@ def select_materialized(
             keys = first_rank[rows], n_draws, seed, epoch, users[rows]
             corpus = vectors[rows], table, bias
             parts.append(select_materialized(*corpus, of_block, entries, top_m, *keys))
-        columns = list(zip(*parts, strict=True))
-        return torch.cat(columns[0]), *(torch.cat(column) for column in columns[1:])  # type: ignore[return-value]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
     scores = projected_scores(vectors, table, bias)
     if scores.isnan().any():
         raise ValueError("scores must not be NaN")

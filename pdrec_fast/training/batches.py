@@ -11,9 +11,10 @@ import torch
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, pack
-from pdrec_fast.errors import DataError
 from pdrec_fast.devices import to_device
+from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences, hbr_weights
+from pdrec_fast.profiling import span
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.negatives import RandomNegatives
 
@@ -126,11 +127,24 @@ class TrainingBatches:
         """Number of users."""
         return len(self.tokens)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Users, tokens and scored items of an epoch."""
+        n_tokens = len(self.tokens.targets)
+        per_token = 1 + self.config.random_negatives
+        per_token += self.config.safe_negatives if self.of_nns is not None else 0
+        soft = 0 if self.of_dpa is None else self.of_dpa.top_items.shape[1]
+        items = n_tokens * per_token + len(self) * soft
+        return {"users": len(self), "tokens": n_tokens, "items": items}
+
     def epoch(self, order: np.ndarray, epoch: int) -> Iterator[Batch]:
         """Batches of the users in ``order``, rows of ``tokens``."""
-        negatives = self.negatives(epoch)
+        with span("negatives"):
+            negatives = self.negatives(epoch)
         for start in range(0, len(order), self.config.batch_size):
-            yield self.batch(order[start : start + self.config.batch_size], negatives, epoch)
+            with span("batch"):
+                batch = self.batch(order[start : start + self.config.batch_size], negatives, epoch)
+            yield batch
 
     def negatives(self, epoch: int) -> np.ndarray:
         """Random, then (with NNS) safe negatives of every token: int64 [n_tokens, k]."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from pdrec_fast.data import Interactions
-from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.devices import prefetched
+from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.profiling import span, unit
 from pdrec_fast.training.batches import Batch, TrainingBatches
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class PDRecFit:
         )
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
+        with unit("encoder", **self.batches.counts):
+            return self._train_epoch(epoch)
+
+    def _train_epoch(self, epoch: int) -> torch.Tensor:
         config, table = self.config, self.encoder.item_embedding
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
@@ -54,30 +59,37 @@ class PDRecFit:
         losses = []
         # An encoder of the user's own may draw from the GPU's generator as well.
         forked = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(forked), sparse_gradient(table) if self.sparse else nullcontext():
+        with (
+            torch.random.fork_rng(forked),
+            sparse_gradient(table) if self.sparse else nullcontext(),
+        ):
             torch.manual_seed(epoch_seed(config.seed, epoch))
             order = torch.randperm(len(self.batches)).numpy()
             for batch in self._delivered(self.batches.epoch(order, epoch)):
                 loss = self.batch_loss(batch)
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                self.table_gradient.collect()
-                self.optimizer.step()
+                with span("backward"):
+                    loss.backward()
+                with span("optimizer"):
+                    self.table_gradient.collect()
+                    self.optimizer.step()
                 losses.append(loss.detach())
         return torch.stack(losses)
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The objective (eq. 6) of a batch on the encoder's device."""
-        config = self.config
-        states, table = self.encoder(batch.sequences), self.encoder.item_embedding.weight
-        inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
-        loss = self.objective.ranking(inputs, table, batch.items, batch.weights)
-        if batch.last is not None and batch.candidates is not None:
+        config, table = self.config, self.encoder.item_embedding.weight
+        with span("encode"):
+            states = self.encoder(batch.sequences)
+        with span("ranking loss"):
+            inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
+            loss = self.objective.ranking(inputs, table, batch.items, batch.weights)
+        if batch.last is None or batch.candidates is None:
+            return loss
+        with span("distillation loss"):
             last = states.index_select(0, batch.last)
-            loss = loss + config.dpa_weight * self.objective.distillation(
-                last, table, batch.candidates, config.dpa_top_n
-            )
-        return loss
+            distilled = self.objective.distillation(last, table, batch.candidates, config.dpa_top_n)
+            return loss + config.dpa_weight * distilled
 
     def _delivered(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the model's device; those for a GPU are made while it computes."""

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,9 @@ import torch
 from scipy import stats
 
 from pdrec_fast.data import Histories, Interactions, synthetic
+from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.errors import CheckpointError, DataError
-from pdrec_fast.preferences import Preferences
+from pdrec_fast.preferences import Preferences, inference
 
 N_ITEMS = 97
 ARRAYS = (
@@ -244,3 +246,17 @@ def test_synthetic_data_at_the_default_settings() -> None:
     assert found.negatives.shape == (60, 1024)
     scores = np.take_along_axis(table.numpy(), found.negatives.astype(np.int64), axis=1)
     assert (scores <= found.threshold_scores[:, None]).all()
+
+
+def test_vectors_give_the_preferences_of_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = synthetic(60, 150, seed=2)
+    source = DiffRec(hidden=(6,), epochs=1, device="cpu").fit(data, progress=False)
+    options: dict[str, Any] = {"top_m": 7, "n_draws": 20, "omega_m": 0.3, "progress": False}
+    expected = Preferences.infer(source, data, **options)
+    monkeypatch.setattr(inference, "uses_vectors", lambda source: True)  # as on a GPU
+    for block_size in (None, 7):
+        found = Preferences.infer(source, data, block_size=block_size, **options)
+        np.testing.assert_allclose(found.observed_scores, expected.observed_scores, rtol=1e-5)
+        np.testing.assert_allclose(found.threshold_scores, expected.threshold_scores, rtol=1e-5)
+        for name in ("observed_ranks", "top_items", "threshold_items", "negatives"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)

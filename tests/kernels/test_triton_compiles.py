@@ -1,0 +1,48 @@
+"""Every kernel compiles for Hopper as its launcher calls it, where there is no GPU: the interpreter
+takes what Triton's compiler refuses, and says nothing of registers.
+
+A new kernel takes one function in ``hopper.LAUNCHES``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.hopper import LAUNCHES
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What ``hopper`` prints, by case, of a process in which Triton compiles."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "tests.kernels.hopper"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return {report.pop("case"): report for report in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_compiles_for_hopper_without_spills(reports, case):
+    report = reports[case]
+    assert "error" not in report, report["error"]
+    assert report["kernels"]
+    for kernel in report["kernels"]:
+        assert kernel["stack_bytes"] <= 16, kernel  # 8 in one, as Triton 3.2 compiles it, else 0
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [("noisy_projection-bf16", {"_noise_product_kernel", "_weight_gradient_kernel"})],
+)
+def test_wide_products_take_the_instruction_of_warp_groups(reports, case, names):
+    assert {kernel["name"] for kernel in reports[case]["kernels"] if kernel["wgmma"]} == names

@@ -1,0 +1,192 @@
+"""``select_projected`` in Triton: ids of the CPU's operations, in all the ways its search can go."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pdrec_fast.ops import projected_selection
+from pdrec_fast.ops.pool_sampling import sample_pool
+from pdrec_fast.ops.projected_selection import select_projected
+from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.reference import projected_selection as reference
+
+pytest.importorskip("triton", reason="Triton is not installed")
+tiles = pytest.importorskip("pdrec_fast.kernels.triton.score_tiles")
+kernels = pytest.importorskip("pdrec_fast.kernels.triton.projected_selection")
+
+ROWS, ITEMS, HIDDEN = 19, 101, 21  # two tiles of users, four of items
+TOP, DRAWS = 5, 17
+KEYS = {"seed": 2**63 + 5, "epoch": 2**31 + 1, "users": np.arange(ROWS) * 110_000_003}
+TILE = tiles.Tile(16, 32, 32, n_warps=4, sample=64, capacity=64)
+TILES = {
+    "resident": TILE,
+    "deep": replace(TILE, depth=16, n_stages=3),
+    "wide": replace(TILE, items=64),
+}
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs():
+    """Memory that nothing was written to holds NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def redone(monkeypatch):
+    """How many rows were done again, call by call."""
+    calls = []
+    materialized = reference.select_materialized
+
+    def count(vectors, *arguments):
+        calls.append(len(vectors))
+        return materialized(vectors, *arguments)
+
+    monkeypatch.setattr(projected_selection.reference, "select_materialized", count)
+    return calls
+
+
+def corpus(device, dtype=torch.float32, n_items=ITEMS, repeats=1):
+    """Small whole numbers: every product and sum is exact, so scores are the same everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randint(-4, 5, (ROWS, HIDDEN), generator=generator).float()
+    table = torch.randint(-4, 5, (n_items, HIDDEN), generator=generator).float()
+    bias = torch.randint(-40, 41, (n_items,), generator=generator) / 64
+    of_item = torch.arange(n_items) // repeats
+    return vectors.to(device), table[of_item].to(device, dtype), bias[of_item].to(device)
+
+
+def rows(omega=0.5, n_items=ITEMS, all_seen=0):
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(0, 12, ROWS)
+    sizes[0] = 0
+    sizes[1] = all_seen or sizes[1]
+    items = [np.sort(rng.choice(n_items, size, replace=False)) for size in sizes]
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    first_rank = np.floor(omega * (n_items - sizes)).astype(np.int64)
+    return (indptr, np.concatenate(items).astype(np.int32)), first_rank
+
+
+def check(matrices, observed, first_rank, tile=TILE, top_m=TOP, on_device=False):
+    """All results against those of the CPU's operations for the same scores."""
+    vectors, table, bias = (matrix.cpu() for matrix in matrices)
+    scores = reference.projected_scores(vectors, table, bias)
+    chosen = select_unobserved(scores, observed, top_m, first_rank)
+    draws = sample_pool(scores, observed, chosen[1], chosen[2], DRAWS, **KEYS)
+    of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
+    expected = (*chosen, scores[of_row, observed[1].astype(np.int64)], draws)
+    keys = dict(KEYS)
+    if on_device:
+        device = matrices[0].device
+        observed = tuple(torch.from_numpy(array).to(device) for array in observed)
+        first_rank = torch.from_numpy(first_rank).to(device)
+        keys["users"] = torch.from_numpy(KEYS["users"]).to(device)
+    found = select_projected(
+        *matrices, observed, top_m, first_rank, DRAWS, **keys, impl="triton", tile=tile
+    )
+    for name, result, truth in zip(found._fields, found, expected, strict=True):
+        assert result.dtype == truth.dtype, name
+        assert torch.equal(result.cpu(), truth), name
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tile", TILES)
+def test_equals_the_cpu(device, dtype, tile, redone):
+    check(corpus(device, dtype), *rows(), TILES[tile], on_device=tile == "deep")
+    assert not redone
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.9])
+def test_thresholds_near_the_ends(device, omega, redone):
+    check(corpus(device), *rows(omega))
+    assert not redone
+
+
+def test_equal_scores_go_to_the_lower_item(device):
+    check(corpus(device, repeats=3), *rows())
+
+
+def test_pools_that_are_listed(device):
+    """Of less than a 64th of the items, in a row that has seen nearly all of them."""
+    observed, first_rank = rows(all_seen=ITEMS - 3)
+    first_rank[1], first_rank[2] = 2, ITEMS - np.diff(observed[0])[2] - 1
+    check(corpus(device), observed, first_rank)
+
+
+def test_nothing_observed_and_odd_layouts(device):
+    vectors, table, bias = corpus(device)
+    strided = torch.stack((vectors, vectors), dim=2)[:, :, 1]
+    observed = np.zeros(ROWS + 1, np.int64), np.empty(0, np.int32)
+    matrices = strided, table.T.contiguous().T, bias[:, None].repeat(1, 2)[:, 0]
+    check(matrices, observed, np.full(ROWS, ITEMS - 1), top_m=0)
+
+
+def test_more_wanted_than_there_are(device):
+    check(corpus(device, n_items=40), *rows(n_items=40, all_seen=37), top_m=45)
+
+
+def test_rows_with_equal_scores_are_done_again(device, redone):
+    vectors, table, bias = corpus(device)
+    vectors[3:5] = 0
+    check((vectors, table, torch.zeros_like(bias)), *rows(), replace(TILE, capacity=16))
+    assert redone
+    assert sum(redone) >= 2
+
+
+def test_rows_whose_sample_misled_are_done_again(device, redone):
+    """The items sampled score higher than all others."""
+    vectors, table, bias = corpus(device, n_items=256)
+    tile = replace(TILE, sample=16, capacity=16)
+    part = np.arange(16)
+    bias[(part * 256 + ((part * 0x9E3779B1 & 0xFFFFFFFF) * 256 >> 32)) // 16] += 4096
+    check((vectors, table, bias), *rows(n_items=256), tile)
+    assert redone == [ROWS]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-6)], ids=["fp32", "bf16"]
+)
+def test_scores_against_float64(device, dtype, bound):
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(ROWS, HIDDEN, generator=generator).to(device, dtype)
+    table = torch.randn(ITEMS, HIDDEN, generator=generator).to(device, dtype)
+    bias = torch.randn(ITEMS, generator=generator).to(device)
+    observed, first_rank = rows()
+    found = select_projected(
+        vectors, table, bias, observed, TOP, first_rank, 0, **KEYS, impl="triton", tile=TILE
+    )
+    truth = (vectors.double() @ table.double().T + bias).cpu()
+    of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
+    of_observed = truth[of_row, observed[1].astype(np.int64)]
+    of_threshold = truth.gather(1, found.threshold_item.cpu().long()[:, None])[:, 0]
+    for result, expected in (
+        (found.observed_scores, of_observed),
+        (found.threshold_score, of_threshold),
+    ):
+        assert (result.cpu() - expected).norm() <= bound * expected.norm()
+    # Ids are those of the exact scores: these lie further apart than rounding.
+    chosen = select_unobserved(truth.float(), observed, TOP, first_rank)
+    assert torch.equal(found.top_items.cpu(), chosen.top_items)
+    assert torch.equal(found.threshold_item.cpu(), chosen.threshold_item)
+
+
+def test_refuses_what_only_the_device_knows(device):
+    (vectors, table, bias), (observed, first_rank) = corpus(device), rows()
+    settings = {**KEYS, "impl": "triton", "tile": TILE}
+
+    def run(vectors, table, first_rank):
+        return select_projected(vectors, table, bias, observed, 2, first_rank, 3, **settings)
+
+    with pytest.raises(ValueError, match=r"first_rank must lie in .* row 2"):
+        run(vectors, table, np.where(np.arange(ROWS) == 2, ITEMS, first_rank))
+    bad = vectors.clone()
+    bad[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="row 4 is not"):
+        run(bad, table, first_rank)
+    table[7, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        run(vectors, table, first_rank)
