@@ -93,6 +93,7 @@ def run(
         _apply_floors(document["rows"], rates)
         document["rates"] = rates.report()
         keep(document)
+    keep(document)  # with what was left out last
     return document
 
 
