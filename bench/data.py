@@ -38,14 +38,14 @@ def source(users: int, items: int) -> str:
     return f"synthetic ({missing} not found)" if missing else "synthetic"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def interactions(users: int, items: int) -> pf.Interactions:
     """The real data set of this size where it is at hand, else ``pf.synthetic`` of this size."""
     real = real_file(users, items)
     return pf.Interactions.from_file(real) if real else pf.synthetic(users, items)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def split(users: int, items: int) -> Split:
     """``interactions`` left one out."""
     return pf.leave_one_out(interactions(users, items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import statistics
 import sys
@@ -92,6 +93,7 @@ def run(
         _apply_floors(document["rows"], rates)
         document["rates"] = rates.report()
         keep(document)
+    keep(document)  # with what was left out last
     return document
 
 
@@ -161,6 +163,9 @@ def run_operation(
     """
     if settings.target.gpu:
         torch.compiler.reset()  # each case compiles for its own shapes alone
+    if settings.target.device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
     with torch_threads(operation.threads or settings.threads):
         small_sizes = _small(operation, sizes)
         small = operation.make(**small_sizes)

@@ -11,7 +11,7 @@ from bench.runner import verify
 from pdrec_fast.errors import BackendError
 
 THREADS = 2
-KERNELS = [operation for operation in OPERATIONS.values() if operation.kind == "kernel"]
+KERNELS = [each for each in OPERATIONS.values() if each.kind == "kernel" and each.sizes]
 
 
 @lru_cache(maxsize=1)

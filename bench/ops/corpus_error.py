@@ -48,7 +48,7 @@ def error(users: int, items: int, hidden: int, precision: str) -> Case:
         return partial(corpus_error, impl=impl)
 
     wide, on_gpu = precision == "fp32", target().gpu
-    kernels = ["auto", "dense", *(["gram"] if wide else [])]
+    kernels = ["auto", "dense", *(["gram"] if wide else []), *(["triton"] if on_gpu else [])]
     reference = call(gradients, package("reference"), wide_inputs)
     return Case(
         {impl: call(gradients, package(impl), inputs) for impl in kernels}

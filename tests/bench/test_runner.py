@@ -257,6 +257,17 @@ def test_unavailable_implementations_are_reported_and_not_timed(register):
     assert [row["impl"] for row in document["rows"]] == ["plain"]
 
 
+def test_what_does_not_begin_in_time_is_left_out_with_a_note(register):
+    register("op", lambda n: case_of(plain=int))
+    kept = []
+    late = Settings(threads=1, seconds=0.0, until=time.monotonic() - 1)
+    document = run([], late, keep=lambda each: kept.append(len(each["skipped"])))
+    assert document["rows"] == []
+    assert document["skipped"] == [{"op": "op", "sizes": {"n": 4}, "reason": "time is up"}]
+    assert kept == [1]
+    assert "op left out at n=4: time is up" in report.format_document(document)
+
+
 def test_ours_alone(register):
     register("op", lambda n: case_of(ours=int, plain=int), growth=(Growth("n", (1, 2, 3, 4)),))
     rows = run([], Settings(threads=1, seconds=0.0, ours=True))["rows"]
