@@ -20,9 +20,8 @@ from pdrec_fast.kernels.triton.score_tiles import (
 
 _NO_KEY = 2**63 - 1
 AGAIN, NAN = 1, 2
-_DEVIATIONS = 3.0  # of the rank in a sample, and of that in the corpus between two counts
 _GROUPS_PER_TOP = 8
-_SAMPLES_PER_PROGRAM = 1 << 14  # 64 registers a thread
+_SAMPLES_PER_PROGRAM = 1 << 15  # 64 registers a thread of 16 warps
 
 
 class Selected(NamedTuple):
@@ -227,9 +226,9 @@ def _bracket_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr,
 ):
-    """A row's scores at two ranks, from 0 for the highest, but for their lowest bit.
+    """Scores that hug those at two ranks of a row, counted from 0 for the highest.
 
-    Bit by bit: the largest number that more than ``rank`` of the scores reach.
+    Bit by bit, but for the lowest: the largest number that more than ``rank`` scores reach.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     places = tl.arange(0, BLOCK_SAMPLES)
@@ -247,13 +246,13 @@ def _bracket_kernel(
         n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
         upper = tl.where(n_upper > from_rank, upper | bit, upper)
         lower = tl.where(n_lower > to_rank, lower | bit, lower)
-    tl.store(upper_ptr + rows, _rising_score(upper), mask=rows < n_rows)
-    tl.store(lower_ptr + rows, _rising_score(lower), mask=rows < n_rows)
+    tl.store(upper_ptr + rows, _rising_score(upper, 1), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, _rising_score(lower, 0), mask=rows < n_rows)
 
 
 @triton.jit
-def _rising_score(number):
-    bits = (number - (1 << 30)) << 1
+def _rising_score(number, lowest_bit):
+    bits = ((number - (1 << 30)) << 1) | lowest_bit
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
@@ -275,10 +274,24 @@ def select(
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
     bits = _observed_bits(corpus, rows, items)
-    upper, lower = _bracket(corpus, rank, n_observed)
+    sample, n_sampled = _sample(corpus, bits)
+    place = (rank + 0.5) * n_sampled / n_unobserved
+    reach = 3 * (place * (1 - place / n_sampled)).clamp(min=0).sqrt() + 4
+    first, last = (place - reach).floor().clamp(min=0), (place + reach).ceil().minimum(n_sampled - 1)
+    upper, lower = _scores_at(sample, first, last)
     n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
-    upper, lower = _narrow(corpus, upper, lower, n_upper, n_lower, n_unobserved, rank)
-    keys, size, n_lower = _collect(corpus, bits, _least_of_top(best, top_m), upper, lower, top_m)
+    # Exact ranks at two scores of the sample tell better where in it the wanted rank lies.
+    per_rank = (last - first) / (n_lower - n_upper).clamp(min=1)
+    place = first + (rank - n_upper + 0.5) * per_rank
+    beside = (first - place).maximum(place - last).clamp(min=0)
+    reach = 2 * (last - first + beside).clamp(min=0).sqrt() + 0.5 * beside + 2
+    first, last = (place - reach).floor(), (place + reach).ceil()
+    upper, lower = _scores_at(sample, first, last)
+    upper = torch.where(first < 0, torch.inf, upper)
+    lower = torch.where(last >= n_sampled, -torch.inf, lower)
+    capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
+    least = _least_of_top(best, top_m)
+    keys, size, n_lower = _collect(corpus, bits, least, upper, lower, capacity)
     scores, ids = _score_of(keys), (keys & 0xFFFFFFFF).int()
     kept = keys != _NO_KEY
     between = kept & (scores >= lower[:, None]) & (scores <= upper[:, None])
@@ -310,37 +323,40 @@ def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> t
     return bits
 
 
-def _bracket(
-    corpus: Corpus, rank: torch.Tensor, n_observed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two scores, float32 [B] each, with that at a row's rank most likely between them.
+def _sample(corpus: Corpus, bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float32 [B, S], scores of some items, -inf where observed; how many are not, [B]).
 
-    From one item, chosen by a hash, of each of S equal parts of the catalogue.
+    One item, chosen by a hash, of each of S equal parts of the catalogue.
     """
     n_sample = min(corpus.tile.sample, corpus.n_items)
-    part = torch.arange(n_sample, device=rank.device)
+    part = torch.arange(n_sample, device=bits.device)
     within = (part * 0x9E3779B1) & 0xFFFFFFFF
     chosen = (part * corpus.n_items + (within * corpus.n_items >> 32)) // n_sample
-    scores = sample_scores(corpus, chosen)
-    # The sample takes the observed items for others, so the rank lies between two.
-    share = n_sample / corpus.n_items
-    first, last = rank * share, (rank + n_observed) * share
-    spread = _DEVIATIONS * (first * (n_sample - first).clamp(min=0) / n_sample).sqrt() + 4
-    upper, lower = scores.new_empty((2, corpus.n_rows))
+    sample = sample_scores(corpus, chosen, bits)
+    return sample, (sample != -torch.inf).sum(1)
+
+
+def _scores_at(
+    sample: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores at two ranks of each row, float32 [B], or a little beyond."""
+    n_rows, n_sample = sample.shape
+    first, last = (rank.clamp(0, n_sample - 1).int() for rank in (first, last))
+    upper, lower = sample.new_empty((2, n_rows))
     block = triton.next_power_of_2(n_sample)
     rows = max(_SAMPLES_PER_PROGRAM // block, 1)
-    with torch.cuda.device_of(scores):
-        _bracket_kernel[(triton.cdiv(corpus.n_rows, rows),)](
-            scores,
-            (first - spread).floor().clamp(0, n_sample - 1).int(),
-            (last + spread).ceil().clamp(0, n_sample - 1).int(),
+    with torch.cuda.device_of(sample):
+        _bracket_kernel[(triton.cdiv(n_rows, rows),)](
+            sample,
+            first,
+            last,
             upper,
             lower,
-            corpus.n_rows,
+            n_rows,
             n_sample,
             BLOCK_ROWS=rows,
             BLOCK_SAMPLES=block,
-            num_warps=8,
+            num_warps=16,
         )
     return upper, lower
 
@@ -367,34 +383,6 @@ def _count(
     return n_upper, n_lower, best
 
 
-def _narrow(
-    corpus: Corpus,
-    upper: torch.Tensor,
-    lower: torch.Tensor,
-    n_upper: torch.Tensor,
-    n_lower: torch.Tensor,
-    n_unobserved: torch.Tensor,
-    rank: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two scores closer to that at ``rank``, float32 [B] each.
-
-    Ranks are known at two scores. In between (and, seldom, beside) they are taken to rise evenly,
-    but for chance and for a few per cent of curvature.
-    """
-    n_between = (n_lower - n_upper).clamp(min=1)
-    per_rank = (upper.double() - lower) / n_between
-    centre = upper - (rank - n_upper + 0.5) * per_rank
-    beside = (n_upper - rank).maximum(rank - n_lower).clamp(min=0)
-    reach = _DEVIATIONS * (n_between + beside).sqrt() + 0.03 * n_between + 0.3 * beside + 8
-    reach = reach.clamp(max=0.4 * corpus.tile.capacity) * per_rank
-    few = corpus.tile.capacity // 2
-    all_upper = (rank < n_upper) & (n_upper < few)
-    all_lower = (rank >= n_lower) & (n_unobserved - n_lower < few)
-    closer_upper = torch.where(all_upper, torch.inf, torch.where(all_lower, lower, centre + reach))
-    closer_lower = torch.where(all_lower, -torch.inf, torch.where(all_upper, upper, centre - reach))
-    return closer_upper.float(), closer_lower.float()
-
-
 def _least_of_top(best: torch.Tensor, top_m: int) -> torch.Tensor:
     """A score that at least ``top_m`` unobserved items reach: each group has one item."""
     if not top_m:
@@ -410,11 +398,10 @@ def _collect(
     least: torch.Tensor,
     upper: torch.Tensor,
     lower: torch.Tensor,
-    top_m: int,
+    capacity: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(sorted keys, how many there should be, how many scores are below ``lower``); new bits."""
     grid, slab = corpus.grid(1)
-    capacity = triton.next_power_of_2(corpus.tile.capacity + 2 * top_m)
     keys = bits.new_full((corpus.n_rows, capacity), _NO_KEY, dtype=torch.int64)
     sizes, n_lower = bits.new_zeros((2, corpus.n_rows))
     with torch.cuda.device_of(bits):

@@ -10,7 +10,7 @@ import torch
 
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.ops.arguments import check_random_key, observed_rows, per_row, random_keys
-from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.ops.dispatch import choose, logger
 from pdrec_fast.reference import pool_sampling, selection
 from pdrec_fast.reference import projected_selection as reference
 
@@ -254,6 +254,7 @@ def _select_triton(
     )
     again = [row for row, code in enumerate(state) if code]
     if again:
+        logger.debug("select_projected: %d of %d rows done again", len(again), len(state))
         at = torch.tensor(again, device=indptr.device)
         of_rows, entries = _rows_of(indptr, items, at)
         keys = top_m, first_rank[at], n_draws, seed, epoch, users[at]

@@ -102,7 +102,7 @@ def test_equals_the_cpu(device, dtype, tile, redone):
 
 @pytest.mark.parametrize("omega", [0.0, 0.9])
 def test_thresholds_near_the_ends(device, omega, redone):
-    check(corpus(device), *rows(omega))
+    check(corpus(device), *rows(omega), replace(TILE, capacity=128))
     assert not redone
 
 
@@ -111,10 +111,10 @@ def test_equal_scores_go_to_the_lower_item(device):
 
 
 def test_pools_that_are_listed(device):
-    """Of less than a 64th of the items, in a row that has seen nearly all of them."""
-    observed, first_rank = rows(all_seen=ITEMS - 3)
-    first_rank[1], first_rank[2] = 2, ITEMS - np.diff(observed[0])[2] - 1
-    check(corpus(device), observed, first_rank)
+    """Of less than a 64th of the items, in two rows only."""
+    observed, first_rank = rows(n_items=201, all_seen=198)
+    first_rank[1], first_rank[2] = 1, 201 - np.diff(observed[0])[2] - 3
+    check(corpus(device, n_items=201), observed, first_rank)
 
 
 def test_nothing_observed_and_odd_layouts(device):
