@@ -1,5 +1,40 @@
 # mypy: disallow-untyped-defs=False
-"""DOC"""
+"""Top items, thresholds and pools of B users over N items, from scores that are never stored.
+
+1. Scores of S items, -inf where observed, and in them two that bracket the threshold's rank by
+   three standard deviations. A sample only says where to look: every count below is exact.
+2. A pass over all scores counts the unobserved ones above either bound and keeps the best of each
+   group of items: the m-th largest of these is a score that m items reach.
+3. Now exact ranks at two places of the sample say within it, by four deviations of what lies
+   between, where the threshold is: no shape of the scores' distribution is assumed.
+4. The same pass, hence the same bits of every score, lists what reaches the m-th largest best or
+   lies between the closer bounds, and writes a bit where an unobserved item lies below them. The
+   lists, a thousandth of N, are sorted; the threshold is at a known place, and those after it go
+   into the pool. A list that is too short, or bounds that missed, show in ``state``.
+
+FLOPs: 4 B N H in two passes and 2 B S H. Device memory: the table twice, a bit of each score
+written and read twice, 4 B S bytes of samples read three times. B = 1024, N = 2**20, H = 256 in
+bf16: 1.1e12 FLOPs or 1.1 ms at 990 TFLOP/s; 1.07 + 0.5 + 0.5 GB or 0.6 ms at 3.35 TB/s (H100), 0.4
+ms at 4.8 TB/s (H200). The matrix of scores alone would be 4.3 GB, and a sort of it far more.
+
+So the product bounds it, if what is done with each score stays under it. A multiprocessor makes 8
+scores in a cycle at H = 256 and issues 128 instructions of a thread: 16 a score. Compiled for sm_90
+by Triton 3.7, with all that a tile costs, counting takes 19 instructions a score and listing 23,
+plus 9 for each round of ``_append``, of which a tile needs as many as a word has scores to list
+(one or two). Hence no atomic addition per score: a histogram took 36.
+
+The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
+in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
+multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
+16 and 19 instructions a score, but leaves room for one program only. Each pass reads the table
+from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
+second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
+grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
+128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
+
+Float32 products are exact FMAs (67 TFLOP/s, 16 ms for the sizes above), which hide all the rest;
+``Tile.precision`` offers "tf32x3".
+"""
 
 from __future__ import annotations
 
@@ -274,21 +309,7 @@ def select(
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
     bits = _observed_bits(corpus, rows, items)
-    sample, n_sampled = _sample(corpus, bits)
-    place = (rank + 0.5) * n_sampled / n_unobserved
-    reach = 3 * (place * (1 - place / n_sampled)).clamp(min=0).sqrt() + 4
-    first, last = (place - reach).floor().clamp(min=0), (place + reach).ceil().minimum(n_sampled - 1)
-    upper, lower = _scores_at(sample, first, last)
-    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
-    # Exact ranks at two scores of the sample tell better where in it the wanted rank lies.
-    per_rank = (last - first) / (n_lower - n_upper).clamp(min=1)
-    place = first + (rank - n_upper + 0.5) * per_rank
-    beside = (first - place).maximum(place - last).clamp(min=0)
-    reach = 2 * (last - first + beside).clamp(min=0).sqrt() + 0.5 * beside + 2
-    first, last = (place - reach).floor(), (place + reach).ceil()
-    upper, lower = _scores_at(sample, first, last)
-    upper = torch.where(first < 0, torch.inf, upper)
-    lower = torch.where(last >= n_sampled, -torch.inf, lower)
+    upper, lower, best = _bounds(corpus, bits, n_unobserved, rank, top_m)
     capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
     least = _least_of_top(best, top_m)
     keys, size, n_lower = _collect(corpus, bits, least, upper, lower, capacity)
@@ -309,6 +330,30 @@ def select(
         bits,
         torch.where(best.isnan().any(1), NAN, torch.where(failed, AGAIN, 0)).int(),
     )
+
+
+def _bounds(
+    corpus: Corpus, bits: torch.Tensor, n_unobserved: torch.Tensor, rank: torch.Tensor, top_m: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(two scores around that at ``rank``, float32 [B]; the best of each group of items [B, G])."""
+    sample, n_sampled = _sample(corpus, bits)
+    place = (rank + 0.5) * n_sampled / n_unobserved
+    reach = 3 * (place * (1 - place / n_sampled)).clamp(min=0).sqrt() + 4
+    first, last = (place - reach).floor().clamp(min=0), (place + reach).ceil()
+    last = last.minimum(n_sampled - 1)
+    upper, lower = _scores_at(sample, first, last)
+    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
+    # Exact ranks at two scores of the sample tell better where in it the wanted rank lies: by half
+    # the root of how many lie between, at most.
+    per_rank = (last - first) / (n_lower - n_upper).clamp(min=1)
+    place = first + (rank - n_upper + 0.5) * per_rank
+    beside = (first - place).maximum(place - last).clamp(min=0)
+    reach = 2 * (last - first + beside).clamp(min=0).sqrt() + 0.5 * beside + 2
+    first, last = (place - reach).floor(), (place + reach).ceil()
+    upper, lower = _scores_at(sample, first, last)
+    upper = torch.where(first < 0, torch.inf, upper)
+    lower = torch.where(last >= n_sampled, -torch.inf, lower)
+    return upper, lower, best
 
 
 def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

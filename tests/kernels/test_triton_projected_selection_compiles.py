@@ -1,4 +1,4 @@
-"""The kernels of ``select_projected`` compile for a GPU where there is none, with the default tiles:
+"""The kernels of ``select_projected`` compile where there is no GPU, with the default tiles:
 nothing spills, bfloat16 runs on tensor cores, and two programs fit on a multiprocessor."""
 
 import os
