@@ -172,29 +172,31 @@ def _count_bits(words):
 
 
 @triton.jit
-def _any(words):
-    return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0) != 0
-
-
-@triton.jit
-def _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY: tl.constexpr):
+def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.constexpr):
     """Adds the scores whose bits are set to the rows' lists, in any order.
 
-    A round takes one score of each word. What does not fit is counted but not kept.
+    A round takes one score of each word; ``most`` is 0 when none is left. What does not fit is
+    counted but not kept. It calls nothing that returns, which Triton 3.2 does not take under an if
+    within a loop (methods are let pass).
     """
     bit = (1 << tl.arange(0, WORD))[None, None, :]
     rows = rows.to(tl.int64)[:, None]
     counters = tl.broadcast_to(sizes_ptr + rows, words.shape)
     firsts = first + WORD * tl.arange(0, words.shape[1])
-    while _any(words):
+    while most > 0:
         lowest = words & -words
-        score = tl.sum(tl.where(lowest[:, :, None] == bit, scores, 0.0), axis=2)
+        taken = tl.where(lowest[:, :, None] == bit, scores, 0.0)
+        bits = (taken.sum(axis=2) + 0.0).to(tl.int32, bitcast=True)
+        descending = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
         exponent = lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23
         items = firsts[None, :] + ((exponent & 0xFF) - 127)
-        keys = (_descending(score).to(tl.int64) << 32) | items.to(tl.int64)
+        keys = (descending.to(tl.int64) << 32) | items.to(tl.int64)
         place = tl.atomic_add(counters, 1, mask=words != 0, sem="relaxed")
         tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=(words != 0) & (place < CAPACITY))
         words ^= lowest
+        left = (words != 0).to(tl.int32)
+        left = left.max(axis=1)
+        most = left.max(axis=0)
 
 
 @triton.jit
@@ -244,8 +246,9 @@ def _collect_kernel(
         tl.store(places, below, mask=inside)
         listed = (scores >= least) | ((scores >= lower) & (scores <= upper))
         words = tl.sum(tl.where(listed, bit, 0), axis=2) & ~seen
-        if _any(words):
-            _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY)
+        most = tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0)
+        if most > 0:  # the loop in it alone would keep this one from being pipelined
+            _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY)
     _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
 
 
