@@ -1,5 +1,15 @@
 # mypy: disallow-untyped-defs=False
-"""DOC"""
+"""Draws from pools that are given as bits.
+
+A program serves one user. It takes 256 words of the generator at a time, names an item with each,
+looks up its bit and stores those accepted behind the earlier ones: a running sum gives the places.
+With a share q of the items in the pool, D draws take D / q words, 25 instructions each, and as many
+reads of 4 bytes, scattered over the N / 8 bytes of a row of bits, which lie in L2 or L1. B = 1024,
+D = 1024, q = 1/2: 2.1e6 words, a few microseconds of either, so that the chain of some ten steps in
+each program, each waiting for its reads, bounds it: 10 to 20 us.
+
+Pools of fewer than N / 64 items are listed first, one program and one pass over the bits each.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,40 @@
 # mypy: disallow-untyped-defs=False
-"""DOC"""
+"""Top items, thresholds and pools of B users over N items, from scores that are never stored.
+
+1. Scores of S items, -inf where observed, and in them two that bracket the threshold's rank by
+   three standard deviations. A sample only says where to look: every count below is exact.
+2. A pass over all scores counts the unobserved ones above either bound and keeps the best of each
+   group of items: the m-th largest of these is a score that m items reach.
+3. Now exact ranks at two places of the sample say within it, by four deviations of what lies
+   between, where the threshold is: no shape of the scores' distribution is assumed.
+4. The same pass, hence the same bits of every score, lists what reaches the m-th largest best or
+   lies between the closer bounds, and writes a bit where an unobserved item lies below them. The
+   lists, some thousandths of N, are sorted; the threshold is at a known place, and those after it
+   go into the pool. A list that is too short, or bounds that missed, show in ``state``.
+
+FLOPs: 4 B N H in two passes and 2 B S H. Device memory: the table twice, a bit of each score
+written and read twice, 4 B S bytes of samples read three times. B = 1024, N = 2**20, H = 256 in
+bf16: 1.1e12 FLOPs or 1.1 ms at 990 TFLOP/s; 1.07 + 0.5 + 0.5 GB or 0.6 ms at 3.35 TB/s (H100), 0.4
+ms at 4.8 TB/s (H200). The matrix of scores alone would be 4.3 GB, and a sort of it far more.
+
+So the product bounds it, if what is done with each score stays under it. A multiprocessor makes 8
+scores in a cycle at H = 256 and issues 128 instructions of a thread: 16 a score. Compiled for sm_90
+by Triton 3.7, with all that a tile costs, counting takes 19 instructions a score and listing 23,
+plus 9 for each round of ``_append``, of which a tile needs as many as a word has scores to list
+(one or two). Hence no atomic addition per score: a histogram took 36.
+
+The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
+in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
+multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
+16 and 19 instructions a score, but leaves room for one program only. Each pass reads the table
+from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
+second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
+grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
+128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
+
+Float32 products are exact FMAs (67 TFLOP/s, 16 ms for the sizes above), which hide all the rest;
+``Tile.precision`` offers "tf32x3".
+"""
 
 from __future__ import annotations
 
@@ -20,9 +55,8 @@ from pdrec_fast.kernels.triton.score_tiles import (
 
 _NO_KEY = 2**63 - 1
 AGAIN, NAN = 1, 2
-_DEVIATIONS = 3.0  # of the rank in a sample, and of that in the corpus between two counts
 _GROUPS_PER_TOP = 8
-_SAMPLES_PER_PROGRAM = 1 << 14  # 64 registers a thread
+_SAMPLES_PER_PROGRAM = 1 << 15  # 64 registers a thread of 16 warps
 
 
 class Selected(NamedTuple):
@@ -139,20 +173,21 @@ def _count_bits(words):
 
 @triton.jit
 def _any(words):
-    return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0) != 0
+    return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0)
 
 
 @triton.jit
-def _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY: tl.constexpr):
+def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.constexpr):
     """Adds the scores whose bits are set to the rows' lists, in any order.
 
-    A round takes one score of each word. What does not fit is counted but not kept.
+    A round takes one score of each word; ``most`` is 0 when none is left. What does not fit is
+    counted but not kept.
     """
     bit = (1 << tl.arange(0, WORD))[None, None, :]
     rows = rows.to(tl.int64)[:, None]
     counters = tl.broadcast_to(sizes_ptr + rows, words.shape)
     firsts = first + WORD * tl.arange(0, words.shape[1])
-    while _any(words):
+    while most > 0:
         lowest = words & -words
         score = tl.sum(tl.where(lowest[:, :, None] == bit, scores, 0.0), axis=2)
         exponent = lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23
@@ -161,6 +196,7 @@ def _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY: tl.conste
         place = tl.atomic_add(counters, 1, mask=words != 0, sem="relaxed")
         tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=(words != 0) & (place < CAPACITY))
         words ^= lowest
+        most = _any(words)
 
 
 @triton.jit
@@ -210,8 +246,9 @@ def _collect_kernel(
         tl.store(places, below, mask=inside)
         listed = (scores >= least) | ((scores >= lower) & (scores <= upper))
         words = tl.sum(tl.where(listed, bit, 0), axis=2) & ~seen
-        if _any(words):
-            _append(keys_ptr, sizes_ptr, rows, first, scores, words, CAPACITY)
+        most = _any(words)  # apart: Triton 3.2 takes no call in the condition
+        if most > 0:  # the loop in it alone would keep this one from being pipelined
+            _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY)
     _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
 
 
@@ -227,9 +264,9 @@ def _bracket_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr,
 ):
-    """A row's scores at two ranks, from 0 for the highest, but for their lowest bit.
+    """Scores that hug those at two ranks of a row, counted from 0 for the highest.
 
-    Bit by bit: the largest number that more than ``rank`` of the scores reach.
+    Bit by bit, but for the lowest: the largest number that more than ``rank`` scores reach.
     """
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     places = tl.arange(0, BLOCK_SAMPLES)
@@ -247,13 +284,13 @@ def _bracket_kernel(
         n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
         upper = tl.where(n_upper > from_rank, upper | bit, upper)
         lower = tl.where(n_lower > to_rank, lower | bit, lower)
-    tl.store(upper_ptr + rows, _rising_score(upper), mask=rows < n_rows)
-    tl.store(lower_ptr + rows, _rising_score(lower), mask=rows < n_rows)
+    tl.store(upper_ptr + rows, _rising_score(upper, 1), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, _rising_score(lower, 0), mask=rows < n_rows)
 
 
 @triton.jit
-def _rising_score(number):
-    bits = (number - (1 << 30)) << 1
+def _rising_score(number, lowest_bit):
+    bits = ((number - (1 << 30)) << 1) | lowest_bit
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
@@ -275,10 +312,10 @@ def select(
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
     bits = _observed_bits(corpus, rows, items)
-    upper, lower = _bracket(corpus, rank, n_observed)
-    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
-    upper, lower = _narrow(corpus, upper, lower, n_upper, n_lower, n_unobserved, rank)
-    keys, size, n_lower = _collect(corpus, bits, _least_of_top(best, top_m), upper, lower, top_m)
+    upper, lower, best = _bounds(corpus, bits, n_unobserved, rank, top_m)
+    capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
+    least = _least_of_top(best, top_m)
+    keys, size, n_lower = _collect(corpus, bits, least, upper, lower, capacity)
     scores, ids = _score_of(keys), (keys & 0xFFFFFFFF).int()
     kept = keys != _NO_KEY
     between = kept & (scores >= lower[:, None]) & (scores <= upper[:, None])
@@ -298,6 +335,30 @@ def select(
     )
 
 
+def _bounds(
+    corpus: Corpus, bits: torch.Tensor, n_unobserved: torch.Tensor, rank: torch.Tensor, top_m: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(two scores around that at ``rank``, float32 [B]; the best of each group of items [B, G])."""
+    sample, n_sampled = _sample(corpus, bits)
+    place = (rank + 0.5) * n_sampled / n_unobserved
+    reach = 3 * (place * (1 - place / n_sampled)).clamp(min=0).sqrt() + 4
+    first, last = (place - reach).floor().clamp(min=0), (place + reach).ceil()
+    last = last.minimum(n_sampled - 1)
+    upper, lower = _scores_at(sample, first, last)
+    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
+    # Exact ranks at two scores of the sample tell better where in it the wanted rank lies: by half
+    # the root of how many lie between, at most.
+    per_rank = (last - first) / (n_lower - n_upper).clamp(min=1)
+    place = first + (rank - n_upper + 0.5) * per_rank
+    beside = (first - place).maximum(place - last).clamp(min=0)
+    reach = 2 * (last - first + beside).clamp(min=0).sqrt() + 0.5 * beside + 2
+    first, last = (place - reach).floor(), (place + reach).ceil()
+    upper, lower = _scores_at(sample, first, last)
+    upper = torch.where(first < 0, torch.inf, upper)
+    lower = torch.where(last >= n_sampled, -torch.inf, lower)
+    return upper, lower, best
+
+
 def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """int32 [B, ceil(N / 32)]; the bits beyond N are set as well."""
     n_words = triton.cdiv(corpus.n_items, WORD.value)
@@ -310,37 +371,40 @@ def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> t
     return bits
 
 
-def _bracket(
-    corpus: Corpus, rank: torch.Tensor, n_observed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two scores, float32 [B] each, with that at a row's rank most likely between them.
+def _sample(corpus: Corpus, bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float32 [B, S], scores of some items, -inf where observed; how many are not, [B]).
 
-    From one item, chosen by a hash, of each of S equal parts of the catalogue.
+    One item, chosen by a hash, of each of S equal parts of the catalogue.
     """
     n_sample = min(corpus.tile.sample, corpus.n_items)
-    part = torch.arange(n_sample, device=rank.device)
+    part = torch.arange(n_sample, device=bits.device)
     within = (part * 0x9E3779B1) & 0xFFFFFFFF
     chosen = (part * corpus.n_items + (within * corpus.n_items >> 32)) // n_sample
-    scores = sample_scores(corpus, chosen)
-    # The sample takes the observed items for others, so the rank lies between two.
-    share = n_sample / corpus.n_items
-    first, last = rank * share, (rank + n_observed) * share
-    spread = _DEVIATIONS * (first * (n_sample - first).clamp(min=0) / n_sample).sqrt() + 4
-    upper, lower = scores.new_empty((2, corpus.n_rows))
+    sample = sample_scores(corpus, chosen, bits)
+    return sample, (sample != -torch.inf).sum(1)
+
+
+def _scores_at(
+    sample: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores at two ranks of each row, float32 [B], or a little beyond."""
+    n_rows, n_sample = sample.shape
+    first, last = (rank.clamp(0, n_sample - 1).int() for rank in (first, last))
+    upper, lower = sample.new_empty((2, n_rows))
     block = triton.next_power_of_2(n_sample)
     rows = max(_SAMPLES_PER_PROGRAM // block, 1)
-    with torch.cuda.device_of(scores):
-        _bracket_kernel[(triton.cdiv(corpus.n_rows, rows),)](
-            scores,
-            (first - spread).floor().clamp(0, n_sample - 1).int(),
-            (last + spread).ceil().clamp(0, n_sample - 1).int(),
+    with torch.cuda.device_of(sample):
+        _bracket_kernel[(triton.cdiv(n_rows, rows),)](
+            sample,
+            first,
+            last,
             upper,
             lower,
-            corpus.n_rows,
+            n_rows,
             n_sample,
             BLOCK_ROWS=rows,
             BLOCK_SAMPLES=block,
-            num_warps=8,
+            num_warps=16,
         )
     return upper, lower
 
@@ -367,34 +431,6 @@ def _count(
     return n_upper, n_lower, best
 
 
-def _narrow(
-    corpus: Corpus,
-    upper: torch.Tensor,
-    lower: torch.Tensor,
-    n_upper: torch.Tensor,
-    n_lower: torch.Tensor,
-    n_unobserved: torch.Tensor,
-    rank: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two scores closer to that at ``rank``, float32 [B] each.
-
-    Ranks are known at two scores. In between (and, seldom, beside) they are taken to rise evenly,
-    but for chance and for a few per cent of curvature.
-    """
-    n_between = (n_lower - n_upper).clamp(min=1)
-    per_rank = (upper.double() - lower) / n_between
-    centre = upper - (rank - n_upper + 0.5) * per_rank
-    beside = (n_upper - rank).maximum(rank - n_lower).clamp(min=0)
-    reach = _DEVIATIONS * (n_between + beside).sqrt() + 0.03 * n_between + 0.3 * beside + 8
-    reach = reach.clamp(max=0.4 * corpus.tile.capacity) * per_rank
-    few = corpus.tile.capacity // 2
-    all_upper = (rank < n_upper) & (n_upper < few)
-    all_lower = (rank >= n_lower) & (n_unobserved - n_lower < few)
-    closer_upper = torch.where(all_upper, torch.inf, torch.where(all_lower, lower, centre + reach))
-    closer_lower = torch.where(all_lower, -torch.inf, torch.where(all_upper, upper, centre - reach))
-    return closer_upper.float(), closer_lower.float()
-
-
 def _least_of_top(best: torch.Tensor, top_m: int) -> torch.Tensor:
     """A score that at least ``top_m`` unobserved items reach: each group has one item."""
     if not top_m:
@@ -410,11 +446,10 @@ def _collect(
     least: torch.Tensor,
     upper: torch.Tensor,
     lower: torch.Tensor,
-    top_m: int,
+    capacity: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(sorted keys, how many there should be, how many scores are below ``lower``); new bits."""
     grid, slab = corpus.grid(1)
-    capacity = triton.next_power_of_2(corpus.tile.capacity + 2 * top_m)
     keys = bits.new_full((corpus.n_rows, capacity), _NO_KEY, dtype=torch.int64)
     sizes, n_lower = bits.new_zeros((2, corpus.n_rows))
     with torch.cuda.device_of(bits):

@@ -27,7 +27,8 @@ class Tile:
         n_warps, n_stages: of a program. max_registers: of a thread, so that two programs fit.
         precision: of float32 products, ``tl.dot``'s ``input_precision``.
         sample: items whose scores bracket each row's threshold, a power of two.
-        capacity: unobserved scores near the threshold that are listed, a power of two.
+        capacity: unobserved scores that a row may list, the best and those near its threshold. Up
+            to 4,096 torch sorts a row in one block.
     """
 
     rows: int
@@ -37,20 +38,21 @@ class Tile:
     n_stages: int = 2
     max_registers: int | None = None
     precision: str = "ieee"
-    sample: int = 16384
-    capacity: int = 4096
+    sample: int = 32768
+    capacity: int = 2048
 
 
-def default_tile(hidden: int, dtype: torch.dtype) -> Tile:
+def default_tile(hidden: int, dtype: torch.dtype, n_items: int) -> Tile:
     """By shape, not by timing: another tile may round otherwise, and a run should repeat."""
+    capacity = max(triton.next_power_of_2(n_items // 320), 2048)
     if dtype == torch.float32:
-        return Tile(64, 64, 16)
+        return Tile(64, 64, 16, capacity=capacity)
     depth = max(triton.next_power_of_2(hidden), 16)
     if depth <= 128:
-        return Tile(128, 64, depth)
+        return Tile(128, 64, depth, max_registers=128, capacity=capacity)
     if depth == 256:
-        return Tile(128, 32, depth, max_registers=128)
-    return Tile(128, 128, 64, n_stages=3)
+        return Tile(128, 32, depth, max_registers=128, capacity=capacity)
+    return Tile(128, 128, 64, n_stages=3, capacity=capacity)
 
 
 class Corpus:
@@ -65,7 +67,7 @@ class Corpus:
     ) -> None:
         self.vectors = vectors.to(table.dtype).contiguous()
         self.table = table.contiguous()
-        self.tile = tile or default_tile(table.shape[1], table.dtype)
+        self.tile = tile or default_tile(table.shape[1], table.dtype, len(table))
         # Whole tiles: every thread loads from it, and needs no other address where the items end.
         self.bias = F.pad(bias.float(), (0, -len(bias) % self.tile.items))
         self.n_rows, self.n_items = len(vectors), len(table)
@@ -166,16 +168,19 @@ def _sample_kernel(
     vectors_ptr,
     table_ptr,
     bias_ptr,
+    bits_ptr,
+    chosen_ptr,
     out_ptr,
     n_rows,
     n_items,
+    n_words,
     HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_ITEMS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
 ):
-    """Scores of a few items, written."""
+    """Scores of a few items, -inf where their bits are set, written."""
     rows, resident = load_vectors(vectors_ptr, n_rows, HIDDEN, BLOCK_ROWS, BLOCK_DEPTH)
     first = tl.program_id(1) * BLOCK_ITEMS
     scores = score_tile(
@@ -183,9 +188,13 @@ def _sample_kernel(
         HIDDEN, PRECISION, BLOCK_ROWS, BLOCK_ITEMS, BLOCK_DEPTH,
     )  # fmt: skip
     items = first + tl.arange(0, BLOCK_ITEMS)
-    at = rows.to(tl.int64)[:, None] * n_items + items[None, :]
     inside = (rows < n_rows)[:, None] & (items < n_items)[None, :]
-    tl.store(out_ptr + at, tl.reshape(scores, (BLOCK_ROWS, BLOCK_ITEMS)), mask=inside)
+    chosen = tl.load(chosen_ptr + items, mask=items < n_items, other=0)[None, :]
+    rows = rows.to(tl.int64)[:, None]
+    words = tl.load(bits_ptr + rows * n_words + chosen // WORD, mask=inside, other=0)
+    scores = tl.reshape(scores, (BLOCK_ROWS, BLOCK_ITEMS))
+    scores = tl.where((words >> (chosen % WORD).to(tl.int32)) & 1 != 0, float("-inf"), scores)
+    tl.store(out_ptr + rows * n_items + items[None, :], scores, mask=inside)
 
 
 @triton.jit
@@ -215,13 +224,23 @@ def _gathered_kernel(
     tl.store(out_ptr + pairs, sums + bias, mask=inside)
 
 
-def sample_scores(corpus: Corpus, items: torch.Tensor) -> torch.Tensor:
-    """float32 [B, S] for the given items."""
-    sample = Corpus(corpus.vectors, corpus.table[items], corpus.bias[items], corpus.tile)
-    out = corpus.bias.new_empty((corpus.n_rows, len(items)))
-    grid = triton.cdiv(corpus.n_rows, corpus.tile.rows), triton.cdiv(len(items), corpus.tile.items)
+def sample_scores(corpus: Corpus, chosen: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """float32 [B, S] for the chosen items; -inf for those whose bits are set."""
+    of_chosen = corpus.table[chosen], corpus.bias[chosen]
+    sample = Corpus(corpus.vectors, *of_chosen, corpus.tile)
+    out = corpus.bias.new_empty((corpus.n_rows, len(chosen)))
+    grid = (
+        triton.cdiv(corpus.n_rows, corpus.tile.rows),
+        triton.cdiv(len(chosen), corpus.tile.items),
+    )
     with torch.cuda.device_of(out):
-        _sample_kernel[grid](out_ptr=out, **sample.arguments())
+        _sample_kernel[grid](
+            bits_ptr=bits,
+            chosen_ptr=chosen,
+            out_ptr=out,
+            n_words=bits.shape[1],
+            **sample.arguments(),
+        )
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.ops.arguments import check_random_key, observed_rows, per_row, random_keys
-from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.ops.dispatch import choose, logger
 from pdrec_fast.reference import pool_sampling, selection
 from pdrec_fast.reference import projected_selection as reference
 
@@ -89,10 +89,23 @@ def select_projected(
     chosen = choose("select_projected", impl, _offered(vectors, table, impl))
     if top_m < 0 or n_draws < 0:
         raise ValueError(f"top_m and n_draws must be at least 0, got {top_m=}, {n_draws=}")
-    indptr, items, first_rank, users = _rows(vectors, table, observed, first_rank, seed, epoch, users)
+    indptr, items, first_rank, users = _rows(
+        vectors, table, observed, first_rank, seed, epoch, users
+    )
     if chosen == "triton" and len(vectors):
         return _select_triton(
-            vectors, table, bias, indptr, items, top_m, first_rank, n_draws, seed, epoch, users, tile
+            vectors,
+            table,
+            bias,
+            indptr,
+            items,
+            top_m,
+            first_rank,
+            n_draws,
+            seed,
+            epoch,
+            users,
+            tile,
         )
     _check_values(vectors, indptr, first_rank, len(table))
     rows = indptr, items, top_m, first_rank, n_draws, seed, epoch, users
@@ -119,8 +132,10 @@ def _check_matrices(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tens
             "vectors [B, H] and table [N, H] must share H, got shapes "
             f"{tuple(vectors.shape)} and {tuple(table.shape)}"
         )
-    if not 1 <= len(table) < 2**31 - 1 or not table.shape[1]:
-        raise ValueError(f"table must have 1 .. 2**31 - 2 rows and a column, got {table.shape}")
+    if not 1 <= len(table) <= 2**30 or not table.shape[1]:
+        raise ValueError(
+            f"table must have 1 .. 2**30 rows and a column, got shape {tuple(table.shape)}"
+        )
     if bias.shape != table.shape[:1]:
         raise ValueError(f"bias must have shape [{len(table)}], got {tuple(bias.shape)}")
     for name, tensor in (("table", table), ("bias", bias)):
@@ -141,7 +156,7 @@ def _rows(
 ) -> list[torch.Tensor]:
     """[indptr, items, first_rank, users] on the device of ``vectors``."""
     n_rows, device = len(vectors), vectors.device
-    arrays = [*observed, first_rank, users]
+    arrays: list[Any] = [*observed, first_rank, users]
     if device.type == "cpu" or not all(
         isinstance(array, torch.Tensor) and array.device == device for array in arrays
     ):
@@ -232,12 +247,12 @@ def _select_triton(
     bad = (first_rank < 0) | (pool_size < 1) | ~corpus.vectors.isfinite().all(1)
     state = torch.where(bad, _BAD, found.state)
     # The only wait for the GPU.
-    *state, any_nan, any_listed = torch.cat(
+    *codes, any_nan, some_listed = torch.cat(
         (state, of_observed.isnan().any()[None], any_listed[None])
     ).tolist()
-    if _BAD in state:
+    if _BAD in codes:
         _check_values(corpus.vectors, indptr, first_rank, len(table))
-    if any_nan or projected_selection.NAN in state:
+    if any_nan or projected_selection.NAN in codes:
         raise ValueError("scores must not be NaN: the table or the bias is not finite")
     draws = pool_draws.draw(
         found.pool,
@@ -247,20 +262,24 @@ def _select_triton(
         seed,
         epoch,
         users,
-        any_listed=bool(any_listed),
+        any_listed=bool(some_listed),
     )
     result = ProjectedSelection(
         found.top_items, found.threshold_score, found.threshold_item, of_observed, draws
     )
-    again = [row for row, code in enumerate(state) if code]
+    again = [row for row, code in enumerate(codes) if code]
     if again:
+        logger.debug("select_projected: %d of %d rows done again", len(again), len(codes))
         at = torch.tensor(again, device=indptr.device)
         of_rows, entries = _rows_of(indptr, items, at)
-        keys = top_m, first_rank[at], n_draws, seed, epoch, users[at]
-        redone = reference.select_materialized(vectors[at], table, bias, of_rows, entries, *keys)
-        for name, values in zip(result._fields, redone, strict=True):
-            if name != "observed_scores":
-                getattr(result, name)[at] = values
+        keys = first_rank[at], n_draws, seed, epoch, users[at]
+        redone = ProjectedSelection(
+            *reference.select_materialized(vectors[at], table, bias, of_rows, entries, top_m, *keys)
+        )
+        result.top_items[at] = redone.top_items
+        result.threshold_score[at] = redone.threshold_score
+        result.threshold_item[at] = redone.threshold_item
+        result.draws[at] = redone.draws
     return result
 
 

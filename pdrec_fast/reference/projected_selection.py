@@ -47,15 +47,25 @@ def select_materialized(
     """
     step = max(_SCORES_AT_ONCE // len(table), 1)
     if len(vectors) > step:
-        bounds = indptr[::step].tolist() + [len(items)]
+        bounds = [*indptr[::step].tolist(), len(items)]
         parts = []
         for block, start in enumerate(range(0, len(vectors), step)):
-            rows = slice(start, start + step)
-            of_block = indptr[start : start + step + 1] - bounds[block]
-            entries = items[bounds[block] : bounds[block + 1]]
-            keys = first_rank[rows], n_draws, seed, epoch, users[rows]
-            corpus = vectors[rows], table, bias
-            parts.append(select_materialized(*corpus, of_block, entries, top_m, *keys))
+            of_block = slice(start, start + step)
+            parts.append(
+                select_materialized(
+                    vectors[of_block],
+                    table,
+                    bias,
+                    indptr[start : start + step + 1] - bounds[block],
+                    items[bounds[block] : bounds[block + 1]],
+                    top_m,
+                    first_rank[of_block],
+                    n_draws,
+                    seed,
+                    epoch,
+                    users[of_block],
+                )
+            )
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
     scores = projected_scores(vectors, table, bias)
     if scores.isnan().any():
