@@ -35,13 +35,22 @@ def chain(users: int, items: int, hidden: int, steps: int) -> Case:
     sparse = [torch.from_numpy(x).to(device) for x in (rows.indptr, rows.items, rows.values)]
     coefficients = model.schedule.x0_coefficient, model.schedule.xt_coefficient
     layer = item_in, shared.gram, shared.bias, shared.time, *(c.to(device) for c in coefficients)
+    c1, c2 = (c.tolist() for c in coefficients)
 
     @torch.no_grad()
     def plain(
         indptr: torch.Tensor, items: torch.Tensor, values: torch.Tensor, item_in: torch.Tensor
     ) -> torch.Tensor:
         weights = {"mode": "sum", "per_sample_weights": values}
-        return shared.run(F.embedding_bag(items.long(), item_in, indptr[:-1], **weights))
+        projection = F.embedding_bag(items.long(), item_in, indptr[:-1], **weights)
+        a, s = 1.0, 0.0
+        h = g = torch.zeros_like(projection)
+        for t in reversed(range(steps)):
+            offset = a * projection + s * shared.bias + shared.time[t]
+            h = torch.tanh(torch.addmm(offset, g, shared.gram))
+            g = c1[t] * h + c2[t] * g
+            a, s = c2[t] * a, c1[t] + c2[t] * s
+        return h
 
     kernels = (*(["triton"] if target().gpu else []), "torch")
     n_gathered = len(np.unique(rows.items))

@@ -156,7 +156,7 @@ class DiffRec:
         denoiser = self.fitted_denoiser()
         if self._chain is None:
             self._chain = HiddenChain.prepare(denoiser, self.schedule)
-        return self._chain.run(self.inputs(histories).project(denoiser.item_in))
+        return self._chain.run(self.inputs(histories))
 
     @property
     def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,17 +51,6 @@ class SparseRows:
         out[rows, items] = values
         return out
 
-    def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """``x @ weight`` for weight [N, H], as a sum over each row's few items: [B, H]."""
-        rows = self.to(weight.device)
-        return torch.nn.functional.embedding_bag(
-            rows.items.long(),
-            weight,
-            rows.indptr[:-1],
-            mode="sum",
-            per_sample_weights=rows.values.to(weight.dtype),
-        )
-
     def to(self, device: torch.device) -> RowTensors:
         """A copy on a device."""
         arrays = self.indptr, row_of(self.indptr), self.items, self.values

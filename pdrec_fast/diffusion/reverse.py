@@ -11,6 +11,7 @@ import torch
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.schedule import NoiseSchedule
+from pdrec_fast.ops.hidden_chain import hidden_chain
 from pdrec_fast.ops.noisy_input import noisy_input
 
 # Noise of inference is drawn under epoch numbers that training never reaches.
@@ -22,48 +23,48 @@ _SAMPLING_EPOCH = _FORWARD_EPOCH + 1
 class HiddenChain:
     """The part of the hidden-layer chain that does not depend on the user; see ``prepare``."""
 
+    item_in: torch.Tensor  # [N, H]
     gram: torch.Tensor  # item_out' item_in [H, H]
     bias: torch.Tensor  # item_bias' item_in [H]
     time: torch.Tensor  # e(t) W_time + b_in for every step [T, H]
-    x0_coefficient: list[float]
-    xt_coefficient: list[float]
+    x0_coefficient: torch.Tensor  # [T]
+    xt_coefficient: torch.Tensor  # [T]
 
     @classmethod
+    @torch.no_grad()
     def prepare(cls, denoiser: Denoiser, schedule: NoiseSchedule) -> HiddenChain:
         """Sums over items that every user shares: 2 N H^2 operations, once per fitted model."""
-        steps = torch.arange(schedule.steps, device=denoiser.item_in.device)
+        device = denoiser.item_in.device
         return cls(
+            denoiser.item_in.detach(),
             denoiser.item_out.T @ denoiser.item_in,
             denoiser.item_bias @ denoiser.item_in,
-            denoiser.time_term(steps),
-            schedule.x0_coefficient.tolist(),
-            schedule.xt_coefficient.tolist(),
+            denoiser.time_term(torch.arange(schedule.steps, device=device)),
+            schedule.x0_coefficient.to(device),
+            schedule.xt_coefficient.to(device),
         )
 
-    def run(self, projection: torch.Tensor) -> torch.Tensor:
-        """All T steps without leaving the hidden layer.
+    def run(self, x0: SparseRows) -> torch.Tensor:
+        """All T steps without leaving the hidden layer: T * B * H^2 operations in place of
+        T * B * N * H; see ``ops.hidden_chain``.
 
-        Every state of the chain is ``x_t = a x_0 + item_out g + s item_bias``, so its
-        pre-activation is ``a (x_0 item_in) + g gram + s bias + time_t``: T * B * H^2 operations in
-        place of T * B * N * H. Since step 0 takes the predicted x_0 whole, the preferences are
-        ``item_out h + item_bias`` for the h returned.
-
-        Args:
-            projection: ``x_0 item_in`` [B, H].
+        Since step 0 takes the predicted x_0 whole, the preferences are ``item_out h + item_bias``
+        for the h returned.
 
         Returns:
             h of step 0, [B, H].
         """
-        a, s = 1.0, 0.0
-        g = torch.zeros_like(projection)
-        h = g
-        for t in range(len(self.time) - 1, -1, -1):
-            offset = self.time[t] + s * self.bias
-            h = torch.tanh(torch.addmm(a * projection + offset, g, self.gram))
-            c1, c2 = self.x0_coefficient[t], self.xt_coefficient[t]
-            g = c1 * h + c2 * g
-            a, s = c2 * a, c1 + c2 * s
-        return h
+        return hidden_chain(
+            x0.indptr,
+            x0.items,
+            x0.values,
+            self.item_in,
+            self.gram,
+            self.bias,
+            self.time,
+            self.x0_coefficient,
+            self.xt_coefficient,
+        )
 
 
 def dense_reverse(

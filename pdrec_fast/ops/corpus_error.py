@@ -72,7 +72,7 @@ def _offered(hidden: torch.Tensor, narrow: bool) -> dict[str, str | None]:
     cancels = f"{hidden.dtype} is too narrow for terms that cancel" if narrow else None
     others = {"dense": None, "gram": cancels, "reference": None}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    return on_triton | others if device == "cuda" else others | on_triton
+    return others | on_triton if device == "cpu" else on_triton | others
 
 
 @torch.library.custom_op("pdrec_fast::corpus_error_dense", mutates_args=())

@@ -79,7 +79,7 @@ def _offered(item_in: torch.Tensor) -> dict[str, str | None]:
     on_triton = {"triton": wide or triton_problem(item_in.device.type)}
     others: dict[str, str | None] = {"torch": None, "reference": None}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    return on_triton | others if item_in.device.type == "cuda" else others | on_triton
+    return others | on_triton if item_in.device.type == "cpu" else on_triton | others
 
 
 def _check_layer(item_in: torch.Tensor, gram: torch.Tensor, *others: torch.Tensor) -> None:

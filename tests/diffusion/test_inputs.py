@@ -68,7 +68,6 @@ def test_no_records_at_all(sequences):
     )
     assert rows.indptr.tolist() == [0] * (len(sequences) + 1)
     assert rows.dense().shape == (len(sequences), 8)
-    assert torch.equal(rows.project(torch.ones(8, 3)), torch.zeros(len(sequences), 3))
 
 
 def random_rows(seed=0, n_items=13, n_rows=17):
@@ -110,15 +109,6 @@ def test_indexing_repeats_and_reorders_rows():
     assert len(rows[np.array([], dtype=np.int64)]) == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_projection_is_the_dense_product(dtype):
-    _, _, rows = random_rows()
-    weight = torch.randn(5, 13, dtype=dtype, generator=torch.Generator().manual_seed(0)).T
-    expected = rows.dense().to(dtype) @ weight
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(rows.project(weight), expected, rtol=tolerance, atol=tolerance)
-
-
 def test_coordinates_list_every_value():
     rows = SparseRows(
         np.array([0, 2, 2, 3]), np.array([1, 3, 0], np.int32), np.array([4, 5, 6], np.float32), 5
@@ -128,3 +118,17 @@ def test_coordinates_list_every_value():
     assert item.tolist() == [1, 3, 0]
     assert value.tolist() == [4, 5, 6]
     assert (row.dtype, item.dtype, value.dtype) == (torch.int64, torch.int64, torch.float32)
+
+
+def test_blocks_of_tensors_are_the_same_rows():
+    _, _, rows = random_rows()
+    tensors = rows.to(torch.device("cpu"))
+    assert len(tensors) == len(rows)
+    for block in (slice(0, 17), slice(3, 8), slice(16, 40), slice(5, 5)):
+        part = tensors[block]
+        expected = rows[np.arange(17)[block]]
+        assert len(part) == len(expected)
+        for found, wanted in zip(part.coordinates(), expected.coordinates(), strict=True):
+            assert torch.equal(found, wanted)
+        assert part.indptr.tolist() == part.bounds.tolist() == expected.indptr.tolist()
+        assert part.items.dtype == torch.int32

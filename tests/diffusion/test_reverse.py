@@ -98,12 +98,12 @@ def test_hidden_chain_equals_the_dense_chain(schedule_name, n_rows, n_items, hid
     wide = random_denoiser(n_items, (hidden,))
     truth = dense_reverse(wide, schedule, rows, users)
     scale = float(truth.abs().max())
-    vectors = HiddenChain.prepare(wide, schedule).run(rows.project(wide.item_in))
+    vectors = HiddenChain.prepare(wide, schedule).run(rows)
     assert vectors.shape == (n_rows, hidden)
     torch.testing.assert_close(wide.decode(vectors), truth, rtol=0, atol=1e-10 * max(scale, 1))
 
     narrow = random_denoiser(n_items, (hidden,), dtype=torch.float32)
-    narrow_vectors = HiddenChain.prepare(narrow, schedule).run(rows.project(narrow.item_in))
+    narrow_vectors = HiddenChain.prepare(narrow, schedule).run(rows)
     # The promise is of each kernel against its reference on the same rounded weights.
     rounded = random_denoiser(n_items, (hidden,), dtype=torch.float32).double()
     truth = dense_reverse(rounded, schedule, rows, users)
@@ -119,7 +119,7 @@ def test_hidden_chain_keeps_to_the_dense_chain_with_trained_sizes():
     denoiser = Denoiser(501, (300,)).requires_grad_(False)
     schedule = make_schedule("linear-var", 10)
     rows, users = random_rows(20, 501), np.arange(20)
-    vectors = HiddenChain.prepare(denoiser, schedule).run(rows.project(denoiser.item_in))
+    vectors = HiddenChain.prepare(denoiser, schedule).run(rows)
     dense = dense_reverse(denoiser, schedule, rows, users)
     scale = float(dense.abs().max())
     torch.testing.assert_close(denoiser.decode(vectors), dense, rtol=1e-5, atol=1e-5 * scale)
