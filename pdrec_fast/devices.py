@@ -22,7 +22,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         ValueError: no such device, or none of its kind here.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = automatic_device()
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
@@ -39,6 +39,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.index >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r}: there are {torch.cuda.device_count()} GPUs here")
     return resolved
+
+
+def automatic_device() -> str:
+    """What ``"auto"`` stands for here."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_name(device: torch.device) -> str:

@@ -1,11 +1,13 @@
 """Fixtures that every part of the tests may use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from pdrec_fast import devices
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when anything first imports triton
@@ -20,6 +22,14 @@ _BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 def device() -> torch.device:
     """Where Triton kernels run: compiled on a GPU, under Triton's interpreter elsewhere."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_on_the_cpu() -> Iterator[None]:
+    """Tests that do not name a device are about the CPU, on a machine with a GPU as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "automatic_device", lambda: "cpu")
+        yield
 
 
 @pytest.fixture(scope="session")

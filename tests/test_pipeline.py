@@ -166,6 +166,7 @@ def test_foreign_directory_is_refused(data, tmp_path):
 def test_killed_run_continues_to_the_same_numbers(finished, data_file, tmp_path):
     out = tmp_path / "killed"
     arguments = ["run", "--data", data_file, "--out", out, "--threads", 1, "--quiet", *FAST]
+    arguments += ["--device", "cpu"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pdrec_fast", *map(str, arguments)],
         stdout=subprocess.DEVNULL,

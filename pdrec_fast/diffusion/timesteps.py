@@ -49,8 +49,10 @@ class TimestepSampler:
             unbiased, ``T * p(step)``, float64 [B].
         """
         probabilities = self.probabilities()
+        # Not cumsum: on a GPU torch has no deterministic one.
+        bounds = probabilities.expand(self.steps, self.steps).tril().sum(dim=1)
         # The last bound is left out: rounding may put it below a fraction.
-        steps = torch.searchsorted(probabilities.cumsum(0)[:-1], fractions, right=True)
+        steps = torch.searchsorted(bounds[:-1], fractions, right=True)
         return steps, probabilities[steps] * self.steps
 
     def update(self, steps: torch.Tensor, losses: torch.Tensor) -> None:

@@ -33,7 +33,7 @@ if stops:
 
     fit.DiffusionFit.step_losses = waits_in_the_middle
 split = leave_one_out(synthetic(n_users=200, n_items=300))
-model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=9, seed=4)
+model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=9, seed=4, device="cpu")
 model.fit(split, checkpoint=checkpoint, progress=False).save(out)
 """.replace("{epoch}", str(KILLED_IN_EPOCH))
 

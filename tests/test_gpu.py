@@ -1,0 +1,167 @@
+"""Whole models on a GPU against the same on a CPU; the kernels have tests of their own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import pdrec_fast as pf
+from pdrec_fast.data import Split, leave_one_out, synthetic
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.diffusion.fit import DiffusionFit
+from pdrec_fast.evaluation import evaluate
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training import MODULES, PDRec
+from pdrec_fast.training.trainer import PDRecFit
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+HIDDEN = {"hidden": (24,), "batch_size": 64, "epochs": 3}
+ENCODER = {"width": 16, "max_length": 20}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return leave_one_out(synthetic(300, 500, seed=1))
+
+
+@pytest.fixture(scope="module")
+def diffusion(split: Split) -> DiffRec:
+    return DiffRec(**HIDDEN, lr=1e-2, device="cpu").fit(split, progress=False)
+
+
+@pytest.fixture(scope="module")
+def preferences(split: Split, diffusion: DiffRec) -> Preferences:
+    return Preferences.infer(diffusion, split.train, top_m=10, n_draws=64, progress=False)
+
+
+def diffusion_fit(split: Split, device: str, **settings) -> DiffusionFit:
+    model = DiffRec(device=device, **(HIDDEN | settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.denoiser = model._new_denoiser(split.train.n_items).to(model.device)
+    return DiffusionFit(model, split.train, None)
+
+
+def encoder_fit(split: Split, preferences: Preferences, device: str, modules) -> PDRecFit:
+    model = PDRec("sasrec", modules=modules, device=device, encoder_options=ENCODER)
+    model.encoder = model.new_encoder(split.train.n_items)
+    return PDRecFit(model, split.train, preferences, None)
+
+
+@pytest.fixture
+def no_waiting():
+    """An error wherever the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("settings", [{}, {"prediction": "eps"}, {"normalize_input": True}])
+def test_diffusion_losses_are_those_of_the_cpu(split, settings):
+    fits = [diffusion_fit(split, device, **settings) for device in ("cpu", "cuda")]
+    for epoch in range(3):
+        on_cpu, on_gpu = (fit.train_epoch(epoch).cpu() for fit in fits)
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-6)
+
+
+def test_bf16_losses_are_close(split):
+    wide, narrow = (
+        diffusion_fit(split, "cuda", precision=precision).train_epoch(0)
+        for precision in ("fp32", "bf16")
+    )
+    torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("modules", [(), MODULES])
+def test_encoder_losses_are_those_of_the_cpu(split, preferences, modules):
+    fits = [encoder_fit(split, preferences, device, modules) for device in ("cpu", "cuda")]
+    for epoch in range(3):
+        on_cpu, on_gpu = (fit.train_epoch(epoch).cpu() for fit in fits)
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
+
+
+def test_no_step_waits_for_the_gpu(split, preferences, no_waiting):
+    fit = diffusion_fit(split, "cuda")
+    torch.cuda.set_sync_debug_mode("default")  # an epoch's inputs are copied before its steps
+    fit.train_epoch(0)  # and kernels are compiled
+    rows = fit.rows.to(fit.device)
+    users = torch.from_numpy(fit.users).to(fit.device)
+    steps = torch.zeros(len(rows), dtype=torch.int64, device=fit.device)
+    torch.cuda.set_sync_debug_mode("error")
+    fit.step_losses(rows, steps, 1, users).mean().backward()
+    fit.optimizer.step()
+    torch.cuda.set_sync_debug_mode("default")
+    trainer = encoder_fit(split, preferences, "cuda", MODULES)
+    trainer.train_epoch(0)
+    batch = next(trainer.batches.epoch(np.arange(64), 1)).to(trainer.device)
+    torch.cuda.set_sync_debug_mode("error")
+    trainer.batch_loss(batch).backward()
+    trainer.table_gradient.collect()
+    trainer.optimizer.step()
+
+
+def test_deterministic_algorithms_repeat_the_model(split, preferences, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        models = [diffusion_fit(split, "cuda") for _ in range(2)]
+        assert torch.equal(*(fit.train_epoch(0) for fit in models))
+        first, again = (encoder_fit(split, preferences, "cuda", MODULES) for _ in range(2))
+        for epoch in range(2):
+            assert torch.equal(first.train_epoch(epoch), again.train_epoch(epoch))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for a, b in zip(first.encoder.parameters(), again.encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_preferences_are_those_of_the_cpu(split, diffusion, preferences, tmp_path):
+    diffusion.save(tmp_path / "model")
+    on_gpu = DiffRec.load(tmp_path / "model", device="cuda")
+    found = Preferences.infer(on_gpu, split.train, top_m=10, n_draws=64, progress=False)
+    np.testing.assert_allclose(
+        found.observed_scores, preferences.observed_scores, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        found.threshold_scores, preferences.threshold_scores, rtol=1e-4, atol=1e-6
+    )
+    # Scores closer than rounding may change places.
+    for name in ("top_items", "negatives"):
+        same = getattr(found, name) == getattr(preferences, name)
+        assert same.mean() > 0.99, name
+
+
+def test_metrics_are_those_of_the_cpu(split, diffusion, preferences, tmp_path):
+    diffusion.save(tmp_path / "diffusion")
+    model = PDRec(epochs=2, device="cpu", encoder_options=ENCODER)
+    model.fit(split, preferences, progress=False).save(tmp_path / "model")
+    pairs = [
+        (diffusion, DiffRec.load(tmp_path / "diffusion", device="cuda")),
+        (model, PDRec.load(tmp_path / "model", device="cuda")),
+    ]
+    for on_cpu, on_gpu in pairs:
+        wanted, found = (evaluate(scorer, split) for scorer in (on_cpu, on_gpu))
+        for protocol, splits in wanted.items():
+            for name, values in splits.items():
+                assert found[protocol][name] == pytest.approx(values, abs=2e-3)
+    users = split.data.user_ids[:5]
+    np.testing.assert_array_equal(model.recommend(users, 3)[0], pairs[1][1].recommend(users, 3)[0])
+
+
+def test_a_run_begun_on_a_gpu_ends_on_a_cpu(split, tmp_path):
+    config = pf.RunConfig.from_preset("none")
+    config = replace(
+        config,
+        diffusion=replace(config.diffusion, epochs=2, hidden=(24,)),
+        pdrec=replace(config.pdrec, epochs=2),
+        encoder_options=ENCODER,
+    )
+    begun = pf.run(split.data, config, out=tmp_path / "run", device="cuda", progress=False)
+    assert begun.metrics["environment"]["device"] == torch.cuda.get_device_name()
+    (tmp_path / "run" / "metrics.json").unlink()
+    ended = pf.run(split.data, config, out=tmp_path / "run", device="cpu", progress=False)
+    for protocol, splits in begun.metrics["protocols"].items():
+        for name, values in splits.items():
+            assert ended.metrics["protocols"][protocol][name] == pytest.approx(values, abs=5e-3)
