@@ -160,6 +160,9 @@ def run(
         float | None, typer.Option(help="Split by time: test starts here.")
     ] = None,
     device: Device = "auto",
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
+    ] = False,
     threads: Threads = None,
     profile: Annotated[
         Path | None,
@@ -198,7 +201,13 @@ def run(
     try:
         with profiled or nullcontext():
             result = run_pipeline(
-                interactions, config, out=out, diffusion=fitted, device=device, progress=not quiet
+                interactions,
+                config,
+                out=out,
+                diffusion=fitted,
+                device=device,
+                cuda_graphs=cuda_graphs,
+                progress=not quiet,
             )
     except KeyboardInterrupt:
         print(

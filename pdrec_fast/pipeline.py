@@ -137,6 +137,7 @@ def run(
     out: str | Path | None = None,
     diffusion: DiffRec | None = None,
     device: str | torch.device = "auto",
+    cuda_graphs: bool = False,
     progress: bool = True,
 ) -> RunResult:
     """Train the diffusion model, infer preferences, train the encoder and test everything.
@@ -149,6 +150,7 @@ def run(
             its settings replace ``config.diffusion``.
         device: where the models are trained and score: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` is a
             GPU where there is one. A run can be continued on another.
+        cuda_graphs: see ``PDRec``.
 
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings.
@@ -171,7 +173,7 @@ def run(
     }
     if out is not None:
         _claim(out, description)
-    stages = _Stages(out, device, progress)
+    stages = _Stages(out, device, cuda_graphs, progress)
     model = preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
     if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
@@ -188,8 +190,11 @@ def run(
 class _Stages:
     """The stages of a run, each skipped when its result already lies in ``out``."""
 
-    def __init__(self, out: Path | None, device: torch.device, progress: bool) -> None:
+    def __init__(
+        self, out: Path | None, device: torch.device, cuda_graphs: bool, progress: bool
+    ) -> None:
         self.out, self.device, self.progress = out, device, progress
+        self.cuda_graphs = cuda_graphs
         # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
         # this run does not have takes no time.
         self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
@@ -235,6 +240,7 @@ class _Stages:
                 config.pdrec,
                 encoder_options=config.encoder_options,
                 device=self.device,
+                cuda_graphs=self.cuda_graphs,
             )
             checkpoint = self._checkpoint("model")
             model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)

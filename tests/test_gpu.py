@@ -44,8 +44,8 @@ def diffusion_fit(split: Split, device: str, **settings) -> DiffusionFit:
     return DiffusionFit(model, split.train, None)
 
 
-def encoder_fit(split: Split, preferences: Preferences, device: str, modules) -> PDRecFit:
-    model = PDRec("sasrec", modules=modules, device=device, encoder_options=ENCODER)
+def encoder_fit(split: Split, preferences: Preferences, device, modules, **options) -> PDRecFit:
+    model = PDRec("sasrec", modules=modules, device=device, encoder_options=ENCODER, **options)
     model.encoder = model.new_encoder(split.train.n_items)
     return PDRecFit(model, split.train, preferences, None)
 
@@ -72,6 +72,18 @@ def test_bf16_losses_are_close(split):
         for precision in ("fp32", "bf16")
     )
     torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("modules", [(), MODULES])
+def test_recorded_steps_are_the_steps(split, preferences, modules):
+    plain, recorded = (
+        encoder_fit(split, preferences, "cuda", modules, cuda_graphs=graphs)
+        for graphs in (False, True)
+    )
+    for epoch in range(3):
+        expected, found = (fit.train_epoch(epoch) for fit in (plain, recorded))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert recorded.optimizer.state_dict()["state"][0]["step"] == 3 * len(found)
 
 
 @pytest.mark.parametrize("modules", [(), MODULES])

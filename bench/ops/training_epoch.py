@@ -21,6 +21,7 @@ from pdrec_fast.training import MODULES
 from pdrec_fast.training.trainer import PDRecFit
 
 CHECKED_EPOCHS, PADDED_BATCHES = 3, 2
+RECORDED = "pdrec_fast, CUDA graphs"
 BLOCKS, WIDTH, DROPOUT = 2, 64, 0.2
 
 
@@ -39,8 +40,8 @@ def _make(
         made.encoder = made.new_encoder(items)
         return made
 
-    def package():
-        fit = PDRecFit(model(), train, guidance, None)
+    def package(**options: bool):
+        fit = PDRecFit(model(**options), train, guidance, None)
         epochs = count()  # each has its own order of users and so its own shapes of batches
         return lambda: fit.train_epoch(next(epochs))
 
@@ -48,8 +49,8 @@ def _make(
         training = PaddedTraining(model(), train, guidance, DROPOUT, compiling)
         return lambda: [training.random_step() for _ in range(n_timed)]
 
-    def package_losses() -> torch.Tensor:
-        fit = PDRecFit(model(**checked), train, guidance, None)
+    def package_losses(**options: bool) -> torch.Tensor:
+        fit = PDRecFit(model(**checked, **options), train, guidance, None)
         return torch.cat([fit.train_epoch(epoch) for epoch in range(CHECKED_EPOCHS)])
 
     def padded_losses() -> torch.Tensor:
@@ -79,6 +80,11 @@ def _make(
         "pdrec_fast": Implementation(package, package_losses),
         "padded": Implementation(partial(padded, False), padded_losses, **scaled),
     }
+    if target().device.type == "cuda":
+        graphs = {"cuda_graphs": True}
+        rows[RECORDED] = Implementation(
+            partial(package, **graphs), partial(package_losses, **graphs), slow_start=True
+        )
     if target().gpu:
         rows[COMPILED] = Implementation(
             partial(padded, True), comparable=False, slow_start=True, **scaled

@@ -70,6 +70,7 @@ class Batch:
         weights: float32 [T], HBR's; or None.
         last: int64 [B], the last token of every complete sequence; None without DPA.
         candidates: int64 [B, m], DPA's candidates, -1 where absent; None without DPA.
+        count: int64 [], how many of the T inputs count where the rest are padding; or None.
     """
 
     sequences: PackedSequences
@@ -78,6 +79,7 @@ class Batch:
     weights: torch.Tensor | None
     last: torch.Tensor | None
     candidates: torch.Tensor | None
+    count: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device."""

@@ -44,6 +44,7 @@ class Objective:
         table: torch.Tensor,
         items: torch.Tensor,
         weights: torch.Tensor | None = None,
+        count: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """L_R (eq. 4): ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``.
 
@@ -55,10 +56,17 @@ class Objective:
             table: [N, d], embeddings of the items.
             items: int64 [T, 1 + k]: the observed next item, then the random and safe negatives.
             weights: [T] HBR weights; None weighs every positive 1.
+            count: int64 [], how many tokens count, the first ones; None for all.
         """
         n_tokens, n_candidates = items.shape
-        shares = states.new_full(items.shape, 1 / max(n_tokens * (n_candidates - 1), 1))
-        shares[:, 0] = 1 / max(n_tokens, 1)
+        if count is None:
+            shares = states.new_full(items.shape, 1 / max(n_tokens * (n_candidates - 1), 1))
+            shares[:, 0] = 1 / max(n_tokens, 1)
+        else:
+            counts = torch.arange(n_tokens, device=states.device) < count
+            share = counts.to(states.dtype) / count.clamp_min(1)
+            shares = (share / max(n_candidates - 1, 1))[:, None].repeat(1, n_candidates)
+            shares[:, 0] = share
         if weights is not None:
             shares[:, 0] *= weights
         return self._bce(states, table, items, shares, 1)

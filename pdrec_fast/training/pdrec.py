@@ -44,6 +44,9 @@ class PDRec:
         device: where it is trained and scores: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...;
             ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
             another.
+        cuda_graphs: on a GPU, record a training step as a graph and replay it: small encoders
+            otherwise wait for the host. For the built-in encoders, and others that read nothing
+            back to the host.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class PDRec:
         *,
         encoder_options: dict[str, Any] | None = None,
         device: str | torch.device = "auto",
+        cuda_graphs: bool = False,
         **settings: Any,
     ) -> None:
         if isinstance(encoder, str) and encoder not in ENCODERS:
@@ -66,6 +70,9 @@ class PDRec:
             raise ValueError("encoder_options are for built-in encoders; set yours in the function")
         self.config = replace(config or PDRecConfig(), **settings)
         self.device = resolve_device(device)
+        if cuda_graphs and self.device.type != "cuda":
+            raise ValueError(f"cuda_graphs=True needs a GPU, the device is {self.device.type!r}")
+        self.cuda_graphs = cuda_graphs
         self.encoder_spec = encoder
         self.encoder_options = dict(encoder_options or {})
         self.encoder: nn.Module | None = None

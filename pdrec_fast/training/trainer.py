@@ -18,6 +18,7 @@ from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.training.batches import Batch, TrainingBatches
+from pdrec_fast.training.captured import BatchShape, CapturedSteps, pad_batch
 
 if TYPE_CHECKING:
     from pdrec_fast.training.pdrec import PDRec
@@ -43,7 +44,11 @@ class PDRecFit:
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         self.optimizer = with_state(
             torch.optim.Adam(
-                self.encoder.parameters(), lr=self.config.lr, betas=(0.9, 0.98), fused=True
+                self.encoder.parameters(),
+                lr=self.config.lr,
+                betas=(0.9, 0.98),
+                fused=True,
+                capturable=model.cuda_graphs,
             )
         )
 
@@ -56,7 +61,6 @@ class PDRecFit:
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
         self.encoder.train()
-        losses = []
         # An encoder of the user's own may draw from the GPU's generator as well.
         forked = [self.device] if self.device.type == "cuda" else []
         with (
@@ -65,16 +69,25 @@ class PDRecFit:
         ):
             torch.manual_seed(epoch_seed(config.seed, epoch))
             order = torch.randperm(len(self.batches)).numpy()
-            for batch in self._delivered(self.batches.epoch(order, epoch)):
-                loss = self.batch_loss(batch)
-                self.optimizer.zero_grad(set_to_none=True)
-                with span("backward"):
-                    loss.backward()
-                with span("optimizer"):
-                    self.table_gradient.collect()
-                    self.optimizer.step()
-                losses.append(loss.detach())
+            batches = self.batches.epoch(order, epoch)
+            if self.model.cuda_graphs:
+                shape = BatchShape.of_epoch(self.batches, order)
+                padded = self._delivered(pad_batch(batch, shape) for batch in batches)
+                losses = [*CapturedSteps(self.step, self.device).run(padded)]
+            else:
+                losses = [self.step(batch) for batch in self._delivered(batches)]
         return torch.stack(losses)
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        """Update the encoder by one batch on its device; returns the loss."""
+        loss = self.batch_loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with span("backward"):
+            loss.backward()
+        with span("optimizer"):
+            self.table_gradient.collect()
+            self.optimizer.step()
+        return loss.detach()
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The objective (eq. 6) of a batch on the encoder's device."""
@@ -83,7 +96,7 @@ class PDRecFit:
             states = self.encoder(batch.sequences)
         with span("ranking loss"):
             inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
-            loss = self.objective.ranking(inputs, table, batch.items, batch.weights)
+            loss = self.objective.ranking(inputs, table, batch.items, batch.weights, batch.count)
         if batch.last is None or batch.candidates is None:
             return loss
         with span("distillation loss"):

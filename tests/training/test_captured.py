@@ -1,0 +1,109 @@
+"""Batches padded to one shape: the same loss and gradients, whatever stands in the padding."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from pdrec_fast.data import Interactions, leave_one_out, synthetic
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training import MODULES, PDRec
+from pdrec_fast.training.captured import BatchShape, _copy_into, _tensors, pad_batch
+from pdrec_fast.training.trainer import PDRecFit
+
+MAX_LENGTH = 9
+SUBSETS = [(), ("dpa",), ("hbr", "nns"), MODULES]
+
+
+class Popular:
+    def scores(self, histories, items=None):
+        return torch.arange(histories.n_items).float().repeat(len(histories), 1)
+
+
+@pytest.fixture(scope="module")
+def train() -> Interactions:
+    return leave_one_out(synthetic(70, 61, seed=1)).train
+
+
+@pytest.fixture(scope="module")
+def preferences(train) -> Preferences:
+    return Preferences.infer(Popular(), train, top_m=5, n_draws=8, progress=False)
+
+
+def fit_of(train, preferences, modules, batch_size=16) -> PDRecFit:
+    options = {"width": 8, "max_length": MAX_LENGTH, "dropout": 0.3}
+    settings = {"batch_size": batch_size, "dpa_top_n": 2}
+    model = PDRec("sasrec", modules=modules, encoder_options=options, **settings)
+    model.encoder = model.new_encoder(train.n_items)
+    return PDRecFit(model, train, preferences, None)
+
+
+def padded_epoch(fit, epoch=0, seed=0):
+    order = np.random.default_rng(seed).permutation(len(fit.batches))
+    shape = BatchShape.of_epoch(fit.batches, order)
+    plain = list(fit.batches.epoch(order, epoch))
+    return shape, plain, [pad_batch(batch, shape) for batch in plain]
+
+
+def loss_and_gradients(fit, batch):
+    fit.encoder.zero_grad()
+    loss = fit.batch_loss(batch)
+    loss.backward()
+    gradients = [p.grad.to_dense() for p in fit.encoder.parameters()]
+    return loss.detach(), gradients
+
+
+@pytest.mark.parametrize("modules", SUBSETS)
+@pytest.mark.parametrize("impl", ["cpp", "reference"])
+def test_padding_changes_neither_loss_nor_gradients(train, preferences, modules, impl):
+    fit = fit_of(train, preferences, modules)
+    fit.encoder.train()
+    for module in fit.encoder.modules():
+        if hasattr(module, "impl"):
+            module.impl = impl
+    _, plain, padded = padded_epoch(fit)
+    for batch, wide in zip(plain, padded, strict=True):
+        loss, gradients = loss_and_gradients(fit, batch)
+        padded_loss, padded_gradients = loss_and_gradients(fit, wide)
+        torch.testing.assert_close(padded_loss, loss, rtol=1e-5, atol=0)
+        for found, wanted in zip(padded_gradients, gradients, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("modules", SUBSETS)
+@pytest.mark.parametrize("batch_size", [1, 16, 300])
+def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, batch_size):
+    fit = fit_of(train, preferences, modules, batch_size)
+    shape, _, padded = padded_epoch(fit)
+    assert shape.tokens % 256 == 0
+    sizes = {tuple((t.shape, t.dtype) for t in _tensors(batch)) for batch in padded}
+    assert len(sizes) == 1
+    for batch in padded:
+        packed = batch.sequences
+        assert int(packed.indptr[-1]) == shape.tokens == packed.n_tokens
+        assert (packed.lengths >= 0).all()
+        assert int(packed.lengths.max()) <= MAX_LENGTH
+        assert int(packed.positions.min()) >= 0
+        ends = packed.last[packed.lengths > 0]
+        assert (packed.positions[ends] == MAX_LENGTH - 1).all()
+
+
+def test_a_kept_batch_takes_on_every_value_of_another(train, preferences):
+    fit = fit_of(train, preferences, MODULES)
+    _, _, (kept, other, *_) = padded_epoch(fit)
+    before = loss_and_gradients(fit, other)
+    addresses = [tensor.data_ptr() for tensor in _tensors(kept)]
+    _copy_into(kept, other)
+    assert [tensor.data_ptr() for tensor in _tensors(kept)] == addresses
+    after = loss_and_gradients(fit, kept)
+    assert torch.equal(after[0], before[0])
+    tensors = {id(tensor) for tensor in _tensors(kept)}
+    for part in (kept, kept.sequences, kept.sequences.dropout_key):
+        values = [getattr(part, field.name) for field in dataclasses.fields(part)]
+        assert all(id(v) in tensors for v in values if isinstance(v, torch.Tensor))
+
+
+def test_graphs_need_a_gpu():
+    with pytest.raises(ValueError, match="cuda_graphs=True needs a GPU, the device is 'cpu'"):
+        PDRec(cuda_graphs=True, device="cpu")
