@@ -96,8 +96,8 @@ def draw(
 
     Args:
         bits: int32 [B, ceil(N / 32)], the pools; bits beyond N are 0.
-        sizes: int32 [B], of the pools; a row of 0 is left unwritten.
-        users: int64 [B].
+        sizes: int64 [B], of the pools; a row of 0 is left unwritten.
+        seed: in two's complement. users: int64 [B].
         any_listed: whether a size is less than N / 64.
     """
     draws = bits.new_empty((len(bits), n_draws))
@@ -113,6 +113,6 @@ def draw(
             )
         _draw_kernel[(len(bits),)](
             bits, listed, sizes, users, draws, n_items, n_words, capacity, n_draws,
-            seed if seed < 2**63 else seed - 2**64, epoch, BLOCKS=_BLOCKS,
+            seed, epoch, BLOCKS=_BLOCKS,
         )  # fmt: skip
     return draws

@@ -327,7 +327,7 @@ def select(
     pooled = between & (keys >= keys.gather(1, place)) & ~failed[:, None]
     _add_to_pool(bits, ids, pooled)
     return Selected(
-        torch.where(kept, ids, -1)[:, :top_m],
+        torch.where(kept[:, :top_m], ids[:, :top_m], -1),
         scores.gather(1, place)[:, 0],
         ids.gather(1, place)[:, 0],
         bits,

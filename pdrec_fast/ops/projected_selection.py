@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +76,7 @@ def select_projected(
             is done again by ``"materialized"``: product, sort and masks in PyTorch, on any device.
             ``"reference"``: on a CPU, by the references of the two operations. ``auto`` takes
             ``"materialized"`` for corpora of less than 16,384 items.
-        tile: of ``"triton"``: ``kernels.triton.projected_selection.Tile``; None chooses by shape.
+        tile: of ``"triton"``: ``kernels.triton.score_tiles.Tile``; None chooses by shape.
 
     ``observed``, ``first_rank`` and ``users`` are checked and copied to the device of ``vectors``.
     Tensors that lie on a GPU already are checked in shape and dtype, and ``first_rank`` in value:
@@ -120,7 +122,7 @@ def _offered(vectors: torch.Tensor, table: torch.Tensor, impl: str) -> dict[str,
     others = {"materialized": None, "reference": not_cpu}
     on_triton = {"triton": triton_problem(device)}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    first = device == "cuda" and len(table) >= _SMALL_CORPUS
+    first = device != "cpu" and len(table) >= _SMALL_CORPUS
     return on_triton | others if first else others | on_triton
 
 
@@ -236,51 +238,48 @@ def _select_triton(
     users: torch.Tensor,
     tile: Any,
 ) -> ProjectedSelection:
-    from pdrec_fast.kernels.triton import pool_draws, projected_selection, score_tiles
+    from pdrec_fast.kernels.triton import pool_draws, projected_selection
 
-    corpus = score_tiles.Corpus(vectors, table, bias, tile)
-    rows = reference.row_of(indptr, len(items))
-    found = projected_selection.select(corpus, indptr, items, rows, top_m, first_rank)
-    of_observed = score_tiles.scores_of_pairs(corpus, rows, items)
-    pool_size = len(table) - indptr.diff() - first_rank
-    any_listed = (pool_size * pool_draws.LIST_BELOW < len(table)).any()
-    bad = (first_rank < 0) | (pool_size < 1) | ~corpus.vectors.isfinite().all(1)
-    state = torch.where(bad, _BAD, found.state)
+    vectors = vectors.to(table.dtype)
+    fields = None if tile is None else json.dumps(asdict(tile))
+    *chosen, pool, state, of_observed = _projected_selection(
+        vectors, table, bias, indptr, items, top_m, first_rank, fields
+    )
+    n_items = len(table)
+    pool_size = n_items - indptr.diff() - first_rank
+    any_listed = (pool_size * pool_draws.LIST_BELOW < n_items).any()
+    bad = (first_rank < 0) | (pool_size < 1) | ~vectors.isfinite().all(1)
     # The only wait for the GPU.
     *codes, any_nan, some_listed = torch.cat(
-        (state, of_observed.isnan().any()[None], any_listed[None])
+        (torch.where(bad, _BAD, state), of_observed.isnan().any()[None], any_listed[None])
     ).tolist()
     if _BAD in codes:
-        _check_values(corpus.vectors, indptr, first_rank, len(table))
+        _check_values(vectors, indptr, first_rank, n_items)
     if any_nan or projected_selection.NAN in codes:
         raise ValueError("scores must not be NaN: the table or the bias is not finite")
-    draws = pool_draws.draw(
-        found.pool,
-        torch.where(found.state == 0, pool_size, 0),
-        len(table),
-        n_draws,
-        seed,
-        epoch,
-        users,
-        any_listed=bool(some_listed),
-    )
-    result = ProjectedSelection(
-        found.top_items, found.threshold_score, found.threshold_item, of_observed, draws
-    )
+    sizes = torch.where(state == 0, pool_size, 0)
+    signed = seed if seed < 2**63 else seed - 2**64  # custom ops take two's complement
+    keys = signed, epoch, users
+    draws = _pool_draws(pool, sizes, n_items, n_draws, *keys, bool(some_listed))
+    result = ProjectedSelection(*chosen, of_observed, draws)
     again = [row for row, code in enumerate(codes) if code]
     if again:
         logger.debug("select_projected: %d of %d rows done again", len(again), len(codes))
         at = torch.tensor(again, device=indptr.device)
-        of_rows, entries = _rows_of(indptr, items, at)
-        keys = first_rank[at], n_draws, seed, epoch, users[at]
-        redone = ProjectedSelection(
-            *reference.select_materialized(vectors[at], table, bias, of_rows, entries, top_m, *keys)
-        )
-        result.top_items[at] = redone.top_items
-        result.threshold_score[at] = redone.threshold_score
-        result.threshold_item[at] = redone.threshold_item
-        result.draws[at] = redone.draws
+        rows = *_rows_of(indptr, items, at), top_m, first_rank[at], n_draws, seed, epoch, users[at]
+        redone = reference.select_materialized(vectors[at], table, bias, *rows)
+        _replace_rows(result, at, ProjectedSelection(*redone))
     return result
+
+
+def _replace_rows(
+    result: ProjectedSelection, rows: torch.Tensor, redone: ProjectedSelection
+) -> None:
+    """Of all but the scores of observed items, for which no list can be too short."""
+    result.top_items[rows] = redone.top_items
+    result.threshold_score[rows] = redone.threshold_score
+    result.threshold_item[rows] = redone.threshold_item
+    result.draws[rows] = redone.draws
 
 
 def _rows_of(
@@ -293,3 +292,82 @@ def _rows_of(
     places = torch.arange(len(of_entry), device=rows.device)
     places += (indptr[rows] - ends + lengths)[of_entry]
     return torch.cat((ends.new_zeros(1), ends)), items[places]
+
+
+@torch.library.custom_op("pdrec_fast::projected_selection", mutates_args=())
+def _projected_selection(
+    vectors: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    top_m: int,
+    first_rank: torch.Tensor,
+    tile: str | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The fields of ``kernels.triton.projected_selection.Selected`` and the observed scores.
+
+    ``tile``: its fields in JSON. Autocast changes nothing: the table's dtype says how to multiply.
+    """
+    from pdrec_fast.kernels.triton import projected_selection, score_tiles
+
+    cut = None if tile is None else score_tiles.Tile(**json.loads(tile))
+    corpus = score_tiles.Corpus(vectors, table, bias, cut)
+    rows = reference.row_of(indptr, len(items))
+    found = projected_selection.select(corpus, indptr, items, rows, top_m, first_rank)
+    return *found, score_tiles.scores_of_pairs(corpus, rows, items)
+
+
+@_projected_selection.register_fake
+def _(
+    vectors: torch.Tensor,
+    table: torch.Tensor,
+    bias: torch.Tensor,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    top_m: int,
+    first_rank: torch.Tensor,
+    tile: str | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    n_rows, n_words = vectors.shape[0], -(-table.shape[0] // 32)
+    of_rows = items.new_empty(n_rows)
+    return (
+        items.new_empty((n_rows, top_m)),
+        bias.new_empty(n_rows, dtype=torch.float32),
+        of_rows,
+        items.new_empty((n_rows, n_words)),
+        torch.empty_like(of_rows),
+        bias.new_empty(items.shape, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("pdrec_fast::pool_draws", mutates_args=())
+def _pool_draws(
+    pool: torch.Tensor,
+    sizes: torch.Tensor,
+    n_items: int,
+    n_draws: int,
+    seed: int,
+    epoch: int,
+    users: torch.Tensor,
+    any_listed: bool,
+) -> torch.Tensor:
+    """[B, n_draws]; a row whose size is 0 is left unwritten."""
+    from pdrec_fast.kernels.triton import pool_draws
+
+    keys = seed, epoch, users
+    return pool_draws.draw(pool, sizes, n_items, n_draws, *keys, any_listed=any_listed)
+
+
+@_pool_draws.register_fake
+def _(
+    pool: torch.Tensor,
+    sizes: torch.Tensor,
+    n_items: int,
+    n_draws: int,
+    seed: int,
+    epoch: int,
+    users: torch.Tensor,
+    any_listed: bool,
+) -> torch.Tensor:
+    return pool.new_empty((pool.shape[0], n_draws))

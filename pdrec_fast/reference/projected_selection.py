@@ -17,8 +17,9 @@ Selected = tuple[torch.Tensor, ...]
 def projected_scores(
     vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """float32 [B, N]; products of bfloat16 are exact in float32."""
-    return torch.addmm(bias.float(), vectors.to(table.dtype).float(), table.float().T)
+    """float32 [B, N], under autocast too; products of bfloat16 are exact in float32."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.addmm(bias.float(), vectors.to(table.dtype).float(), table.float().T)
 
 
 def row_of(indptr: torch.Tensor, n_entries: int) -> torch.Tensor:
