@@ -383,13 +383,15 @@ def sparse_table_gradient(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_item: torch.Tensor,
-) -> torch.Tensor:
-    """Sparse COO [N, d] with T C rows, not coalesced: the first of each item holds its sum, the
-    others are zeros. Their true number would have to be read back from the device."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows of the table, int64 [T C], in order; what to add to each, [T C, d]).
+
+    The first of a row's repetitions holds its sum, the others are zeros: how many rows differ would
+    have to be read back from the device.
+    """
     out = torch.empty(items.numel(), table.shape[1], dtype=table.dtype, device=table.device)
     sorted_items = _sum_runs(upstream, states, table, items, by_dot, by_item, out, compact=True)
-    rows = sorted_items.clamp(0, len(table) - 1)[None].long()
-    return torch.sparse_coo_tensor(rows, out, table.shape, check_invariants=False)
+    return sorted_items.clamp(0, len(table) - 1).long(), out
 
 
 def _sum_runs(

@@ -243,6 +243,7 @@ def test_custom_op_contracts(device):
     given = (upstream, *(tensor.detach() for tensor in floats), items, by_dot)
     torch.library.opcheck(operations.weighted_bce_states.default, (*given, by_state, "triton"))
     torch.library.opcheck(operations.weighted_bce_table.default, (*given, by_item, "triton"))
+    torch.library.opcheck(operations.weighted_bce_table_rows.default, (*given, by_item))
 
 
 def test_compiles_without_a_graph_break(device):
