@@ -26,13 +26,13 @@ plus 9 for each round of ``_append``, of which a tile needs as many as a word ha
 The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
 in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
 multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
-16 and 19 instructions a score, but leaves room for one program only. Each pass reads the table
+14 and 17 instructions a score, but leaves room for one program only. Each pass reads the table
 from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
 second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
 grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
 128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
 
-Float32 products are exact FMAs (67 TFLOP/s, 16 ms for the sizes above), which hide all the rest;
+Float32 products are exact FMAs (67 TFLOP/s, 17 ms for the sizes above), which hide all the rest;
 ``Tile.precision`` offers "tf32x3".
 """
 
