@@ -20,8 +20,11 @@ import triton.language as tl
 
 NOISE = tl.constexpr(0)
 DROPOUT = tl.constexpr(1)
-KEYS = ["seed", "epoch", "keep_from"]
-"""Arguments that change from epoch to epoch, for which no kernel should be compiled anew."""
+NOT_SPECIALIZED = (
+    *("seed", "epoch", "keep_from", "n_rows", "n_nonzeros", "n_slabs"),
+    *("items_ptr", "values_ptr"),  # within those of an epoch, aligned or not
+)
+"""They change from batch to batch, and compiling anew for some of their values gains nothing."""
 
 _PER_PROGRAM = 128  # non-zeros
 _TILE = (4, 512)  # rows, items
@@ -124,7 +127,7 @@ def _of_four(item, first, second, third, fourth):
     return tl.where((item & 2) != 0, high, low)
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=(*NOT_SPECIALIZED, "n_items"))
 def _nonzeros_kernel(
     rows_ptr,
     items_ptr,
@@ -170,7 +173,7 @@ def _nonzeros_kernel(
     tl.store(out_ptr + at, x, mask=inside)
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _noise_kernel(
     sigma_ptr,
     users_ptr,

@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.noisy_input import (
-    KEYS,
+    NOT_SPECIALIZED,
     RandomKey,
     load_rows,
     noise_tile,
@@ -79,7 +79,7 @@ def _add_product(sums, a, b):
     return tl.dot(operand(a), operand(b), sums, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _noise_product_kernel(
     weight_ptr,
     sigma_ptr,
@@ -116,7 +116,7 @@ def _noise_product_kernel(
     tl.store(partial_ptr + at, sums, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _combine_kernel(
     partial_ptr,
     indptr_ptr,
@@ -149,7 +149,7 @@ def _combine_kernel(
     tl.store(out_ptr + at, sums, mask=columns < HIDDEN)
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _weight_gradient_kernel(
     of_out_ptr,
     sigma_ptr,

@@ -13,6 +13,8 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
+NOT_SPECIALIZED = ("n_rows", "n_pairs", "lower_ptr", "n_lower_ptr")
+"""They change with the block of users; see ``packed.NOT_SPECIALIZED``."""
 _PROGRAMS = 2 * 132  # two on each multiprocessor of an H100 or H200
 _PAIRS = 16
 
@@ -163,7 +165,7 @@ def score_tile(
     return tl.reshape(sums, (BLOCK_ROWS, BLOCK_ITEMS // WORD, WORD))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _sample_kernel(
     vectors_ptr,
     table_ptr,
@@ -197,7 +199,7 @@ def _sample_kernel(
     tl.store(out_ptr + rows * n_items + items[None, :], scores, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _gathered_kernel(
     vectors_ptr,
     table_ptr,

@@ -47,6 +47,13 @@ def test_compiles_for_hopper_without_spills(reports, case):
     assert spilling <= SPILLING_FROM_3_9.get(case, set()), report
 
 
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_a_batch_of_another_size_compiles_nothing_anew(reports, case):
+    """Nor does one of one row fail, whose number Triton would make a constant."""
+    assert "error" not in reports[case], reports[case]["error"]
+    assert reports[case]["compiled_anew"] == []
+
+
 @pytest.mark.parametrize(
     ("case", "names"),
     [
