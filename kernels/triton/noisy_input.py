@@ -214,16 +214,17 @@ def noisy_input(
     n_rows, n_items = out.shape
     block_rows, block_items = _TILE
     grid = triton.cdiv(n_items, block_items), triton.cdiv(n_rows, block_rows)
-    _noise_kernel[grid](
-        sigma,
-        users,
-        out,
-        n_rows,
-        n_items,
-        **key.arguments(),
-        BLOCK_ROWS=block_rows,
-        BLOCK_ITEMS=block_items,
-    )
+    with torch.cuda.device_of(out):
+        _noise_kernel[grid](
+            sigma,
+            users,
+            out,
+            n_rows,
+            n_items,
+            **key.arguments(),
+            BLOCK_ROWS=block_rows,
+            BLOCK_ITEMS=block_items,
+        )
     rows = _row_of_nonzeros(indptr, items)
     _at_nonzeros(key, rows, items, values, signal, sigma, users, out, into_x=True)
 
@@ -262,17 +263,18 @@ def _at_nonzeros(
 ) -> None:
     if not len(items):
         return
-    _nonzeros_kernel[(triton.cdiv(len(items), _PER_PROGRAM),)](
-        rows,
-        items,
-        values,
-        signal,
-        sigma,
-        users,
-        out,
-        len(items),
-        out.shape[-1],
-        **key.arguments(),
-        INTO_X=into_x,
-        BLOCK=_PER_PROGRAM,
-    )
+    with torch.cuda.device_of(out):
+        _nonzeros_kernel[(triton.cdiv(len(items), _PER_PROGRAM),)](
+            rows,
+            items,
+            values,
+            signal,
+            sigma,
+            users,
+            out,
+            len(items),
+            out.shape[-1],
+            **key.arguments(),
+            INTO_X=into_x,
+            BLOCK=_PER_PROGRAM,
+        )

@@ -159,6 +159,21 @@ class HopperDriver:
         return GPUTarget("cuda", 90, 32)
 
 
+class DeviceGuard:
+    """In place of ``torch.cuda.device_of``, which does nothing for tensors of a CPU."""
+
+    depth = 0
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        DeviceGuard.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        DeviceGuard.depth -= 1
+
+
 def compiled_by(launch: Callable[[], None]) -> dict[str, Any]:
     """The kernels that ``launch`` would run, by hash."""
     from triton.runtime.jit import JITFunction
@@ -166,6 +181,7 @@ def compiled_by(launch: Callable[[], None]) -> dict[str, Any]:
     run, found = JITFunction.run, {}
 
     def compile_only(self: Any, *args: Any, **keywords: Any) -> None:
+        assert DeviceGuard.depth, f"{self.__name__} runs on the current device, not its tensors'"
         kernel = run(self, *args, **{**keywords, "warmup": True})
         found[kernel.hash] = kernel
 
@@ -216,6 +232,7 @@ def main() -> None:
     from triton.runtime import driver
 
     driver.set_active(HopperDriver())
+    torch.cuda.device_of = DeviceGuard
     for case, launch in LAUNCHES.items():
         print(json.dumps({"case": case, **results_of(launch)}), flush=True)
 
