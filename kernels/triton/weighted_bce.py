@@ -57,7 +57,7 @@ def _own_multiple(product, squares, COSINE: tl.constexpr):
     constant.
     """
     if COSINE:
-        return -product / tl.where(tl.sqrt(squares) < NORM_EPS, float("inf"), squares)
+        return -product / tl.where(tl.sqrt_rn(squares) < NORM_EPS, float("inf"), squares)
     else:
         return tl.zeros(product.shape, tl.float32)
 
