@@ -49,8 +49,10 @@ class TimestepSampler:
             unbiased, ``T * p(step)``, float64 [B].
         """
         probabilities = self.probabilities()
-        # The last bound is left out: rounding may put it below a fraction.
-        steps = torch.searchsorted(probabilities.cumsum(0)[:-1], fractions, right=True)
+        # The last bound is left out: rounding may put it below a fraction. Not a cumsum, which a GPU
+        # refuses where torch is to be deterministic.
+        bounds = probabilities.expand(self.steps - 1, -1).tril().sum(dim=1)
+        steps = torch.searchsorted(bounds, fractions, right=True)
         return steps, probabilities[steps] * self.steps
 
     def update(self, steps: torch.Tensor, losses: torch.Tensor) -> None:
