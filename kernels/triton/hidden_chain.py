@@ -91,7 +91,7 @@ def _load_row(pointer, row, columns, HIDDEN: tl.constexpr):
     return tl.load(pointer + at, mask=columns < HIDDEN, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _chain_kernel(
     indptr_ptr,
     items_ptr,

@@ -19,7 +19,7 @@ import triton.language as tl
 from pdrec_fast.kernels.triton.candidates import Tile, default_tile, logit_scale, products
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _logits_kernel(
     states_ptr,
     table_ptr,

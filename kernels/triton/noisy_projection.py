@@ -35,7 +35,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.noisy_input import (
-    KEYS,
+    NOT_SPECIALIZED,
     RandomKey,
     load_rows,
     noise_tile,
@@ -80,7 +80,7 @@ def _add_product(sums, a, b):
     return tl.dot(operand(a), operand(b), sums, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _noise_product_kernel(
     weight_ptr,
     sigma_ptr,
@@ -117,7 +117,7 @@ def _noise_product_kernel(
     tl.store(partial_ptr + at, sums, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _combine_kernel(
     partial_ptr,
     indptr_ptr,
@@ -150,7 +150,7 @@ def _combine_kernel(
     tl.store(out_ptr + at, sums, mask=columns < HIDDEN)
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _weight_gradient_kernel(
     of_out_ptr,
     sigma_ptr,
@@ -223,34 +223,35 @@ def noisy_projection(
     n_slabs = triton.cdiv(depths, slab)
     partial = torch.empty((n_slabs, n_rows, hidden), dtype=torch.float32, device=weight.device)
     grid = *n_tiles, n_slabs
-    _noise_product_kernel[grid](
-        weight,
-        sigma,
-        users,
-        partial,
-        n_rows,
-        n_items,
-        slab * tile.depth,
-        **key.arguments(),
-        HIDDEN=hidden,
-        **_blocks(tile),
-    )
     _, signals = signals_at_nonzeros(key, indptr, items, values, signal, sigma, users)
     out = torch.empty((n_rows, hidden), dtype=weight.dtype, device=weight.device)
-    _combine_kernel[(n_rows, triton.cdiv(hidden, 128))](
-        partial,
-        indptr,
-        items,
-        signals,
-        weight,
-        out,
-        n_rows,
-        n_items,
-        n_slabs,
-        HIDDEN=hidden,
-        BLOCK_NONZEROS=16,
-        BLOCK_COLUMNS=128,
-    )
+    with torch.cuda.device_of(weight):
+        _noise_product_kernel[grid](
+            weight,
+            sigma,
+            users,
+            partial,
+            n_rows,
+            n_items,
+            slab * tile.depth,
+            **key.arguments(),
+            HIDDEN=hidden,
+            **_blocks(tile),
+        )
+        _combine_kernel[(n_rows, triton.cdiv(hidden, 128))](
+            partial,
+            indptr,
+            items,
+            signals,
+            weight,
+            out,
+            n_rows,
+            n_items,
+            n_slabs,
+            HIDDEN=hidden,
+            BLOCK_NONZEROS=16,
+            BLOCK_COLUMNS=128,
+        )
     return out
 
 
@@ -273,21 +274,22 @@ def weight_gradient(
     n_tiles = triton.cdiv(n_items, tile.rows)
     firsts = torch.arange(n_tiles + 1, device=items.device, dtype=items.dtype) * tile.rows
     of_weight = torch.empty((n_items, hidden), dtype=of_out.dtype, device=of_out.device)
-    _weight_gradient_kernel[(triton.cdiv(hidden, tile.columns), n_tiles)](
-        of_out,
-        sigma,
-        users,
-        rows[order],
-        items,
-        signals[order],
-        torch.searchsorted(items, firsts),
-        of_weight,
-        n_rows,
-        n_items,
-        **key.arguments(),
-        HIDDEN=hidden,
-        **_blocks(tile),
-    )
+    with torch.cuda.device_of(of_out):
+        _weight_gradient_kernel[(triton.cdiv(hidden, tile.columns), n_tiles)](
+            of_out,
+            sigma,
+            users,
+            rows[order],
+            items,
+            signals[order],
+            torch.searchsorted(items, firsts),
+            of_weight,
+            n_rows,
+            n_items,
+            **key.arguments(),
+            HIDDEN=hidden,
+            **_blocks(tile),
+        )
     return of_weight
 
 

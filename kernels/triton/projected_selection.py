@@ -46,6 +46,7 @@ import triton.language as tl
 
 from pdrec_fast.kernels.triton.score_tiles import (
     INTERPRETED,
+    NOT_SPECIALIZED,
     WORD,
     Corpus,
     load_vectors,
@@ -108,7 +109,7 @@ def _add_of_rows(pointer, rows, n_rows, counts):
     tl.atomic_add(pointer + rows, tl.sum(counts, axis=1), mask=rows < n_rows, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _count_kernel(
     vectors_ptr,
     table_ptr,
@@ -199,7 +200,7 @@ def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.
         most = _any(words)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _collect_kernel(
     vectors_ptr,
     table_ptr,
@@ -252,7 +253,7 @@ def _collect_kernel(
     _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _bracket_kernel(
     scores_ptr,
     from_ranks_ptr,

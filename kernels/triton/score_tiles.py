@@ -13,6 +13,8 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
+NOT_SPECIALIZED = ("n_rows", "n_pairs", "lower_ptr", "n_lower_ptr")
+"""They change with the block of users; see ``packed.NOT_SPECIALIZED``."""
 _MULTIPROCESSORS = 132  # of an H100 or H200; in bf16 each holds two programs
 _PAIRS = 16
 
@@ -165,7 +167,7 @@ def score_tile(
     return tl.reshape(sums, (BLOCK_ROWS, BLOCK_ITEMS // WORD, WORD))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _sample_kernel(
     vectors_ptr,
     table_ptr,
@@ -199,7 +201,7 @@ def _sample_kernel(
     tl.store(out_ptr + rows * n_items + items[None, :], scores, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _gathered_kernel(
     vectors_ptr,
     table_ptr,

@@ -59,12 +59,12 @@ def _own_multiple(product, squares, COSINE: tl.constexpr):
     constant.
     """
     if COSINE:
-        return -product / tl.where(tl.sqrt(squares) < NORM_EPS, float("inf"), squares)
+        return -product / tl.where(tl.sqrt_rn(squares) < NORM_EPS, float("inf"), squares)
     else:
         return tl.zeros(product.shape, tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _losses_kernel(
     states_ptr,
     table_ptr,
@@ -119,7 +119,7 @@ def _losses_kernel(
     tl.store(by_state_ptr + tokens, by_state, mask=token_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _states_gradient_kernel(
     upstream_ptr,
     states_ptr,
@@ -162,7 +162,7 @@ def _states_gradient_kernel(
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=out_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_places"])
 def _add_to_table_kernel(
     upstream_ptr,
     states_ptr,
@@ -200,7 +200,7 @@ def _add_to_table_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_places"])
 def _sum_runs_kernel(
     upstream_ptr,
     states_ptr,

