@@ -49,7 +49,7 @@ class TimestepSampler:
             unbiased, ``T * p(step)``, float64 [B].
         """
         probabilities = self.probabilities()
-        # The last bound is left out: rounding may put it below a fraction. Not a cumsum, which a GPU
+        # The last bound is left out: rounding may put it below a fraction. No cumsum, which a GPU
         # refuses where torch is to be deterministic.
         bounds = probabilities.expand(self.steps - 1, -1).tril().sum(dim=1)
         steps = torch.searchsorted(bounds, fractions, right=True)
