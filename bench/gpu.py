@@ -117,7 +117,8 @@ def device_name() -> str:
 
 def run_tests(seconds: float) -> dict[str, Any]:
     """The test suite in a process of its own, its progress shown; stopped when its time is up."""
-    command = [sys.executable, "-m", "pytest", "tests", "--quiet", "--color=no"]
+    options = [sys.executable, "-m", "pytest", "--quiet", "--color=no"]
+    command = [*options, *_test_files()]
     started, lines = time.monotonic(), []
     # The tests choose for themselves what runs under the interpreter.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -145,12 +146,24 @@ def run_tests(seconds: float) -> dict[str, Any]:
     timer.cancel()
     summary = next((line for line in reversed(lines) if line), "no output")
     return {
-        "command": " ".join(command[1:]),
+        "command": " ".join([*options[1:], "tests"]),
         "seconds": round(time.monotonic() - started, 1),
         "passed": process.returncode == 0,
         "summary": f"stopped after {seconds:g} s: {summary}" if stopped.is_set() else summary,
         "failed": [line for line in lines if line.startswith(("FAILED ", "ERROR "))],
     }
+
+
+def _test_files() -> list[str]:
+    """Those that a GPU is for come first, as time may run out; those that compile for one, last."""
+
+    def turn(file: Path) -> tuple[int, Path]:
+        if file.stem.endswith("compiles"):
+            return 2, file
+        return 0 if file.parent.name == "kernels" or file.stem == "test_gpu" else 1, file
+
+    files = (file.relative_to(ROOT) for file in (ROOT / "tests").rglob("test_*.py"))
+    return [str(file) for file in sorted(files, key=turn)]
 
 
 def _draw(document: dict[str, Any], folder: Path) -> None:

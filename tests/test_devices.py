@@ -1,4 +1,4 @@
-"""Training off the CPU: the meta device computes nothing, but it refuses what a GPU would suffer
+"""Models off the CPU: the meta device computes nothing, but it refuses what a GPU would suffer
 from, tensors of another device and numbers read back to the host."""
 
 import threading
@@ -15,7 +15,8 @@ from pdrec_fast.data.sequences import pack
 from pdrec_fast.devices import prefetched, resolve_device
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.preferences import Preferences
+from pdrec_fast.ops.projected_selection import ProjectedSelection
+from pdrec_fast.preferences import Preferences, inference
 from pdrec_fast.training import MODULES, PDRec
 from pdrec_fast.training.trainer import PDRecFit
 
@@ -50,7 +51,8 @@ class OneDevice(TorchDispatchMode):
         devices = {t.device.type for t in tensors if t.ndim}
         if len(devices) > 1 and func not in COPIES:
             raise RuntimeError(f"{func} got tensors on {devices}")
-        if func is torch.ops.aten.cumsum.default and args[0].is_floating_point():
+        off_cpu = "cpu" not in {t.device.type for t in tensors}
+        if off_cpu and func is torch.ops.aten.cumsum.default and args[0].is_floating_point():
             raise RuntimeError("cumsum of floats is not deterministic on a GPU")
         return func(*args, **(kwargs or {}))
 
@@ -92,6 +94,64 @@ def test_encoder_epochs_stay_on_the_device(split, modules, similarity):
         assert losses.shape == (3,)
         assert losses.device.type == "meta"
     assert all(p.grad is not None for p in fit.encoder.parameters())
+
+
+@pytest.mark.parametrize("n_candidates", [None, 5])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"hidden": (6, 5)},
+        {"normalize_input": True},
+        {"sampling_steps": 2, "sampling_noise": True},
+        {"prediction": "eps"},
+    ],
+)
+def test_diffusion_scores_stay_on_the_device(split, settings, n_candidates):
+    model = pf.DiffRec(device="meta", **({"hidden": (6,)} | settings))
+    model.denoiser = model._new_denoiser(split.train.n_items).to(model.device)
+    check_scores(model, split, n_candidates)
+
+
+@pytest.mark.parametrize("n_candidates", [None, 5])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_encoder_scores_stay_on_the_device(split, similarity, n_candidates):
+    options = {"width": 8, "max_length": 12}
+    model = PDRec(modules=(), similarity=similarity, device="meta", encoder_options=options)
+    model.encoder = model.new_encoder(split.train.n_items)
+    check_scores(model, split, n_candidates)
+
+
+def check_scores(model, split, n_candidates):
+    histories = split.test.histories
+    items = n_candidates and torch.zeros(len(histories), n_candidates, dtype=torch.int64)
+    with OneDevice():
+        scores = model.scores(histories, items)
+    assert scores.shape == (len(histories), n_candidates or split.train.n_items)
+    assert scores.device.type == "meta"
+    assert scores.dtype == torch.float32
+
+
+def test_preferences_are_selected_on_the_device(split, monkeypatch):
+    model, train = pf.DiffRec(device="meta", hidden=(6,)), split.train
+    model.denoiser = model._new_denoiser(train.n_items).to(model.device)
+
+    def selected(vectors, table, bias, observed, top_m, first_rank, n_draws, *, seed, users):
+        tensors = vectors, table, bias, *observed, first_rank, users
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        per_user = vectors.new_empty(len(users))
+        draws = vectors.new_empty(len(users), n_draws)
+        of_observed = vectors.new_empty(len(observed[1]))
+        return ProjectedSelection(draws[:, :top_m], per_user, per_user, of_observed, draws)
+
+    monkeypatch.setattr(inference, "select_projected", selected)
+    wanted = inference.Wanted(train.unique_items(), np.zeros(train.n_users, np.int64), 5, 8, 0)
+    users = slice(3, 30)
+    assert inference.uses_vectors(model)
+    with OneDevice():
+        parts = inference._from_vectors(model, train, train.histories()[users], users, wanted)
+    assert {part.device.type for part in parts} == {"meta"}
+    assert len(parts[0]) == train.indptr[30] - train.indptr[3]
 
 
 def test_these_tests_notice_what_they_are_here_for():

@@ -128,6 +128,6 @@ def standard_noise(
         0.0,
         seed=seed,
         epoch=epoch,
-        users=users,
+        users=torch.as_tensor(users, device=device),
         device=device,
     )

@@ -109,6 +109,15 @@ def suite(tmp_path, monkeypatch, text):
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
 
 
+def test_tests_of_a_gpu_come_first(tmp_path, monkeypatch):
+    suite(tmp_path, monkeypatch, "")
+    (tmp_path / "tests" / "kernels").mkdir()
+    for name in ("kernels/test_triton_compiles.py", "kernels/test_triton_x.py", "test_gpu.py"):
+        (tmp_path / "tests" / name).touch()
+    names = [Path(file).name for file in gpu._test_files()]
+    assert names == ["test_triton_x.py", "test_gpu.py", "test_it.py", "test_triton_compiles.py"]
+
+
 def test_a_failing_test_is_named(tmp_path, monkeypatch):
     suite(tmp_path, monkeypatch, "def test_good(): pass\ndef test_bad(): assert False\n")
     result = gpu.run_tests(60)
