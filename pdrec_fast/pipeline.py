@@ -165,7 +165,16 @@ def run(
     config, protocols = _with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
-    _check_before_training(config, split, diffusion)
+    model = None
+    if config.encoder != DIFFUSION_ONLY:
+        model = PDRec(
+            config.encoder,
+            config.pdrec,
+            encoder_options=config.encoder_options,
+            device=device,
+            cuda_graphs=cuda_graphs,
+        )
+    _check_before_training(config, split, diffusion, model)
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
@@ -173,14 +182,14 @@ def run(
     }
     if out is not None:
         _claim(out, description)
-    stages = _Stages(out, device, cuda_graphs, progress)
-    model = preferences = None
+    stages = _Stages(out, device, progress)
+    preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
     if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
         assert diffusion is not None
         preferences = stages.preferences(config, split, diffusion)
-    if config.encoder != DIFFUSION_ONLY:
-        model = stages.encoder(config, split, preferences)
+    if model is not None:
+        model = stages.encoder(model, split, preferences)
     metrics = _report(config, split, protocols, stages, diffusion, model)
     if out is not None:
         _write_json(out / "metrics.json", metrics)
@@ -190,11 +199,8 @@ def run(
 class _Stages:
     """The stages of a run, each skipped when its result already lies in ``out``."""
 
-    def __init__(
-        self, out: Path | None, device: torch.device, cuda_graphs: bool, progress: bool
-    ) -> None:
+    def __init__(self, out: Path | None, device: torch.device, progress: bool) -> None:
         self.out, self.device, self.progress = out, device, progress
-        self.cuda_graphs = cuda_graphs
         # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
         # this run does not have takes no time.
         self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
@@ -231,17 +237,10 @@ class _Stages:
             self._keep("preferences", result, time.monotonic() - started)
         return result
 
-    def encoder(self, config: RunConfig, split: Split, preferences: Preferences | None) -> PDRec:
+    def encoder(self, model: PDRec, split: Split, preferences: Preferences | None) -> PDRec:
         if self._done("model"):
             model = PDRec.load(self._path("model"), device=self.device)
         else:
-            model = PDRec(
-                config.encoder,
-                config.pdrec,
-                encoder_options=config.encoder_options,
-                device=self.device,
-                cuda_graphs=self.cuda_graphs,
-            )
             checkpoint = self._checkpoint("model")
             model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
             self._keep("model", model, model.history.seconds if model.history else 0.0)
@@ -338,7 +337,9 @@ def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig
     ), ("full",)
 
 
-def _check_before_training(config: RunConfig, split: Split, diffusion: DiffRec | None) -> None:
+def _check_before_training(
+    config: RunConfig, split: Split, diffusion: DiffRec | None, model: PDRec | None
+) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
     if diffusion is not None:
         if not config.needs_diffusion:
@@ -348,9 +349,7 @@ def _check_before_training(config: RunConfig, split: Split, diffusion: DiffRec |
                 "the diffusion model was fitted on other training interactions than this data's: "
                 "its preferences could hold the answers of the test"
             )
-    if config.encoder != DIFFUSION_ONLY:
-        options = config.encoder_options
-        model = PDRec(config.encoder, config.pdrec, encoder_options=options, device="cpu")
+    if model is not None:
         check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 

@@ -209,6 +209,14 @@ def test_an_unknown_device_is_named(data_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_graphs_without_a_gpu_are_refused_before_training(data_file, tmp_path):
+    run = ("run", "--data", data_file, "--out", "out", "--device", "cpu", "--cuda-graphs")
+    result = command(*run, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "error: cuda_graphs=True needs a GPU" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
     out = tmp_path / "ablation"
     result = command(
