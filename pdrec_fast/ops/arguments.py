@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,30 @@ def score_matrix(scores: torch.Tensor) -> torch.Tensor:
     if not 1 <= scores.shape[1] < 2**31:
         raise ValueError(f"scores must have 1 .. 2**31 - 1 columns, got {scores.shape[1]}")
     return scores.detach().contiguous()
+
+
+def check_tensors(
+    names: Sequence[str],
+    tensors: Sequence[torch.Tensor],
+    dtypes: Sequence[torch.dtype],
+    lengths: Sequence[int],
+) -> None:
+    """What can be checked of one-dimensional tensors without waiting for their GPU.
+
+    Raises:
+        ValueError: one has another dtype or shape.
+    """
+    for name, tensor, dtype, length in zip(names, tensors, dtypes, lengths, strict=True):
+        if tensor.shape != (length,) or tensor.dtype != dtype:
+            raise ValueError(
+                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def signed_seed(seed: int) -> int:
+    """A seed of 64 bits in two's complement, as custom ops take integers."""
+    return seed if seed < 2**63 else seed - 2**64
 
 
 def check_dropout(p: float) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
-from pdrec_fast.ops.arguments import csr, per_row
+from pdrec_fast.ops.arguments import check_tensors, csr, per_row
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import hidden_chain as reference
 
@@ -117,14 +117,7 @@ def _sparse_rows(
         indptr, items = csr(indptr, items, lengths[0] - 1, n_items)  # type: ignore[arg-type]
         values = per_row("values", values, np.float32, len(items))
         return [torch.from_numpy(array).to(device) for array in (indptr, items, values)]
-    for name, tensor, dtype, length in zip(
-        ("indptr", "items", "values"), tensors, dtypes, lengths, strict=True
-    ):
-        if tensor.shape != (length,) or tensor.dtype != dtype:
-            raise ValueError(
-                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}"
-            )
+    check_tensors(("indptr", "items", "values"), tensors, dtypes, lengths)
     return tensors
 
 

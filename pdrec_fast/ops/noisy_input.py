@@ -9,7 +9,15 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension, extension_problem, triton_problem
-from pdrec_fast.ops.arguments import check_dropout, check_random_key, csr, per_row, random_keys
+from pdrec_fast.ops.arguments import (
+    check_dropout,
+    check_random_key,
+    check_tensors,
+    csr,
+    per_row,
+    random_keys,
+    signed_seed,
+)
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import noisy_input as reference
 
@@ -74,8 +82,7 @@ def noisy_input(
     if chosen == "triton":
         tensors = device_arguments(*rows, **keys, device=device)
         out = _output(out, len(tensors[-1]), n_items, dtype, device)
-        signed = seed if seed < 2**63 else seed - 2**64  # custom ops take two's complement
-        _write_on_triton(out, *tensors, float(dropout), signed, epoch)
+        _write_on_triton(out, *tensors, float(dropout), signed_seed(seed), epoch)
         return out
     arrays, users, keep_from = noise_arguments(*rows, **keys)
     result = _output(out, len(users), n_items, dtype, device)
@@ -163,12 +170,7 @@ def device_arguments(
     dtypes = int64, torch.int32, float32, float32, float32, int64
     lengths = n_rows + 1, len(items), len(items), n_rows, n_rows, n_rows
     names = "indptr", "items", "values", "signal", "sigma", "users"
-    for name, tensor, dtype, length in zip(names, arrays, dtypes, lengths, strict=True):
-        if tensor.shape != (length,) or tensor.dtype != dtype:
-            raise ValueError(
-                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}"
-            )
+    check_tensors(names, arrays, dtypes, lengths)
     return [tensor.contiguous() for tensor in arrays]
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
+from pdrec_fast.ops.arguments import signed_seed
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.noisy_input import device_arguments, noise_arguments, noisy_input
 from pdrec_fast.reference import noisy_projection as reference
@@ -67,8 +68,7 @@ def noisy_projection(
     if chosen == "materialized":
         return noisy_input(*rows, **keys, dtype=weight.dtype, device=weight.device) @ weight
     tensors = device_arguments(*rows, **keys, device=weight.device)
-    seed = seed if seed < 2**63 else seed - 2**64  # custom ops take a seed in two's complement
-    return _noisy_projection(weight, *tensors, float(dropout), seed, epoch)
+    return _noisy_projection(weight, *tensors, float(dropout), signed_seed(seed), epoch)
 
 
 def _offered(weight: torch.Tensor) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
-from pdrec_fast.ops.arguments import check_dropout, random_keys
+from pdrec_fast.ops.arguments import check_dropout, random_keys, signed_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,7 @@ def dropout_arguments(
             f"key.users must have one user for each of {len(indptr) - 1} sequences, "
             f"got {len(key.users)}"
         )
-    seed = key.seed if key.seed < 2**63 else key.seed - 2**64
-    return key.users, p, seed, key.epoch, stream
+    return key.users, p, signed_seed(key.seed), key.epoch, stream
 
 
 def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
-from pdrec_fast.ops.arguments import check_random_key, observed_rows, per_row, random_keys
+from pdrec_fast.ops.arguments import (
+    check_random_key,
+    check_tensors,
+    observed_rows,
+    per_row,
+    random_keys,
+    signed_seed,
+)
 from pdrec_fast.ops.dispatch import choose, logger
 from pdrec_fast.reference import pool_sampling, selection
 from pdrec_fast.reference import projected_selection as reference
@@ -88,7 +95,7 @@ def select_projected(
         BackendError: the named implementation cannot run here.
     """
     _check_matrices(vectors, table, bias)
-    chosen = choose("select_projected", impl, _offered(vectors, table, impl))
+    chosen = choose("select_projected", impl, _offered(vectors, table))
     if top_m < 0 or n_draws < 0:
         raise ValueError(f"top_m and n_draws must be at least 0, got {top_m=}, {n_draws=}")
     indptr, items, first_rank, users = _rows(
@@ -116,7 +123,7 @@ def select_projected(
     return _select_reference(reference.projected_scores(vectors, table, bias), *rows)
 
 
-def _offered(vectors: torch.Tensor, table: torch.Tensor, impl: str) -> dict[str, str | None]:
+def _offered(vectors: torch.Tensor, table: torch.Tensor) -> dict[str, str | None]:
     device = vectors.device.type
     not_cpu = None if device == "cpu" else f"it runs on a CPU, the vectors are on {device!r}"
     others = {"materialized": None, "reference": not_cpu}
@@ -171,12 +178,7 @@ def _rows(
     names = "observed[0] (indptr)", "observed[1] (items)", "first_rank", "users"
     lengths = n_rows + 1, len(arrays[1]), n_rows, n_rows
     dtypes = torch.int64, torch.int32, torch.int64, torch.int64
-    for name, tensor, length, dtype in zip(names, arrays, lengths, dtypes, strict=True):
-        if tensor.shape != (length,) or tensor.dtype != dtype:
-            raise ValueError(
-                f"{name} must be {dtype} of shape [{length}], got {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}"
-            )
+    check_tensors(names, arrays, dtypes, lengths)
     return [tensor.contiguous() for tensor in arrays]
 
 
@@ -257,8 +259,7 @@ def _select_triton(
     if any_nan or projected_selection.NAN in codes:
         raise ValueError("scores must not be NaN: the table or the bias is not finite")
     sizes = torch.where(state == 0, pool_size, 0)
-    signed = seed if seed < 2**63 else seed - 2**64  # custom ops take two's complement
-    keys = signed, epoch, users
+    keys = signed_seed(seed), epoch, users
     draws = _pool_draws(pool, sizes, n_items, n_draws, *keys, bool(some_listed))
     result = ProjectedSelection(top_items, score, item, of_observed, draws)
     again = [row for row, code in enumerate(codes) if code]
