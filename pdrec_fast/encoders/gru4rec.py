@@ -62,7 +62,8 @@ class GRU4Rec(nn.Module):
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
-        x = self.item_embedding(batch.items)
+        # As SASRec does: Xavier's embeddings of many items are too small for gates to notice.
+        x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
         if self.training and self.dropout:
             key = dropout_key(batch)
             x = packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)

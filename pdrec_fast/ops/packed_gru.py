@@ -206,9 +206,9 @@ def _(
     gates: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
-        torch.empty_like(x),
-        torch.empty_like(in_weight),
-        torch.empty_like(weight),
+        x.new_empty(x.shape),
+        weight.new_empty(in_weight.shape),
+        weight.new_empty(weight.shape),
         weight.new_empty(len(weight)),
         weight.new_empty(len(weight)),
     )
