@@ -51,6 +51,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def off_cpu(model: object) -> bool:
+    """Whether a model says that it computes elsewhere than on the CPU."""
+    return getattr(getattr(model, "device", None), "type", "cpu") != "cpu"
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device``, without waiting for what the device still has to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":

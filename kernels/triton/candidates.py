@@ -79,7 +79,7 @@ def products(
 
 @triton.jit
 def norm_at_least_eps(squares):
-    norms = tl.sqrt(squares)
+    norms = tl.sqrt_rn(squares)  # sqrt and / are off by units on a GPU, which large logits magnify
     return tl.where(norms < NORM_EPS, NORM_EPS, norms)
 
 
@@ -88,6 +88,6 @@ def logit_scale(state_squares, item_squares, temperature, COSINE: tl.constexpr):
     """[t, c]: what makes a dot product a logit."""
     if COSINE:
         norms = norm_at_least_eps(state_squares)[:, None] * norm_at_least_eps(item_squares)
-        return temperature / norms
+        return tl.div_rn(temperature, norms)
     else:
         return tl.full(item_squares.shape, 1.0, tl.float32)

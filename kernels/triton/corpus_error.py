@@ -54,7 +54,7 @@ def _load_rows(pointer, rows, n_rows, columns, HIDDEN: tl.constexpr):
     return tl.load(pointer + at, mask=inside, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _difference_kernel(
     hidden_ptr,
     item_out_ptr,

@@ -9,7 +9,7 @@ With B users, H hidden units and L items of a user, a call costs
   histories, most of it zeros: 2 B H rows L with the tile's rows, 0.2e11 for L = 14.
 - Bytes: B L rows of item_in, 560 MB in float32 (0.17 ms at an H100's 3.35 TB/s, 0.12 ms at an
   H200's 4.8) where the table does not stay in L2, half of that in bf16; and in every step the
-  scratch below, 12 B H bytes in float32: 0.36 ms in all where it does not stay in L2.
+  scratch below, 12 B H bytes in float32: 0.35 ms in all where it does not stay in L2.
 - L2: every program reads gram once a step and its g once for each tile of columns. In float32,
   64 x 128 makes 21 operations for each byte of both, in bf16 64 x 256 makes 51. At some 5.5 TB/s
   that allows 117 and 280 TFLOP/s.
@@ -91,7 +91,7 @@ def _load_row(pointer, row, columns, HIDDEN: tl.constexpr):
     return tl.load(pointer + at, mask=columns < HIDDEN, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _chain_kernel(
     indptr_ptr,
     items_ptr,

@@ -5,7 +5,9 @@ writes 4 T C bytes; it does 2 T C d operations (4 T C d for cosines). At 256 x 1
 width 64 in fp32 that is 6.6 MB gathered and 3 MFLOP: half an operation per byte, against some 20
 that an H100 could do in fp32 per byte it reads. So it is bound by the gathers, 2 us at 3.35 TB/s
 (1.4 us at an H200's 4.8), from L2 (50 MB) where the table fits there; tensor cores have nothing to
-do, as each state meets rows of its own.
+do, as each state meets rows of its own. At 65,536 x 100 these are 1.7 GB through L2, some 0.3 ms,
+and instructions 0.5 ms: for cosines in fp32, as compiled for sm_90, a thread takes 28 for each
+gathered element.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import triton.language as tl
 from pdrec_fast.kernels.triton.candidates import Tile, default_tile, logit_scale, products
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _logits_kernel(
     states_ptr,
     table_ptr,

@@ -9,8 +9,8 @@ What a call costs, in either direction:
 - FLOPs: 2 B N H in matrix products; 4e10 for B = 400, N = 50,000, H = 1000: 40 us at 990 TFLOP/s
   (bf16, dense).
 - Bytes: the weight once (read, or its gradient written), 2 N H in bf16: 100 MB, 30 us at 3.35 TB/s
-  (H100), 21 us at 4.8 TB/s (H200). Partial sums and the B x H operand are a few MB, in L2.
-- Noise: some 80 instructions per element (see ``noisy_input``), 70 to 100 us for B N = 2e7, and
+  (H100), 21 us at 4.8 TB/s (H200). Partial sums are 14 MB and the B x H operand 2 MB, in L2.
+- Noise: some 60 instructions per element (see ``noisy_input``), 45 to 70 us for B N = 2e7, and
   again for every tile of hidden units.
 
 So making noise bounds the kernels, not memory and not the tensor cores: hence tiles as wide in
@@ -18,7 +18,8 @@ hidden units as registers hold. The accumulator is 64 x 512 or, for H <= 256, 12
 128 of the 255 registers of each thread of 8 warps. At 64 x 512, the other operand's traffic from L2
 takes about as long as the noise; a taller tile would read less and repeat the noise more often.
 H is a constant of the kernels, so that rows are known to be aligned: 16-byte loads where it is a
-multiple of 8.
+multiple of 8. In float32, 64 x 128, the noise for H = 1000 is made eight times, and 6 of 10
+instructions of the loop are the product's.
 
 Compiled for sm_90, products are wgmma and nothing spills; the times are estimates. Where x_t fits
 in memory, ``noisy_input`` in bf16 and two library products make the noise once, not twice for every
@@ -34,7 +35,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.noisy_input import (
-    KEYS,
+    NOT_SPECIALIZED,
     RandomKey,
     load_rows,
     noise_tile,
@@ -79,7 +80,7 @@ def _add_product(sums, a, b):
     return tl.dot(operand(a), operand(b), sums, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _noise_product_kernel(
     weight_ptr,
     sigma_ptr,
@@ -116,7 +117,7 @@ def _noise_product_kernel(
     tl.store(partial_ptr + at, sums, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _combine_kernel(
     partial_ptr,
     indptr_ptr,
@@ -149,7 +150,7 @@ def _combine_kernel(
     tl.store(out_ptr + at, sums, mask=columns < HIDDEN)
 
 
-@triton.jit(do_not_specialize=KEYS)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _weight_gradient_kernel(
     of_out_ptr,
     sigma_ptr,
@@ -222,34 +223,35 @@ def noisy_projection(
     n_slabs = triton.cdiv(depths, slab)
     partial = torch.empty((n_slabs, n_rows, hidden), dtype=torch.float32, device=weight.device)
     grid = *n_tiles, n_slabs
-    _noise_product_kernel[grid](
-        weight,
-        sigma,
-        users,
-        partial,
-        n_rows,
-        n_items,
-        slab * tile.depth,
-        **key.arguments(),
-        HIDDEN=hidden,
-        **_blocks(tile),
-    )
     _, signals = signals_at_nonzeros(key, indptr, items, values, signal, sigma, users)
     out = torch.empty((n_rows, hidden), dtype=weight.dtype, device=weight.device)
-    _combine_kernel[(n_rows, triton.cdiv(hidden, 128))](
-        partial,
-        indptr,
-        items,
-        signals,
-        weight,
-        out,
-        n_rows,
-        n_items,
-        n_slabs,
-        HIDDEN=hidden,
-        BLOCK_NONZEROS=16,
-        BLOCK_COLUMNS=128,
-    )
+    with torch.cuda.device_of(weight):
+        _noise_product_kernel[grid](
+            weight,
+            sigma,
+            users,
+            partial,
+            n_rows,
+            n_items,
+            slab * tile.depth,
+            **key.arguments(),
+            HIDDEN=hidden,
+            **_blocks(tile),
+        )
+        _combine_kernel[(n_rows, triton.cdiv(hidden, 128))](
+            partial,
+            indptr,
+            items,
+            signals,
+            weight,
+            out,
+            n_rows,
+            n_items,
+            n_slabs,
+            HIDDEN=hidden,
+            BLOCK_NONZEROS=16,
+            BLOCK_COLUMNS=128,
+        )
     return out
 
 
@@ -272,21 +274,22 @@ def weight_gradient(
     n_tiles = triton.cdiv(n_items, tile.rows)
     firsts = torch.arange(n_tiles + 1, device=items.device, dtype=items.dtype) * tile.rows
     of_weight = torch.empty((n_items, hidden), dtype=of_out.dtype, device=of_out.device)
-    _weight_gradient_kernel[(triton.cdiv(hidden, tile.columns), n_tiles)](
-        of_out,
-        sigma,
-        users,
-        rows[order],
-        items,
-        signals[order],
-        torch.searchsorted(items, firsts),
-        of_weight,
-        n_rows,
-        n_items,
-        **key.arguments(),
-        HIDDEN=hidden,
-        **_blocks(tile),
-    )
+    with torch.cuda.device_of(of_out):
+        _weight_gradient_kernel[(triton.cdiv(hidden, tile.columns), n_tiles)](
+            of_out,
+            sigma,
+            users,
+            rows[order],
+            items,
+            signals[order],
+            torch.searchsorted(items, firsts),
+            of_weight,
+            n_rows,
+            n_items,
+            **key.arguments(),
+            HIDDEN=hidden,
+            **_blocks(tile),
+        )
     return of_weight
 
 

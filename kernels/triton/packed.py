@@ -18,7 +18,7 @@ import triton.language as tl
 FAN = 128
 """Offsets that one step of the search compares; two steps find one of 16,384 sequences."""
 
-NOT_SPECIALIZED = ("n_sequences", "keep_from", "seed", "epoch", "rng_stream")
+NOT_SPECIALIZED = ("n_sequences", "keep_from", "seed", "epoch", "rng_stream", "inverse")
 """They change from call to call, and compiling anew for some of their values gains nothing."""
 
 

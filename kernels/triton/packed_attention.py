@@ -9,9 +9,10 @@ sequence has on average, one call moves and computes at least
 and 4 s T n e bytes more backward where q, k, v and the output's gradient do not stay in the 50 MB
 cache from the queries' kernel to the keys'. T = 30,000, n e = 64, L = 40 in float32, forward:
 31 MB and 0.15 GFLOP, 9 us on an H100 (3.35 TB/s) and 6.4 us on an H200 (4.8 TB/s), the operations
-2.3 us at 67 TFLOP/s; in bfloat16 half the bytes, and no time at 990 TFLOP/s. Memory is the floor,
-but at this size latency comes before it: a program is a chain of few dependent steps (offsets,
-loads, product, exponential, product). Hence:
+2.3 us at 67 TFLOP/s; in bfloat16 half the bytes, and no time at 990 TFLOP/s. Memory is the
+floor. Latency comes before it, as a program is a chain of few dependent steps (offsets, loads,
+product, exponential, product), and so do instructions: as compiled for sm_90, for each of two warps
+some 470 of a program and 884 of a tile forward in float32, 288 in bfloat16; 14 and 7 us. Hence:
 
 - One program a (block of queries, head), found as ``packed`` says: thousands of independent ones.
 - Tiles of 16 x 16, the smallest that matrix units take: the mean sequence has 14 tokens, and most

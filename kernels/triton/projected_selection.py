@@ -26,13 +26,13 @@ plus 9 for each round of ``_append``, of which a tile needs as many as a word ha
 The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
 in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
 multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
-16 and 19 instructions a score, but leaves room for one program only. Each pass reads the table
+14 and 17 instructions a score, but leaves room for one program only. Each pass reads the table
 from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
 second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
 grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
 128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
 
-Float32 products are exact FMAs (67 TFLOP/s, 16 ms for the sizes above), which hide all the rest;
+Float32 products are exact FMAs (67 TFLOP/s, 17 ms for the sizes above), which hide all the rest;
 ``Tile.precision`` offers "tf32x3".
 """
 
@@ -46,6 +46,7 @@ import triton.language as tl
 
 from pdrec_fast.kernels.triton.score_tiles import (
     INTERPRETED,
+    NOT_SPECIALIZED,
     WORD,
     Corpus,
     load_vectors,
@@ -108,7 +109,7 @@ def _add_of_rows(pointer, rows, n_rows, counts):
     tl.atomic_add(pointer + rows, tl.sum(counts, axis=1), mask=rows < n_rows, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _count_kernel(
     vectors_ptr,
     table_ptr,
@@ -199,7 +200,7 @@ def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.
         most = _any(words)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _collect_kernel(
     vectors_ptr,
     table_ptr,
@@ -252,7 +253,7 @@ def _collect_kernel(
     _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _bracket_kernel(
     scores_ptr,
     from_ranks_ptr,

@@ -13,7 +13,9 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
-_PROGRAMS = 2 * 132  # two on each multiprocessor of an H100 or H200
+NOT_SPECIALIZED = ("n_rows", "n_pairs", "lower_ptr", "n_lower_ptr")
+"""They change with the block of users; see ``packed.NOT_SPECIALIZED``."""
+_MULTIPROCESSORS = 132  # of an H100 or H200; in bf16 each holds two programs
 _PAIRS = 16
 
 
@@ -95,7 +97,9 @@ class Corpus:
         """(tiles of users, slabs of items), and the items of a slab."""
         n_row_tiles = triton.cdiv(self.n_rows, self.tile.rows)
         n_tiles = triton.cdiv(self.n_items, self.tile.items)
-        n_slabs = min(max(triton.cdiv(_PROGRAMS, n_row_tiles), least_slabs), n_tiles)
+        at_once = _MULTIPROCESSORS * (1 if self.table.dtype == torch.float32 else 2)
+        # Rounded down: one program more than run at once would make all others wait for it.
+        n_slabs = min(max(at_once // n_row_tiles, least_slabs, 1), n_tiles)
         per_slab = triton.cdiv(n_tiles, n_slabs)
         return (n_row_tiles, triton.cdiv(n_tiles, per_slab)), per_slab * self.tile.items
 
@@ -163,7 +167,7 @@ def score_tile(
     return tl.reshape(sums, (BLOCK_ROWS, BLOCK_ITEMS // WORD, WORD))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _sample_kernel(
     vectors_ptr,
     table_ptr,
@@ -197,7 +201,7 @@ def _sample_kernel(
     tl.store(out_ptr + rows * n_items + items[None, :], scores, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _gathered_kernel(
     vectors_ptr,
     table_ptr,

@@ -8,11 +8,13 @@ Table's gradient: reads T C states (and, for cosines, rows), and either adds T C
 to N d zeros, or sorts the candidates by item and sums each run of equal items in one program.
 
 At 2,048 tokens of 3 candidates, width 64 and 37,868 items in fp32: forward 2.1 MB and 1.6 MFLOP,
-states' gradient 2.6 MB, table's gradient 9.7 MB of zeros and 1.6 MB of additions. Under an
-operation per byte, so memory bounds them all (0.6, 0.8 and 3.4 us at an H100's 3.35 TB/s; 0.4, 0.5
-and 2.4 us at an H200's 4.8), and at this size launches do. A sort takes some ten launches more,
-which is why atomic additions are the default. Tensor cores (990 TFLOP/s in bf16) have nothing to
-do, as each state meets rows of its own. For tiles see ``candidates``.
+states' gradient 2.6 MB, table's gradient 9.7 MB of zeros, 1.5 MB of additions and 2 MB read. Under
+an operation per byte, so the floors are memory's (0.6, 0.8 and 3.9 us at an H100's 3.35 TB/s; 0.4,
+0.5 and 2.8 us at an H200's 4.8), and at this size launches bound them all. At a million tokens
+gathers and additions go through L2, and instructions come first: as compiled for sm_90, a thread
+takes 52, 27 and 30 for each gathered element, which is 0.5, 0.25 and 0.2 ms. A sort takes some ten
+launches more, which is why atomic additions are the default. Tensor cores (990 TFLOP/s in bf16)
+have nothing to do, as each state meets rows of its own. For tiles see ``candidates``.
 """
 
 from __future__ import annotations
@@ -57,12 +59,12 @@ def _own_multiple(product, squares, COSINE: tl.constexpr):
     constant.
     """
     if COSINE:
-        return -product / tl.where(tl.sqrt(squares) < NORM_EPS, float("inf"), squares)
+        return -product / tl.where(tl.sqrt_rn(squares) < NORM_EPS, float("inf"), squares)
     else:
         return tl.zeros(product.shape, tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _losses_kernel(
     states_ptr,
     table_ptr,
@@ -117,7 +119,7 @@ def _losses_kernel(
     tl.store(by_state_ptr + tokens, by_state, mask=token_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _states_gradient_kernel(
     upstream_ptr,
     states_ptr,
@@ -160,7 +162,7 @@ def _states_gradient_kernel(
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=out_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_places"])
 def _add_to_table_kernel(
     upstream_ptr,
     states_ptr,
@@ -198,7 +200,7 @@ def _add_to_table_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_places"])
 def _sum_runs_kernel(
     upstream_ptr,
     states_ptr,
@@ -383,13 +385,15 @@ def sparse_table_gradient(
     items: torch.Tensor,
     by_dot: torch.Tensor,
     by_item: torch.Tensor,
-) -> torch.Tensor:
-    """Sparse COO [N, d] with T C rows, not coalesced: the first of each item holds its sum, the
-    others are zeros. Their true number would have to be read back from the device."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows of the table, int64 [T C], in order; what to add to each, [T C, d]).
+
+    The first of a row's repetitions holds its sum, the others are zeros: how many rows differ would
+    have to be read back from the device.
+    """
     out = torch.empty(items.numel(), table.shape[1], dtype=table.dtype, device=table.device)
     sorted_items = _sum_runs(upstream, states, table, items, by_dot, by_item, out, compact=True)
-    rows = sorted_items.clamp(0, len(table) - 1)[None].long()
-    return torch.sparse_coo_tensor(rows, out, table.shape, check_invariants=False)
+    return sorted_items.clamp(0, len(table) - 1).long(), out
 
 
 def _sum_runs(

@@ -18,6 +18,7 @@ import torch
 
 from pdrec_fast.data import Histories, Holdout, Interactions, Split
 from pdrec_fast.data.histories import row_of
+from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
 from pdrec_fast.ops.projection import rows_per_block
 from pdrec_fast.profiling import span, unit
@@ -29,6 +30,7 @@ PROTOCOLS = {
 }
 SPLIT_NAMES = ("valid", "test")
 _CASES_PER_BLOCK = 1024  # so that an encoder's own tensors stay small too
+_CASES_PER_GPU_BLOCK = 8192
 _USERS_PER_BLOCK = 1 << 16
 
 Results = dict[str, dict[str, dict[str, float]]]
@@ -63,7 +65,8 @@ class Evaluator:
             split: the data and their held-out cases.
             seed: non-negative; with the split's name it fixes the negatives.
             block_size: cases scored at once; None takes as many as make 16 MiB of scores, which
-                stay in a CPU's cache. It bounds the memory and does not change the candidates.
+                stay in a CPU's cache, or 512 MiB where the scorer's ``device`` is a GPU. It bounds
+                the memory and does not change the candidates.
         """
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative")
@@ -194,7 +197,7 @@ def rank_among(
 ) -> Ranks:
     """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x C."""
     parts = []
-    for block in _blocks(len(holdout), block_size, negatives.shape[1] + 1):
+    for block in _blocks(scorer, len(holdout), block_size, negatives.shape[1] + 1):
         items = np.column_stack([holdout.targets[block], negatives[block]])
         scores = _checked_scores(
             scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64)), items.shape
@@ -209,7 +212,7 @@ def rank_in_corpus(scorer: Scorer, holdout: Holdout, *, block_size: int | None =
     The target itself is never filtered, even where the history holds it.
     """
     parts = []
-    for block in _blocks(len(holdout), block_size, holdout.histories.n_items):
+    for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]
         scores = _checked_scores(scorer, histories, None, (len(histories), histories.n_items))
         targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
@@ -266,11 +269,15 @@ def _aligned(rows: list[list[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _blocks(n_cases: int, block_size: int | None, n_candidates: int) -> Iterator[slice]:
+def _blocks(
+    scorer: Scorer, n_cases: int, block_size: int | None, n_candidates: int
+) -> Iterator[slice]:
     if n_cases == 0:
         raise ValueError("the holdout has no cases to rank")
     if block_size is None:
-        block_size = min(rows_per_block(n_candidates), _CASES_PER_BLOCK)
+        on_gpu = off_cpu(scorer)
+        most = _CASES_PER_GPU_BLOCK if on_gpu else _CASES_PER_BLOCK
+        block_size = min(rows_per_block(n_candidates, on_gpu=on_gpu), most)
     for start in range(0, n_cases, block_size):
         yield slice(start, min(start + block_size, n_cases))
 

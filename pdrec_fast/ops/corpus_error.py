@@ -220,6 +220,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 _by_difference.register_autograd(_difference_backward, setup_context=_save_difference)
 _by_gram.register_autograd(_gram_backward, setup_context=_save_gram)
+# Products in bfloat16, of whatever type autocast's are, because kernels and promises know no other
+# narrow one; terms that cancel stay in float32.
 for _device in ("cpu", "cuda"):
     _by_difference.register_autocast(_device, torch.bfloat16)
     _by_gram.register_autocast(_device, torch.float32)

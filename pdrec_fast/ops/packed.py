@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,15 @@ def dropout_arguments(
         )
     seed = key.seed if key.seed < 2**63 else key.seed - 2**64
     return key.users, p, seed, key.epoch, stream
+
+
+def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Under autocast, tensors of mixed dtypes in the widest, as torch's operations take them."""
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return tuple(tensor.to(widest) for tensor in tensors)
 
 
 def offered(tensor: torch.Tensor) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from pdrec_fast.ops.packed import (
     DropoutKey,
     cpp_arguments,
     dropout_arguments,
+    of_one_dtype,
     offered,
     offsets,
     on_device,
@@ -40,7 +41,8 @@ def packed_attention(
     q, k and v.
 
     Args:
-        q, k, v: [T, heads, e], float32 (any floating dtype for the reference).
+        q, k, v: [T, heads, e], float32 (any floating dtype for the reference). Of one dtype, which
+            autocast sees to: in float32 on a CPU, in the widest of theirs on a GPU.
         indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``; checked where
             it is on the host, taken as it is on a GPU. The work is spread best where the longest
             sequences come first.
@@ -58,6 +60,7 @@ def packed_attention(
         ValueError: an argument is out of its range, or shapes do not fit.
         BackendError: the named implementation cannot run here.
     """
+    q, k, v = of_one_dtype(q, k, v)
     for name, tensor in (("k", k), ("v", v)):
         if q.ndim != 3 or tensor.shape != q.shape or tensor.dtype != q.dtype:
             raise ValueError(
@@ -200,5 +203,6 @@ def _backward(ctx: Any, of_out: torch.Tensor | None, _: None) -> tuple[torch.Ten
 
 
 _packed_attention.register_autograd(_backward, setup_context=_setup_context)
-# On a GPU autocast changes nothing: q, k and v have the type that its linear layers gave them.
+# On a GPU no cast: autocast's linear layers gave q, k and v their dtype already, and the kernels
+# sum in float32 whatever it is.
 _packed_attention.register_autocast("cpu", torch.float32)

@@ -114,5 +114,5 @@ def _backward(ctx: Any, of_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]
 
 
 _packed_dropout.register_autograd(_backward, setup_context=_setup_context)
-# On a GPU autocast changes nothing: x keeps its type, as with torch's dropout.
+# The C++ kernel knows no other type. On a GPU x keeps its own, as with torch's dropout.
 _packed_dropout.register_autocast("cpu", torch.float32)

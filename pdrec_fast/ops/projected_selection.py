@@ -242,9 +242,8 @@ def _select_triton(
 
     vectors = vectors.to(table.dtype)
     fields = None if tile is None else json.dumps(asdict(tile))
-    *chosen, pool, state, of_observed = _projected_selection(
-        vectors, table, bias, indptr, items, top_m, first_rank, fields
-    )
+    selection = vectors, table, bias, indptr, items, top_m, first_rank, fields
+    top_items, score, item, pool, state, of_observed = _projected_selection(*selection)
     n_items = len(table)
     pool_size = n_items - indptr.diff() - first_rank
     any_listed = (pool_size * pool_draws.LIST_BELOW < n_items).any()
@@ -261,7 +260,7 @@ def _select_triton(
     signed = seed if seed < 2**63 else seed - 2**64  # custom ops take two's complement
     keys = signed, epoch, users
     draws = _pool_draws(pool, sizes, n_items, n_draws, *keys, bool(some_listed))
-    result = ProjectedSelection(*chosen, of_observed, draws)
+    result = ProjectedSelection(top_items, score, item, of_observed, draws)
     again = [row for row, code in enumerate(codes) if code]
     if again:
         logger.debug("select_projected: %d of %d rows done again", len(again), len(codes))

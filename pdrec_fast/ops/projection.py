@@ -12,13 +12,14 @@ _SMALL = 1 << 22
 
 
 # 16 MiB of scores: they stay in a CPU's last cache, and below the size from which malloc takes
-# fresh pages from the system every time.
+# fresh pages from the system every time. A GPU has neither, and would wait for every block's host.
 _SCORES_PER_BLOCK = 1 << 22
+_SCORES_PER_GPU_BLOCK = 1 << 27
 
 
-def rows_per_block(n_items: int) -> int:
+def rows_per_block(n_items: int, *, on_gpu: bool = False) -> int:
     """How many users to score at once against ``n_items`` items."""
-    return max(_SCORES_PER_BLOCK // n_items, 1)
+    return max((_SCORES_PER_GPU_BLOCK if on_gpu else _SCORES_PER_BLOCK) // n_items, 1)
 
 
 @torch.no_grad()

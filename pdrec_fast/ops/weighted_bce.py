@@ -223,6 +223,35 @@ def _(
     return table.new_empty(table.shape)
 
 
+@torch.library.custom_op("pdrec_fast::weighted_bce_table_rows", mutates_args=())
+def _table_rows(
+    upstream: torch.Tensor,
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    by_dot: torch.Tensor,
+    by_item: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows of the table, int64 [T C], with repetitions; what to add to each, [T C, d])."""
+    return _triton().sparse_table_gradient(upstream, states, table, items, by_dot, by_item)
+
+
+@_table_rows.register_fake
+def _(
+    upstream: torch.Tensor,
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    by_dot: torch.Tensor,
+    by_item: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n_places = items.numel()
+    return (
+        items.new_empty(n_places, dtype=torch.int64),
+        table.new_empty((n_places, table.shape[1])),
+    )
+
+
 def _gradient_of_items(
     upstream: torch.Tensor,
     states: torch.Tensor,
@@ -279,12 +308,16 @@ def _backward(
         if not ctx.sparse_grad:
             of_table = _table_gradient(*arguments, ctx.impl)
         elif ctx.impl == "triton":
-            of_table = _triton().sparse_table_gradient(*arguments)
+            rows, sums = _table_rows(*arguments)
+            of_table = torch.sparse_coo_tensor(
+                rows[None], sums, table.shape, check_invariants=False
+            )
         else:
             of_table = _gradient_of_items(*arguments, sparse=True)
     return of_states, of_table, *(None,) * 7
 
 
 _weighted_bce.register_autograd(_backward, setup_context=_setup_context)
+# A loss stays in float32, as torch's do. On a GPU the copy of narrow states is [T, d] alone.
 for _device in ("cpu", "cuda"):
     _weighted_bce.register_autocast(_device, torch.float32)

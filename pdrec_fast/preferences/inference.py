@@ -10,6 +10,7 @@ import torch
 
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.data.histories import row_of
+from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation import Scorer
 from pdrec_fast.ops.pool_sampling import sample_pool
 from pdrec_fast.ops.projected_selection import select_projected
@@ -85,9 +86,7 @@ def infer_block(
 
 def uses_vectors(source: Scorer | VectorSource) -> TypeGuard[VectorSource]:
     """Whether scores are made and consumed within one kernel: on a GPU, where they are products."""
-    device = getattr(source, "device", None)
-    on_gpu = device is not None and device.type != "cpu"
-    return on_gpu and getattr(source, "has_user_vectors", False)
+    return off_cpu(source) and getattr(source, "has_user_vectors", False)
 
 
 def _from_vectors(

@@ -120,8 +120,18 @@ class PDRecFit:
         """The batches on the model's device; those for a GPU are made while it computes."""
         if self.device.type == "cpu":
             return batches
-        moved = (batch.to(self.device) for batch in batches)
-        return prefetched(moved) if self.device.type == "cuda" else moved
+        if self.device.type != "cuda":
+            return (batch.to(self.device) for batch in batches)
+        stream = torch.cuda.current_stream(self.device)
+
+        def moved() -> Iterator[Batch]:
+            for batch in batches:
+                # In the trainer's stream, not the thread's own, for which it would not wait.
+                with torch.cuda.stream(stream):
+                    there = batch.to(self.device)
+                yield there
+
+        return prefetched(moved())
 
     def validate(self) -> float | None:
         if self.evaluator is None:

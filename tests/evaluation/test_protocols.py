@@ -17,6 +17,8 @@ from pdrec_fast.evaluation import (
     sample_negatives,
     summarize,
 )
+from pdrec_fast.evaluation import protocols as evaluation_protocols
+from pdrec_fast.ops import projection
 
 
 def make_data(n_users=60, n_items=211, seed=0):
@@ -185,6 +187,18 @@ def test_block_size_changes_nothing_but_the_memory(split, scorer, protocol):
     np.testing.assert_array_equal(whole.greater, blocks.greater)
     np.testing.assert_array_equal(whole.equal, blocks.equal)
     np.testing.assert_array_equal(whole.candidates, blocks.candidates)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "full"])
+def test_blocks_are_larger_where_the_scorer_is_on_a_gpu(split, scorer, protocol, monkeypatch):
+    n_cases = len(split.valid)
+    per_block = {None: 4, torch.device("cpu"): 4, torch.device("cuda"): n_cases}
+    monkeypatch.setattr(projection, "_SCORES_PER_BLOCK", 4 * split.data.n_items)
+    monkeypatch.setattr(evaluation_protocols, "_CASES_PER_BLOCK", 4)
+    for device, expected in per_block.items():
+        scorer.device, scorer.largest_block = device, 0
+        Evaluator(split).ranks(scorer, protocol, "valid")
+        assert scorer.largest_block == expected
 
 
 @pytest.mark.parametrize("protocol", ["paper", "full"])

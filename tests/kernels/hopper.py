@@ -2,7 +2,8 @@
 
 Run as a program, without TRITON_INTERPRET, it calls every launcher in ``LAUNCHES`` with CPU tensors
 under a driver that says it is a Hopper's, and each launch compiles in place of running. It prints a
-JSON line for each case: registers, stack and kind of matrix instruction of each kernel.
+JSON line for each case: registers, stack and kind of matrix instruction of each kernel, and which
+kernels batches of other sizes compile anew.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 
 import torch
 
-TOKENS, ITEMS, HIDDEN = 40, 256, 1000
+ITEMS, HIDDEN = 500, 1000
+# Triton compiles for a one, for multiples of 16 and for other integers, unless told not to.
+N_ROWS, OTHER_N_ROWS = 40, (48, 1)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # In float32 these have the same tiles.
 WIDTHS = {torch.float32: (HIDDEN,), torch.bfloat16: (200, HIDDEN)}
@@ -31,20 +34,20 @@ def kernels(op: str) -> Any:
     return import_module(f"pdrec_fast.kernels.triton.{op}")
 
 
-def candidates(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def candidates(dtype: torch.dtype, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """states, table, items"""
-    items = torch.zeros(TOKENS, 100, dtype=torch.int64)
-    return torch.ones(TOKENS, 64, dtype=dtype), torch.ones(ITEMS, 64, dtype=dtype), items
+    items = torch.zeros(n, 100, dtype=torch.int64)
+    return torch.ones(n, 64, dtype=dtype), torch.ones(ITEMS, 64, dtype=dtype), items
 
 
-def item_logits(dtype: torch.dtype) -> None:
+def item_logits(dtype: torch.dtype, n: int) -> None:
     for cosine in (False, True):
-        kernels("item_logits").item_logits(*candidates(dtype), cosine, 1.0, torch.ones(ITEMS))
+        kernels("item_logits").item_logits(*candidates(dtype, n), cosine, 1.0, torch.ones(ITEMS))
 
 
-def weighted_bce(dtype: torch.dtype) -> None:
-    module, inputs = kernels("weighted_bce"), candidates(dtype)
-    weights, by_state = torch.ones(TOKENS, 100), torch.ones(TOKENS)
+def weighted_bce(dtype: torch.dtype, n: int) -> None:
+    module, inputs = kernels("weighted_bce"), candidates(dtype, n)
+    weights, by_state = torch.ones(n, 100), torch.ones(n)
     for cosine in (False, True):
         module.weighted_bce(*inputs, weights, 1, cosine, 1.0)
     upstream = torch.ones(())
@@ -56,60 +59,72 @@ def weighted_bce(dtype: torch.dtype) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-def packed() -> tuple[torch.Tensor, torch.Tensor]:
-    """indptr, users"""
-    return torch.tensor([0, TOKENS]), torch.zeros(1, dtype=torch.int64)
+def packed(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """indptr, users: sequences of one token"""
+    return torch.arange(n + 1), torch.zeros(n, dtype=torch.int64)
 
 
-def packed_dropout(dtype: torch.dtype) -> None:
-    x = torch.ones(TOKENS, 64, dtype=dtype)
-    kernels("packed_dropout").packed_dropout(x, *packed(), 0.2, 1, 2, 3)
+def packed_dropout(dtype: torch.dtype, n: int) -> None:
+    x = torch.ones(n, 64, dtype=dtype)
+    kernels("packed_dropout").packed_dropout(x, *packed(n), 0.2, 1, 2, 3)
 
 
-def packed_attention(dtype: torch.dtype) -> None:
-    module, q = kernels("packed_attention"), torch.ones(TOKENS, 1, 64, dtype=dtype)
-    softmax = torch.ones(2, TOKENS, 1)
-    module.packed_attention(q, q, q, *packed(), 0.2, 1, 2, 3)
-    module.packed_attention_backward(q, q, q, q, *packed(), softmax, 0.2, 1, 2, 3)
+def packed_attention(dtype: torch.dtype, n: int) -> None:
+    module, q = kernels("packed_attention"), torch.ones(n, 1, 64, dtype=dtype)
+    softmax = torch.ones(2, n, 1)
+    module.packed_attention(q, q, q, *packed(n), 0.2, 1, 2, 3)
+    module.packed_attention_backward(q, q, q, q, *packed(n), softmax, 0.2, 1, 2, 3)
 
 
-def noise() -> tuple[Any, tuple[torch.Tensor, ...]]:
+def noise(n: int) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """key; indptr, items, values, signal, sigma, users"""
     key = kernels("noisy_input").RandomKey(0.5, 1, 2)
-    ones, users = torch.ones(TOKENS), torch.arange(TOKENS)
-    return key, (*histories(), ones, ones, users)
+    ones, users = torch.ones(n), torch.arange(n)
+    return key, (*histories(n), ones, ones, users)
 
 
-def histories() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def histories(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """indptr, items, values: an item for every user"""
-    items = torch.zeros(TOKENS, dtype=torch.int32)
-    return torch.arange(TOKENS + 1), items, torch.ones(TOKENS)
+    return torch.arange(n + 1), torch.zeros(n, dtype=torch.int32), torch.ones(n)
 
 
-def noisy_input(dtype: torch.dtype) -> None:
-    key, arrays = noise()
-    kernels("noisy_input").noisy_input(key, torch.empty(TOKENS, ITEMS, dtype=dtype), *arrays)
+def noisy_input(dtype: torch.dtype, n: int) -> None:
+    key, arrays = noise(n)
+    kernels("noisy_input").noisy_input(key, torch.empty(n, ITEMS, dtype=dtype), *arrays)
 
 
-def noisy_projection(dtype: torch.dtype) -> None:
-    module, (key, arrays) = kernels("noisy_projection"), noise()
+def noisy_projection(dtype: torch.dtype, n: int) -> None:
+    module, (key, arrays) = kernels("noisy_projection"), noise(n)
     for hidden in WIDTHS[dtype]:
         module.noisy_projection(key, torch.ones(ITEMS, hidden, dtype=dtype), *arrays)
-        module.weight_gradient(key, ITEMS, torch.ones(TOKENS, hidden, dtype=dtype), *arrays)
+        module.weight_gradient(key, ITEMS, torch.ones(n, hidden, dtype=dtype), *arrays)
 
 
-def hidden_chain(dtype: torch.dtype) -> None:
+def hidden_chain(dtype: torch.dtype, n: int) -> None:
     coefficients = torch.ones(2, 10, dtype=torch.float64)
     for hidden in WIDTHS[dtype]:
         layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
         vectors = torch.ones(hidden), torch.ones(10, hidden)
-        kernels("hidden_chain").hidden_chain(*histories(), *layer, *vectors, *coefficients)
+        kernels("hidden_chain").hidden_chain(*histories(n), *layer, *vectors, *coefficients)
 
 
-def corpus_error(dtype: torch.dtype) -> None:
-    layer = torch.ones(TOKENS, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
-    pairs = torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64), torch.ones(TOKENS)
+def corpus_error(dtype: torch.dtype, n: int) -> None:
+    layer = torch.ones(n, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
+    pairs = torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.ones(n)
     kernels("corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
+
+
+def projected_selection(dtype: torch.dtype, n: int) -> None:
+    (indptr, items, _), n_items = histories(n), 2**15 + 4  # more than are sampled
+    matrices = torch.ones(n, 256), torch.ones(n_items, 256, dtype=dtype), torch.ones(n_items)
+    corpus = kernels("score_tiles").Corpus(*matrices)
+    rows, ranks = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+    found = kernels("projected_selection").select(corpus, indptr, items, rows, 5, ranks)
+    kernels("score_tiles").scores_of_pairs(corpus, rows, items)
+    for any_listed in (False, True):
+        kernels("pool_draws").draw(
+            found.pool, ranks, n_items, 7, 2**64 - 1, 2, rows, any_listed=any_listed
+        )
 
 
 LAUNCHES = {
@@ -123,6 +138,7 @@ LAUNCHES = {
         noisy_projection,
         hidden_chain,
         corpus_error,
+        projected_selection,
     )
     for name, dtype in DTYPES.items()
 }
@@ -143,13 +159,29 @@ class HopperDriver:
         return GPUTarget("cuda", 90, 32)
 
 
-def compiled_by(launch: Callable[[], None]) -> list[Any]:
-    """The kernels that ``launch`` would run."""
+class DeviceGuard:
+    """In place of ``torch.cuda.device_of``, which does nothing for tensors of a CPU."""
+
+    depth = 0
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        DeviceGuard.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        DeviceGuard.depth -= 1
+
+
+def compiled_by(launch: Callable[[], None]) -> dict[str, Any]:
+    """The kernels that ``launch`` would run, by hash."""
     from triton.runtime.jit import JITFunction
 
     run, found = JITFunction.run, {}
 
     def compile_only(self: Any, *args: Any, **keywords: Any) -> None:
+        assert DeviceGuard.depth, f"{self.__name__} runs on the current device, not its tensors'"
         kernel = run(self, *args, **{**keywords, "warmup": True})
         found[kernel.hash] = kernel
 
@@ -158,7 +190,22 @@ def compiled_by(launch: Callable[[], None]) -> list[Any]:
         launch()
     finally:
         JITFunction.run = run
-    return list(found.values())
+    return found
+
+
+def results_of(launch: Callable[[int], None]) -> dict[str, Any]:
+    """What the program prints of a case, apart from its name."""
+    try:
+        found = compiled_by(partial(launch, N_ROWS))
+        others = {}
+        for n in OTHER_N_ROWS:
+            others |= compiled_by(partial(launch, n))
+        with ThreadPoolExecutor() as pool:
+            reports = list(pool.map(report, found.values()))
+    except Exception:
+        return {"error": traceback.format_exc()}
+    anew = {kernel.metadata.name for key, kernel in others.items() if key not in found}
+    return {"kernels": reports, "compiled_anew": sorted(anew)}
 
 
 def report(kernel: Any) -> dict[str, Any]:
@@ -185,13 +232,9 @@ def main() -> None:
     from triton.runtime import driver
 
     driver.set_active(HopperDriver())
+    torch.cuda.device_of = DeviceGuard
     for case, launch in LAUNCHES.items():
-        try:
-            with ThreadPoolExecutor() as pool:
-                result = {"kernels": list(pool.map(report, compiled_by(launch)))}
-        except Exception:
-            result = {"error": traceback.format_exc()}
-        print(json.dumps({"case": case, **result}))
+        print(json.dumps({"case": case, **results_of(launch)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.kernels.hopper import LAUNCHES
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
+MOST_SHARED = 227 * 1024  # bytes that a program may have
 MOST_SPILLED = 32  # bytes a thread: by Triton 3.2 in two kernels; by 3.7 nothing spills
 # Its ptxas leaves 32 registers of 255 to this one, whose float32 products are unrolled.
 SPILLING_FROM_3_9 = {"packed_attention-fp32": {"_backward_keys"}} if TRITON >= (3, 9) else {}
@@ -45,6 +46,14 @@ def test_compiles_for_hopper_without_spills(reports, case):
         kernel["name"] for kernel in report["kernels"] if kernel["stack_bytes"] > MOST_SPILLED
     }
     assert spilling <= SPILLING_FROM_3_9.get(case, set()), report
+    assert all(kernel["shared_bytes"] <= MOST_SHARED for kernel in report["kernels"]), report
+
+
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_a_batch_of_another_size_compiles_nothing_anew(reports, case):
+    """Nor does one of one row fail, whose number Triton would make a constant."""
+    assert "error" not in reports[case], reports[case]["error"]
+    assert reports[case]["compiled_anew"] == []
 
 
 @pytest.mark.parametrize(

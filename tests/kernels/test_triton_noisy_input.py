@@ -67,7 +67,8 @@ def test_noise_is_accurate_over_a_large_sample(device, monkeypatch):
     keys = {"seed": 0, "epoch": 0, "users": np.arange(32)}
     expected = noisy_input(*arguments, **keys, impl="reference")
     found = noisy_input(*arguments, **keys, device=device, impl="triton").cpu()
-    assert (found - expected).abs().max() < 2e-6
+    bound = 4e-6 if device.type == "cuda" else 2e-6  # a GPU's square root is off by a unit itself
+    assert (found - expected).abs().max() < bound
 
 
 def test_tensors_on_the_device_and_bfloat16(device):
@@ -97,3 +98,37 @@ def test_no_rows_and_no_items(device):
         np.zeros(2, np.int64), items, nothing, 5, one, one * 0, 0.1, users=user, **keys
     )
     assert found.tolist() == [[0.0] * 5]
+
+
+def small_tensors(device):
+    """(indptr, items, values, signal, sigma, users) of a few items."""
+    *rows, _, signal, sigma = histories(3, 13)
+    arrays = (*rows, signal, sigma, KEYS["users"][:3])
+    return [torch.from_numpy(array).to(device) for array in arrays]
+
+
+def test_custom_op_contract(device):
+    arguments = *small_tensors(device), 0.3, -5, 2
+    operation = torch.ops.pdrec_fast.noisy_input.default
+    for dtype in (torch.float32, torch.bfloat16):
+        out = torch.zeros(3, 13, dtype=dtype, device=device)
+        torch.library.opcheck(operation, (out, *arguments))
+
+
+def test_compiles_without_a_graph_break(device):
+    *sparse, signal, sigma, users = small_tensors(device)
+    arguments = *sparse, 13, signal, sigma, 0.3
+    keys = {"seed": 2**63 + 5, "epoch": 2, "users": users, "device": device, "impl": "triton"}
+    compiled = torch.compile(noisy_input, fullgraph=True, backend="aot_eager")
+    expected = noisy_input(*arguments, **keys)
+    assert torch.equal(compiled(*arguments, **keys), expected)
+    out = torch.full((3, 13), torch.nan, device=device)
+    compiled(*arguments, **keys, out=out)
+    assert torch.equal(out, expected)
+
+
+def test_the_meta_device_takes_the_course_of_a_gpu():
+    *sparse, signal, sigma, users = small_tensors("meta")
+    keys = {"seed": 1, "epoch": 2, "users": users, "device": "meta"}
+    found = noisy_input(*sparse, 13, signal, sigma, 0.3, **keys)
+    assert (found.shape, found.device.type) == ((3, 13), "meta")

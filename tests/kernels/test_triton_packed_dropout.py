@@ -41,7 +41,7 @@ def make_x(lengths, width, device, dtype=torch.float32):
     return torch.randn(sum(lengths), width, generator=generator).to(device, dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=packed.NOT_SPECIALIZED + ("stream",))
 def _draw(out, user, seed, epoch, stream, N: tl.constexpr):
     word = packed.draw(tl.arange(0, N), tl.load(user), seed, epoch, stream)
     tl.store(out + tl.arange(0, 4 * N), word.to(tl.int64))

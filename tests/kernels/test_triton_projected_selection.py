@@ -1,6 +1,7 @@
 """``select_projected`` in Triton: the ids of the CPU's operations, however its search goes."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -203,3 +204,70 @@ def test_refuses_what_only_the_device_knows(device):
     table[7, 3] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         run(vectors, table, first_rank)
+
+
+def tensors(device, n_rows=3, n_items=40):
+    """(vectors, table, bias, indptr, items, first_rank, users)"""
+    vectors, table, bias = corpus(device, n_items=n_items)
+    (indptr, items), first_rank = rows(n_items=n_items)
+    arrays = (
+        indptr[: n_rows + 1],
+        items[: indptr[n_rows]],
+        first_rank[:n_rows],
+        KEYS["users"][:n_rows],
+    )
+    of_rows = (torch.from_numpy(array).to(device) for array in arrays)
+    return vectors[:n_rows], table, bias, *of_rows
+
+
+FIELDS = json.dumps(asdict(TILE))
+
+
+def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
+    """By both operations, of which the second takes what the first gives."""
+    operations, n_items = torch.ops.pdrec_fast, len(table)
+    selection = vectors, table, bias, indptr, items, TOP, first_rank, FIELDS
+    *found, pool, state, scores = operations.projected_selection(*selection)
+    sizes = n_items - indptr.diff() - first_rank
+    drawing = pool, sizes, n_items, DRAWS, -5, 2, users, True
+    return *found, pool, state, scores, operations.pool_draws(*drawing)
+
+
+def test_custom_op_contracts(device):
+    operations = torch.ops.pdrec_fast
+    *selection, first_rank, users = tensors(device)
+    arguments = *selection, TOP, first_rank, FIELDS
+    torch.library.opcheck(operations.projected_selection.default, arguments)
+    *_, pool, state, _, _ = selected_and_drawn(*selection, first_rank, users)
+    assert not state.any()
+    sizes = len(selection[1]) - selection[3].diff() - first_rank
+    arguments = pool, sizes, len(selection[1]), DRAWS, -5, 2, users, True
+    torch.library.opcheck(operations.pool_draws.default, arguments)
+
+
+def test_compiles_without_a_graph_break(device):
+    compiled = torch.compile(selected_and_drawn, fullgraph=True, backend="aot_eager")
+    arguments = tensors(device)
+    for result, truth in zip(compiled(*arguments), selected_and_drawn(*arguments), strict=True):
+        assert torch.equal(result, truth)
+
+
+def test_waits_for_the_device_once(monkeypatch):
+    """The meta device has no numbers to read: every other wait would be an error."""
+    waits = []
+
+    def read(codes):
+        waits.append(codes)
+        return [0] * len(codes)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", read)
+    n_items = 1 << 14  # a smaller corpus is for a library's product and sort
+    vectors, table, bias, indptr, items, first_rank, users = tensors("meta", ROWS, n_items)
+    keys = {"seed": 2**63, "users": users}
+    observed = indptr, items
+    found = select_projected(vectors, table, bias, observed, TOP, first_rank, DRAWS, **keys)
+    assert len(waits) == 1
+    shapes = (ROWS, TOP), (ROWS,), (ROWS,), (len(items),), (ROWS, DRAWS)
+    dtypes = torch.int32, torch.float32, torch.int32, torch.float32, torch.int32
+    for result, shape, dtype in zip(found, shapes, dtypes, strict=True):
+        assert (result.shape, result.dtype, result.device.type) == (shape, dtype, "meta")

@@ -291,9 +291,11 @@ def test_autocast_computes_in_float32():
     leaves = [leaf.detach().bfloat16() for leaf in make_inputs((5, 2), 2, 8)]
     with torch.autocast("cpu", torch.bfloat16):
         out = packed_attention(*leaves, offsets((5, 2)), impl="cpp")
+        mixed = packed_attention(leaves[0].float(), *leaves[1:], offsets((5, 2)), impl="cpp")
     expected = packed_attention(*(leaf.float() for leaf in leaves), offsets((5, 2)), impl="cpp")
     assert out.dtype == torch.float32
     assert torch.equal(out, expected)
+    assert torch.equal(mixed, expected)
 
 
 @needs_extension

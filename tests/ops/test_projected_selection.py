@@ -56,6 +56,15 @@ def test_equals_the_two_operations(impl, omega, dtype, ties):
     assert torch.equal(found.draws, draws)
 
 
+def test_autocast_changes_nothing():
+    matrices, (observed, first_rank) = corpus(), rows()
+    expected = select(matrices, observed, first_rank)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = select(matrices, observed, first_rank)
+    for result, truth in zip(found, expected, strict=True):
+        assert torch.equal(result, truth)
+
+
 def test_scores_are_those_of_float64():
     vectors, table, bias = corpus()
     truth = vectors.double() @ table.double().T + bias.double()
