@@ -11,7 +11,7 @@ from pdrec_fast.data import (
     synthetic,
 )
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
-from pdrec_fast.encoders import SASRec, SequenceEncoder
+from pdrec_fast.encoders import CL4SRec, ContrastiveEncoder, GRU4Rec, SASRec, SequenceEncoder
 from pdrec_fast.evaluation import evaluate, format_results
 from pdrec_fast.pipeline import RunConfig, run
 from pdrec_fast.preferences import Preferences
@@ -20,8 +20,11 @@ from pdrec_fast.training import PDRec, PDRecConfig
 
 __all__ = [
     "PRESETS",
+    "CL4SRec",
+    "ContrastiveEncoder",
     "DiffRec",
     "DiffusionConfig",
+    "GRU4Rec",
     "Interactions",
     "PDRec",
     "PDRecConfig",

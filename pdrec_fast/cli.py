@@ -47,7 +47,9 @@ _SETTINGS_HELP = (
     f"Settings: {', '.join(_OPEN_SETTINGS)}; "
     f"diffusion.: {', '.join(field.name for field in fields(DiffusionConfig))}; "
     f"pdrec.: {', '.join(field.name for field in fields(PDRecConfig))}; "
-    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout)."
+    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout; "
+    "gru4rec: width, hidden, layers, max_length, dropout; "
+    "cl4srec: sasrec's, crop, mask, reorder, contrast_weight, temperature)."
 )
 
 

@@ -16,7 +16,7 @@ from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.encoders import ENCODERS, SequenceEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
@@ -36,8 +36,8 @@ class PDRec:
     """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
 
     Args:
-        encoder: name of a built-in encoder (``"sasrec"``), or a function that makes a
-            ``SequenceEncoder`` for a number of items.
+        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
+            function that makes a ``SequenceEncoder`` for a number of items.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: passed to a built-in encoder, e.g. ``{"width": 32}``.
@@ -45,8 +45,8 @@ class PDRec:
             ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
             another.
         cuda_graphs: on a GPU, record a training step as a graph and replay it: small encoders
-            otherwise wait for the host. For the built-in encoders, and others that read nothing
-            back to the host.
+            otherwise wait for the host. For SASRec, and encoders of your own that read nothing back
+            to the host; see ``SequenceEncoder``.
     """
 
     def __init__(
@@ -294,22 +294,34 @@ class PDRec:
             torch.manual_seed(self.config.seed)
             if isinstance(spec, str):
                 try:
-                    return ENCODERS[spec](n_items, **self.encoder_options).to(self.device)
+                    encoder: Any = ENCODERS[spec](n_items, **self.encoder_options)
                 except TypeError as error:
                     raise ValueError(f"encoder_options={self.encoder_options}: {error}") from None
-            encoder = spec(n_items)
-        if not isinstance(encoder, SequenceEncoder):
+            else:
+                encoder = spec(n_items)
+        self._check_encoder(encoder, n_items)
+        return encoder.to(self.device)
+
+    def _check_encoder(self, encoder: Any, n_items: int) -> None:
+        name = self._encoder_name
+        # Not isinstance: from Python 3.12 on it does not see the parts of a torch module.
+        if not (hasattr(encoder, "item_embedding") and hasattr(encoder, "max_length")):
             raise ValueError(
-                f"encoder {self._encoder_name!r} makes a {type(encoder).__name__} without "
+                f"encoder {name!r} makes a {type(encoder).__name__} without "
                 "item_embedding or max_length; see SequenceEncoder"
             )
         if encoder.item_embedding.num_embeddings != n_items:
             raise ValueError(
-                f"encoder {self._encoder_name!r} has an item_embedding of "
+                f"encoder {name!r} has an item_embedding of "
                 f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
                 f"{n_items} items and none for padding"
             )
-        return encoder.to(self.device)
+        contrastive = isinstance(encoder, ContrastiveEncoder)
+        if self.cuda_graphs and (contrastive or not getattr(encoder, "recordable", True)):
+            raise ValueError(
+                f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
+                "batch's sequences and cannot be recorded; set cuda_graphs=False"
+            )
 
     def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
         if not self.config.modules:
