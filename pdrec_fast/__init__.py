@@ -8,6 +8,7 @@ from pdrec_fast.data import (
     PackedSequences,
     global_time_split,
     leave_one_out,
+    mix_domains,
     synthetic,
 )
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
@@ -36,6 +37,7 @@ __all__ = [
     "format_results",
     "global_time_split",
     "leave_one_out",
+    "mix_domains",
     "run",
     "synthetic",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -18,7 +19,7 @@ import torch
 import typer
 
 import pdrec_fast
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
@@ -110,6 +111,13 @@ def version(
 def run(
     data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interactions of the same users in another domain, mixed with --data in time "
+            "order; evaluated and recommended are items of --data alone."
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -183,8 +191,8 @@ def run(
     config = replace(config, split=SplitSpec(valid_from, test_from))
     for setting in settings or []:
         config = _with_setting(config, setting)
-    interactions = Interactions.from_file(
-        data,
+    read = partial(
+        Interactions.from_file,
         user=user_column,
         item=item_column,
         timestamp=timestamp_column,
@@ -192,6 +200,7 @@ def run(
         min_item=min_item,
         repeats=repeats,  # type: ignore[arg-type]  # checked there
     )
+    interactions = read(data) if source is None else mix_domains(read(data), read(source))
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in settings or []):

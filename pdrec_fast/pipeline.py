@@ -22,7 +22,14 @@ from pdrec_fast.devices import device_name, resolve_device
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Results, Scorer, evaluate
+from pdrec_fast.evaluation import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    Results,
+    Scorer,
+    available_negatives,
+    evaluate,
+)
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -290,9 +297,8 @@ def _report(
     of_diffusion = tested(diffusion)
     of_model = of_diffusion if model is None else tested(model)
     stages.record("evaluation", time.monotonic() - started)
-    summary = split.data.summary()
     return {
-        "dataset": {key: summary[key] for key in ("users", "items", "records")},
+        "dataset": _dataset(split.data),
         "config": config.describe(),
         "protocols": of_model,
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
@@ -314,6 +320,13 @@ def _report(
     }
 
 
+def _dataset(data: Interactions) -> dict[str, int]:
+    counts = {"users": data.n_users, "items": data.n_items, "records": data.n_records}
+    if data.target_items is not None:
+        counts["target_items"] = data.n_targets
+    return counts
+
+
 def _epochs(history: Any) -> dict[str, int] | None:
     if history is None:
         return None
@@ -323,8 +336,7 @@ def _epochs(history: Any) -> dict[str, int] | None:
 def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
     tested = np.union1d(split.valid.users, split.test.users)
-    observed = np.diff(split.data.unique_items()[0])[tested]
-    if split.data.n_items - observed.max() >= PAPER_NEGATIVES:
+    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
         return config, tuple(PROTOCOLS)
     logger.warning(
         "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "

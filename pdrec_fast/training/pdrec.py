@@ -167,7 +167,8 @@ class PDRec:
 
         Args:
             users: raw user ids [B].
-            k: at most the number of items.
+            k: at most the number of items (of two domains: of the target's, which alone are
+                recommended).
             filter_seen: leave out items the user has interacted with.
             block_size: users scored at once; memory is ``block_size`` x items floats. None takes
                 as many as make 16 MiB.
@@ -185,8 +186,9 @@ class PDRec:
             block_size = rows_per_block(data.n_items)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
-        if not 1 <= k <= data.n_items:
-            raise ValueError(f"k must lie in 1 .. {data.n_items} (the number of items), got {k}")
+        if not 1 <= k <= data.n_targets:
+            raise ValueError(f"k must lie in 1 .. {data.n_targets} (the number of items), got {k}")
+        others = None if data.target_items is None else torch.from_numpy(~data.target_items)
         histories = data.histories(data.user_index(users))
         if len(histories) and not histories.lengths.min():
             raise DataError(
@@ -200,6 +202,8 @@ class PDRec:
             scores = self.scores(histories[block]).cpu()
             if filter_seen:
                 _mask_seen(scores, histories[block])
+            if others is not None:
+                scores.masked_fill_(others, -torch.inf)
             best = _top_items(scores, k)
             logits[block] = scores.gather(1, best)
             found = logits[block] > -np.inf
