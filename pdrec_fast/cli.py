@@ -27,7 +27,7 @@ from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFinit
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.evaluation import format_results
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.pipeline import DIFFUSION_ONLY, RunConfig, SplitSpec
+from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.profiling import Profile
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_ENCODER_NAMES = (*ENCODERS, DIFFUSION_ONLY)
+_ENCODER_NAMES = (*ENCODERS, DIFFUSION)
 
 
 _OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
@@ -136,6 +136,14 @@ def run(
     modules: Annotated[
         str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")
     ] = ",".join(MODULES),
+    guide: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of(_ENCODER_NAMES),
+            help="Source of the preferences: diffusion (TI-DiffRec), or an encoder trained without "
+            f"modules in its place ({', '.join(ENCODERS)}).",
+        ),
+    ] = DIFFUSION,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0,
     diffusion: Annotated[
         Path | None,
@@ -187,7 +195,9 @@ def run(
     A run that was interrupted continues when the same command is given again.
     """
     _use_threads(threads)
-    config = RunConfig.from_preset(preset, encoder=encoder, modules=_modules(modules), seed=seed)
+    config = RunConfig.from_preset(
+        preset, encoder=encoder, modules=_modules(modules), guide=guide, seed=seed
+    )
     config = replace(config, split=SplitSpec(valid_from, test_from))
     for setting in settings or []:
         config = _with_setting(config, setting)
@@ -328,7 +338,7 @@ def _model_of(run_dir: Path, device: str) -> PDRec:
         raise CheckpointError(f"{run_dir}: the run is not finished; give its command again")
     if not bundle_exists(run_dir / "model"):
         raise CheckpointError(
-            f"{run_dir}: a run with --encoder {DIFFUSION_ONLY} has no encoder; what its diffusion "
+            f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder; what its diffusion "
             "model reached stands in metrics.json"
         )
     return PDRec.load(run_dir / "model", device=device)
@@ -340,7 +350,9 @@ def _metrics_text(metrics: dict[str, Any]) -> str:
     results = {}
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
-    if config["encoder"] != DIFFUSION_ONLY:
+    if metrics["guide"] is not None:
+        results[f"{config['guide']} (guide)"] = metrics["guide"]
+    if config["encoder"] != DIFFUSION:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     return f"{format_results(results)}\n\nseconds: {seconds}; peak {metrics['peak_rss_gib']} GiB"

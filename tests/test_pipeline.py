@@ -107,8 +107,10 @@ def test_metrics_file_has_what_the_command_promises(finished, data):
                 values = results[protocol][part]
                 assert {"ndcg@10", "hr@10", "auc", "mrr", "hr@50", "ndcg@1"} <= values.keys()
                 assert all(0 <= value <= 1 for value in values.values())
-    assert metrics["seconds"].keys() == {"diffusion", "preferences", "encoder", "evaluation"}
-    assert all(value > 0 for value in metrics["seconds"].values())
+    seconds = metrics["seconds"]
+    assert seconds.keys() == {"diffusion", "guide", "preferences", "encoder", "evaluation"}
+    assert seconds.pop("guide") == 0
+    assert all(value > 0 for value in seconds.values())
     assert metrics["peak_rss_gib"] > 0.05
     assert metrics["config"]["pdrec"]["modules"] == ["hbr", "dpa", "nns"]
     assert metrics["epochs"]["encoder"]["trained"] == 2
@@ -236,6 +238,46 @@ def test_diffusion_alone_is_a_recommender(data):
     result = pf.run(data, fast_config(encoder="diffusion"), progress=False)
     assert result.model is None
     assert result.metrics["protocols"] == result.metrics["diffusion"]
+
+
+def test_another_encoder_takes_the_place_of_the_diffusion(data, tmp_path):
+    config = fast_config(guide="sasrec")
+    result = pf.run(data, config, out=tmp_path / "out", progress=False)
+    assert result.diffusion is None
+    assert result.guide.config.modules == ()
+    assert (result.guide.config.seed, result.model.config.seed) == (1, 0)
+    assert result.guide.encoder_options == {"width": 8}
+    expected = pf.Preferences.infer(
+        result.guide, result.split.train, top_m=5, n_draws=16, omega_m=0.5, progress=False
+    )
+    assert result.preferences.fingerprint() == expected.fingerprint()
+    metrics = result.metrics
+    assert metrics["diffusion"] is None
+    assert metrics["guide"] == result.guide.evaluate(result.split)
+    assert metrics["guide"] != metrics["protocols"]
+    assert metrics["seconds"]["guide"] > 0 == metrics["seconds"]["diffusion"]
+    assert metrics["epochs"]["guide"]["trained"] == 2
+    again = pf.run(data, config, out=tmp_path / "out", progress=False)
+    assert again.metrics["protocols"] == metrics["protocols"]
+    assert again.metrics["seconds"]["guide"] == metrics["seconds"]["guide"]
+
+
+def test_an_encoder_guides_where_users_have_no_history(data):
+    valid_from, test_from = np.quantile(data.timestamps, [0.5, 0.7])
+    split = SplitSpec(float(valid_from), float(test_from))
+    result = pf.run(data, fast_config(guide="sasrec", split=split), progress=False)
+    assert not np.diff(result.split.train.indptr).all()
+    assert 0 < result.metrics["protocols"]["full"]["test"]["auc"] < 1
+
+
+def test_guide_on_the_command_line(data_file, tmp_path):
+    out = tmp_path / "out"
+    options = (*FAST, "--guide", "sasrec", "--modules", "nns")
+    result = command("run", "--data", data_file, "--out", out, "--quiet", *options)
+    assert result.returncode == 0, result.stderr
+    assert "sasrec (guide)" in result.stdout
+    assert "diffusion alone" not in result.stdout
+    assert json.loads((out / "metrics.json").read_text())["config"]["guide"] == "sasrec"
 
 
 def test_data_without_a_next_item_are_refused_before_training(tmp_path):
@@ -388,6 +430,10 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--preset", "toys"], 2, "toys"),
         ([*RUN, "--encoder", "bert"], 2, "bert"),
         ([*RUN, "--modules", "hbr,dpo"], 1, "dpo"),
+        ([*RUN, "--guide", "bert"], 2, "bert"),
+        ([*RUN, "--guide", "sasrec", "--modules", "none"], 1, "no module that would use it"),
+        ([*RUN, "--guide", "sasrec", "--encoder", "diffusion"], 1, "no module that would use it"),
+        ([*RUN, "--guide", "sasrec", "--diffusion", "{run}"], 1, "no module that would use it"),
         ([*RUN, "--set", "pdrec.lr"], 1, "KEY=VALUE"),
         (
             [*RUN, "--set", "pdrec.speed=9"],

@@ -36,7 +36,19 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 class Scorer(Protocol):
-    """Anything that scores the next item of a history; higher is better."""
+    """Anything that scores the next item of a history; higher is better.
+
+    A ``DiffRec``, a ``PDRec``, or a recommender of your own: it can be evaluated, and be the source
+    of ``Preferences``. One whose scores are a table of users by items is::
+
+        class Table:
+            def scores(self, histories, items=None):
+                rows = table[torch.from_numpy(histories.users)]
+                return rows if items is None else rows.gather(1, items)
+
+    An attribute ``trained_on``, the fingerprint of the training interactions, is compared with
+    those that preferences are inferred for.
+    """
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Score the corpus, or the given items, for B histories.
@@ -208,8 +220,8 @@ def rank_among(
     parts = []
     for block in _blocks(len(holdout), block_size, negatives.shape[1] + 1):
         items = np.column_stack([holdout.targets[block], negatives[block]])
-        scores = _checked_scores(
-            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64)), items.shape
+        scores = checked_scores(
+            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64))
         )
         parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
     return Ranks.concatenate(parts)
@@ -233,7 +245,7 @@ def rank_in_corpus(
     parts = []
     for block in _blocks(len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]
-        scores = _checked_scores(scorer, histories, None, (len(histories), histories.n_items))
+        scores = checked_scores(scorer, histories)
         targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
         target_scores = scores.gather(1, targets[:, None])[:, 0]
         excluded = _excluded(histories, holdout.targets[block], candidates)
@@ -323,14 +335,30 @@ def _blocks(n_cases: int, block_size: int | None, n_candidates: int) -> Iterator
 
 
 @torch.no_grad()
-def _checked_scores(
-    scorer: Scorer, histories: Histories, items: torch.Tensor | None, shape: tuple[int, int]
+def checked_scores(
+    scorer: Scorer, histories: Histories, items: torch.Tensor | None = None
 ) -> torch.Tensor:
+    """``scorer.scores(histories, items)``, refused when it is no tensor of the promised shape.
+
+    Raises:
+        TypeError: the scorer has no ``scores``, or they are no tensor.
+        ValueError: they have another shape.
+    """
+    name = type(scorer).__name__
+    if not callable(getattr(scorer, "scores", None)):
+        raise TypeError(f"{name} cannot score: give it a method scores(histories, items=None)")
     with span("scores"):
-        scores = scorer.scores(histories, items)
-    if tuple(scores.shape) != shape:
+        scores = scorer.scores(histories) if items is None else scorer.scores(histories, items)
+    if not isinstance(scores, torch.Tensor):
+        raise TypeError(
+            f"{name}.scores returned a {type(scores).__name__}, not a torch.Tensor; for an array "
+            "return torch.from_numpy(...)"
+        )
+    wanted = (len(histories), histories.n_items) if items is None else tuple(items.shape)
+    if tuple(scores.shape) != wanted:
         raise ValueError(
-            f"{type(scorer).__name__}.scores returned shape {tuple(scores.shape)}, not {shape}"
+            f"{name}.scores returned shape {tuple(scores.shape)}, not {wanted}: was it fitted on "
+            "other data?"
         )
     return scores
 

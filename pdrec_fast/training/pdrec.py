@@ -131,17 +131,18 @@ class PDRec:
         """Logits of the next item.
 
         Args:
-            histories: B non-empty histories.
+            histories: B of them; for one without items nothing is known, all its logits are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
             float32 [B, C] or [B, N], on the model's device.
         """
         encoder = self.fitted_encoder().eval()
-        batch = pack(histories, encoder.max_length).to(self.device)
+        known = np.flatnonzero(histories.lengths)
+        batch = pack(histories[known], encoder.max_length).to(self.device)
         states = encoder(batch)[batch.last]
-        vectors = torch.empty_like(states)
-        vectors[torch.from_numpy(batch.sources).to(self.device)] = states
+        vectors = states.new_zeros((len(histories), states.shape[1]))
+        vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
         table = encoder.item_embedding.weight
         if items is not None:
             return self.objective.logits(vectors, table, items.to(self.device))
