@@ -12,21 +12,24 @@ from pdrec_fast.data import (
     synthetic,
 )
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
-from pdrec_fast.encoders import SASRec, SequenceEncoder
+from pdrec_fast.encoders import PaddedEncoder, SASRec, SequenceEncoder
 from pdrec_fast.evaluation import evaluate, format_results
 from pdrec_fast.pipeline import RunConfig, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
-from pdrec_fast.training import PDRec, PDRecConfig
+from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
 
 __all__ = [
     "PRESETS",
     "DiffRec",
     "DiffusionConfig",
+    "Guidance",
     "Interactions",
+    "Objective",
     "PDRec",
     "PDRecConfig",
     "PackedSequences",
+    "PaddedEncoder",
     "Preferences",
     "RunConfig",
     "SASRec",

@@ -75,8 +75,8 @@ def _common_users(target: Interactions, source: Interactions) -> tuple[np.ndarra
     user_ids, numbers = np.unique(np.concatenate(ids), return_inverse=True)
     if len(user_ids) == len(numbers):
         raise DataError(
-            f"no user occurs in both domains (the target has {ids[0][0]!r}, the source "
-            f"{ids[1][0]!r}): give the same person the same id in both"
+            f"no user occurs in both domains (the target has {ids[0][0]}, the source "
+            f"{ids[1][0]}): give the same person the same id in both"
         )
     of_target, of_source = np.split(numbers, [target.n_users])
     return user_ids, np.concatenate(

@@ -129,7 +129,7 @@ def _from_scores(
             name = type(source).__name__
             first = train.user_ids[users.start]
             raise NonFiniteScoresError(
-                f"{name}.scores of a block of users from {first!r} on: {error}"
+                f"{name}.scores of a block of users from {first} on: {error}"
             ) from None
     with span("draws"):
         draws = sample_pool(

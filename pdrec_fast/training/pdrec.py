@@ -25,6 +25,7 @@ from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.guidance import check_preferences
 from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
@@ -102,7 +103,7 @@ class PDRec:
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
-        self._check_preferences(interactions, preferences)
+        check_preferences(self.config, interactions, preferences)
         self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
         try:
@@ -315,24 +316,6 @@ class PDRec:
                 f"{n_items} items and none for padding"
             )
         return encoder.to(self.device)
-
-    def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
-        if not self.config.modules:
-            return
-        if preferences is None:
-            raise ValueError(
-                f"modules {self.config.modules} need preferences: pass Preferences.infer(...), or "
-                "modules=() for the plain encoder"
-            )
-        if preferences.data != train.fingerprint():
-            raise ValueError(
-                "preferences were inferred on other interactions than these training interactions"
-            )
-        top_m = preferences.top_items.shape[1]
-        if "dpa" in self.config.modules and self.config.dpa_top_n > top_m:
-            raise ValueError(
-                f"dpa_top_n={self.config.dpa_top_n} is more than the preferences' top_m={top_m}"
-            )
 
 
 def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:

@@ -290,7 +290,7 @@ def test_sources_that_cannot_be_used(
 def test_nan_scores_name_their_source(train: Interactions) -> None:
     table = torch.zeros(train.n_users, N_ITEMS)
     table[6, 3] = torch.nan
-    with pytest.raises(NonFiniteScoresError, match=r"TableSource.*'user 4' on.*row 2, column 3"):
+    with pytest.raises(NonFiniteScoresError, match=r"TableSource.*user 4 on.*row 2, column 3"):
         Preferences.infer(TableSource(table), train, block_size=4, progress=False)
 
 
