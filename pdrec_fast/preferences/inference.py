@@ -120,7 +120,7 @@ def _from_vectors(
 def _from_scores(
     source: Scorer, train: Interactions, histories: Histories, users: slice, wanted: Wanted
 ) -> tuple[torch.Tensor, ...]:
-    scores = checked_scores(source, histories).to("cpu", torch.float32)
+    scores = checked_scores(source, histories).cpu().float()
     observed = wanted.observed_by(users)
     with span("selection"):
         try:
