@@ -22,7 +22,14 @@ from pdrec_fast.devices import device_name, resolve_device
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Results, Scorer, evaluate
+from pdrec_fast.evaluation import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    Results,
+    Scorer,
+    available_negatives,
+    evaluate,
+)
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -30,7 +37,9 @@ from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
 from pdrec_fast.training.batches import check_trainable
 
 logger = logging.getLogger("pdrec_fast")
-DIFFUSION_ONLY = "diffusion"  # as an encoder's name: the diffusion model is the recommender
+# As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
+DIFFUSION = "diffusion"
+STAGES = ("diffusion", "guide", "preferences", "encoder", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class RunConfig:
         diffusion, pdrec: settings of the two models.
         encoder: name of a built-in encoder, or ``"diffusion"`` for the diffusion model alone.
         encoder_options: passed to the encoder.
+        guide: source of the preferences: ``"diffusion"``, or the name of an encoder that is trained
+            without modules in its place (the paper's "without TI-DiffRec": a second SASRec), with
+            the settings of ``pdrec``, the seed after ``pdrec.seed`` and, where it is of the
+            encoder's own kind, ``encoder_options``.
         top_m, omega_m, n_draws: see ``Preferences.infer``.
         split: how the data are split.
         evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
@@ -68,6 +81,7 @@ class RunConfig:
     pdrec: PDRecConfig = field(default_factory=PDRecConfig)
     encoder: str = "sasrec"
     encoder_options: dict[str, Any] = field(default_factory=dict)
+    guide: str = DIFFUSION
     top_m: int = 50
     omega_m: float = 0.5
     n_draws: int = 1024
@@ -75,10 +89,14 @@ class RunConfig:
     evaluation_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.encoder not in (*ENCODERS, DIFFUSION_ONLY):
-            raise ValueError(
-                f"unknown encoder={self.encoder!r}; choose one of {[*ENCODERS, DIFFUSION_ONLY]}"
-            )
+        for name in ("encoder", "guide"):
+            if getattr(self, name) not in (*ENCODERS, DIFFUSION):
+                raise ValueError(
+                    f"unknown {name}={getattr(self, name)!r}; choose one of "
+                    f"{[*ENCODERS, DIFFUSION]}"
+                )
+        if self.guide != DIFFUSION and not self.needs_preferences:
+            raise ValueError(f"guide={self.guide!r} was given, but no module that would use it")
         if self.top_m < 1 or self.n_draws < 1:
             raise ValueError(f"top_m={self.top_m} and n_draws={self.n_draws} must be at least 1")
         if "dpa" in self.pdrec.modules and self.pdrec.dpa_top_n > self.top_m:
@@ -95,6 +113,7 @@ class RunConfig:
         *,
         encoder: str = "sasrec",
         modules: tuple[Module, ...] = MODULES,
+        guide: str = DIFFUSION,
         seed: int = 0,
     ) -> RunConfig:
         """The settings of a preset (``pdrec_fast.presets``) with one seed for everything."""
@@ -105,13 +124,28 @@ class RunConfig:
             diffusion=replace(preset.diffusion, seed=seed),
             pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
+            guide=guide,
             top_m=preset.top_m,
             omega_m=preset.omega_m,
         )
 
     @property
+    def needs_preferences(self) -> bool:
+        return bool(self.pdrec.modules) and self.encoder != DIFFUSION
+
+    @property
     def needs_diffusion(self) -> bool:
-        return bool(self.pdrec.modules) or self.encoder == DIFFUSION_ONLY
+        return self.encoder == DIFFUSION or (self.needs_preferences and self.guide == DIFFUSION)
+
+    def of_guide(self) -> RunConfig:
+        """The run that trains the guide, where that is an encoder."""
+        return replace(
+            self,
+            encoder=self.guide,
+            encoder_options=self.encoder_options if self.guide == self.encoder else {},
+            guide=DIFFUSION,
+            pdrec=replace(self.pdrec, modules=(), seed=(self.pdrec.seed + 1) % 2**32),
+        )
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
@@ -128,6 +162,7 @@ class RunResult:
     diffusion: DiffRec | None
     preferences: Preferences | None
     model: PDRec | None
+    guide: PDRec | None = None  # where an encoder guides the model
 
 
 def run(
@@ -140,7 +175,7 @@ def run(
     cuda_graphs: bool = False,
     progress: bool = True,
 ) -> RunResult:
-    """Train the diffusion model, infer preferences, train the encoder and test everything.
+    """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
     Args:
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
@@ -174,17 +209,20 @@ def run(
     if out is not None:
         _claim(out, description)
     stages = _Stages(out, device, cuda_graphs, progress)
-    model = preferences = None
+    model = guide = preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
-    if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
-        assert diffusion is not None
-        preferences = stages.preferences(config, split, diffusion)
-    if config.encoder != DIFFUSION_ONLY:
-        model = stages.encoder(config, split, preferences)
-    metrics = _report(config, split, protocols, stages, diffusion, model)
+    if config.guide != DIFFUSION:
+        guide = stages.encoder("guide", config.of_guide(), split, None)
+    source = diffusion if guide is None else guide
+    if config.needs_preferences:
+        assert source is not None
+        preferences = stages.preferences(config, split, source)
+    if config.encoder != DIFFUSION:
+        model = stages.encoder("model", config, split, preferences)
+    metrics = _report(config, split, protocols, stages, diffusion, guide, model)
     if out is not None:
         _write_json(out / "metrics.json", metrics)
-    return RunResult(metrics, split, diffusion, preferences, model)
+    return RunResult(metrics, split, diffusion, preferences, model, guide)
 
 
 class _Stages:
@@ -197,7 +235,7 @@ class _Stages:
         self.cuda_graphs = cuda_graphs
         # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
         # this run does not have takes no time.
-        self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
+        self.seconds = dict.fromkeys(STAGES, 0.0)
         self.peak_rss_gib = 0.0
         if out is not None and (out / "stages.json").exists():
             found = json.loads((out / "stages.json").read_text())
@@ -214,7 +252,7 @@ class _Stages:
             self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
         return model
 
-    def preferences(self, config: RunConfig, split: Split, source: DiffRec) -> Preferences:
+    def preferences(self, config: RunConfig, split: Split, source: Scorer) -> Preferences:
         if self._done("preferences"):
             result = Preferences.load(self._path("preferences"))
         else:
@@ -231,9 +269,12 @@ class _Stages:
             self._keep("preferences", result, time.monotonic() - started)
         return result
 
-    def encoder(self, config: RunConfig, split: Split, preferences: Preferences | None) -> PDRec:
-        if self._done("model"):
-            model = PDRec.load(self._path("model"), device=self.device)
+    def encoder(
+        self, name: str, config: RunConfig, split: Split, preferences: Preferences | None
+    ) -> PDRec:
+        """The encoder of ``config``, kept as ``name``: the model or its guide."""
+        if self._done(name):
+            model = PDRec.load(self._path(name), device=self.device)
         else:
             model = PDRec(
                 config.encoder,
@@ -242,9 +283,9 @@ class _Stages:
                 device=self.device,
                 cuda_graphs=self.cuda_graphs,
             )
-            checkpoint = self._checkpoint("model")
+            checkpoint = self._checkpoint(name)
             model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
-            self._keep("model", model, model.history.seconds if model.history else 0.0)
+            self._keep(name, model, model.history.seconds if model.history else 0.0)
         return model
 
     def _path(self, name: str) -> Path:
@@ -278,6 +319,7 @@ def _report(
     protocols: tuple[str, ...],
     stages: _Stages,
     diffusion: DiffRec | None,
+    guide: PDRec | None,
     model: PDRec | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
@@ -287,18 +329,19 @@ def _report(
             return None
         return evaluate(scorer, split, protocols=protocols, seed=config.evaluation_seed)
 
-    of_diffusion = tested(diffusion)
+    of_diffusion, of_guide = tested(diffusion), tested(guide)
     of_model = of_diffusion if model is None else tested(model)
     stages.record("evaluation", time.monotonic() - started)
-    summary = split.data.summary()
     return {
-        "dataset": {key: summary[key] for key in ("users", "items", "records")},
+        "dataset": _dataset(split.data),
         "config": config.describe(),
         "protocols": of_model,
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
         "diffusion": of_diffusion,
+        "guide": of_guide,
         "epochs": {
             "diffusion": _epochs(diffusion.history) if diffusion else None,
+            "guide": _epochs(guide.history) if guide else None,
             "encoder": _epochs(model.history) if model else None,
         },
         "split": str(split.report).splitlines(),
@@ -314,6 +357,13 @@ def _report(
     }
 
 
+def _dataset(data: Interactions) -> dict[str, int]:
+    counts = {"users": data.n_users, "items": data.n_items, "records": data.n_records}
+    if data.target_items is not None:
+        counts["target_items"] = data.n_targets
+    return counts
+
+
 def _epochs(history: Any) -> dict[str, int] | None:
     if history is None:
         return None
@@ -323,8 +373,7 @@ def _epochs(history: Any) -> dict[str, int] | None:
 def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
     tested = np.union1d(split.valid.users, split.test.users)
-    observed = np.diff(split.data.unique_items()[0])[tested]
-    if split.data.n_items - observed.max() >= PAPER_NEGATIVES:
+    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
         return config, tuple(PROTOCOLS)
     logger.warning(
         "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "
@@ -348,9 +397,11 @@ def _check_before_training(config: RunConfig, split: Split, diffusion: DiffRec |
                 "the diffusion model was fitted on other training interactions than this data's: "
                 "its preferences could hold the answers of the test"
             )
-    if config.encoder != DIFFUSION_ONLY:
-        options = config.encoder_options
-        model = PDRec(config.encoder, config.pdrec, encoder_options=options, device="cpu")
+    encoders = [config] if config.encoder != DIFFUSION else []
+    if config.guide != DIFFUSION:
+        encoders.append(config.of_guide())
+    for of in encoders:
+        model = PDRec(of.encoder, of.pdrec, encoder_options=of.encoder_options, device="cpu")
         check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 

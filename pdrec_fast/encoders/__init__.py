@@ -7,6 +7,7 @@ from torch import nn
 from pdrec_fast.encoders.base import ContrastiveEncoder, SequenceEncoder
 from pdrec_fast.encoders.cl4srec import CL4SRec
 from pdrec_fast.encoders.gru4rec import GRU4Rec
+from pdrec_fast.encoders.padded import PaddedEncoder
 from pdrec_fast.encoders.sasrec import SASRec
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
@@ -15,4 +16,12 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "sasrec": SASRec,
 }
 
-__all__ = ["ENCODERS", "CL4SRec", "ContrastiveEncoder", "GRU4Rec", "SASRec", "SequenceEncoder"]
+__all__ = [
+    "ENCODERS",
+    "CL4SRec",
+    "ContrastiveEncoder",
+    "GRU4Rec",
+    "PaddedEncoder",
+    "SASRec",
+    "SequenceEncoder",
+]

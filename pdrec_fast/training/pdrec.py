@@ -25,6 +25,7 @@ from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.guidance import check_preferences
 from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
@@ -102,7 +103,7 @@ class PDRec:
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
-        self._check_preferences(interactions, preferences)
+        check_preferences(self.config, interactions, preferences)
         self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
         try:
@@ -131,17 +132,18 @@ class PDRec:
         """Logits of the next item.
 
         Args:
-            histories: B non-empty histories.
+            histories: B of them; for one without items nothing is known, all its logits are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
             float32 [B, C] or [B, N], on the model's device.
         """
         encoder = self.fitted_encoder().eval()
-        batch = pack(histories, encoder.max_length).to(self.device)
+        known = np.flatnonzero(histories.lengths)
+        batch = pack(histories[known], encoder.max_length).to(self.device)
         states = encoder(batch)[batch.last]
-        vectors = torch.empty_like(states)
-        vectors[torch.from_numpy(batch.sources).to(self.device)] = states
+        vectors = states.new_zeros((len(histories), states.shape[1]))
+        vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
         table = encoder.item_embedding.weight
         if items is not None:
             return self.objective.logits(vectors, table, items.to(self.device))
@@ -167,7 +169,8 @@ class PDRec:
 
         Args:
             users: raw user ids [B].
-            k: at most the number of items.
+            k: at most the number of items (of two domains: of the target's, which alone are
+                recommended).
             filter_seen: leave out items the user has interacted with.
             block_size: users scored at once; memory is ``block_size`` x items floats. None takes
                 as many as make 16 MiB.
@@ -185,8 +188,9 @@ class PDRec:
             block_size = rows_per_block(data.n_items)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
-        if not 1 <= k <= data.n_items:
-            raise ValueError(f"k must lie in 1 .. {data.n_items} (the number of items), got {k}")
+        if not 1 <= k <= data.n_targets:
+            raise ValueError(f"k must lie in 1 .. {data.n_targets} (the number of items), got {k}")
+        others = None if data.target_items is None else torch.from_numpy(~data.target_items)
         histories = data.histories(data.user_index(users))
         if len(histories) and not histories.lengths.min():
             raise DataError(
@@ -200,6 +204,8 @@ class PDRec:
             scores = self.scores(histories[block]).cpu()
             if filter_seen:
                 _mask_seen(scores, histories[block])
+            if others is not None:
+                scores.masked_fill_(others, -torch.inf)
             best = _top_items(scores, k)
             logits[block] = scores.gather(1, best)
             found = logits[block] > -np.inf
@@ -321,24 +327,6 @@ class PDRec:
             raise ValueError(
                 f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
                 "batch's sequences and cannot be recorded; set cuda_graphs=False"
-            )
-
-    def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
-        if not self.config.modules:
-            return
-        if preferences is None:
-            raise ValueError(
-                f"modules {self.config.modules} need preferences: pass Preferences.infer(...), or "
-                "modules=() for the plain encoder"
-            )
-        if preferences.data != train.fingerprint():
-            raise ValueError(
-                "preferences were inferred on other interactions than these training interactions"
-            )
-        top_m = preferences.top_items.shape[1]
-        if "dpa" in self.config.modules and self.config.dpa_top_n > top_m:
-            raise ValueError(
-                f"dpa_top_n={self.config.dpa_top_n} is more than the preferences' top_m={top_m}"
             )
 
 

@@ -1,4 +1,5 @@
-"""What every built-in encoder must do; one added to ``ENCODERS`` is tested here at once."""
+"""What every encoder must do; one added to ``ENCODERS`` is tested here at once, and models that
+read padded sequences are."""
 
 from dataclasses import replace
 
@@ -11,15 +12,17 @@ from pdrec_fast.data import Histories
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
+from tests.encoders.padded_models import PADDED
 
+MAKERS = ENCODERS | PADDED
 N_ITEMS, MAX_LENGTH = 50, 8
 ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11], [12, 13, 14], list(range(20, 33)), [1, 2, 3]]
 
 
-@pytest.fixture(params=sorted(ENCODERS))
+@pytest.fixture(params=sorted(MAKERS))
 def encoder(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    made = ENCODERS[request.param](N_ITEMS, max_length=MAX_LENGTH)
+    made = MAKERS[request.param](N_ITEMS, max_length=MAX_LENGTH)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -176,7 +179,7 @@ def test_every_parameter_learns(encoder: nn.Module) -> None:
 
 
 def test_the_same_seed_makes_the_same_encoder() -> None:
-    for make in ENCODERS.values():
+    for make in MAKERS.values():
         made = []
         for _ in range(2):
             torch.manual_seed(3)
