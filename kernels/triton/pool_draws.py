@@ -63,6 +63,7 @@ def _draw_kernel(
     size = tl.load(sizes_ptr + row)
     user = tl.load(users_ptr + row).to(tl.uint32)
     listed = size <= capacity
+    n_listed = tl.where(listed, size, 0)  # a bound, since Triton 3.9 takes no scalar for a mask
     range_size = tl.where(listed, size, n_items).to(tl.uint64)
     found = tl.where(size > 0, 0, n_draws)
     block = 0
@@ -72,7 +73,7 @@ def _draw_kernel(
         words = tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
         words = words.to(tl.uint32, bitcast=True).to(tl.uint64)
         chosen = ((words * range_size) >> 32).to(tl.int32)
-        of_list = tl.load(listed_ptr + row * capacity + chosen, mask=listed, other=0)
+        of_list = tl.load(listed_ptr + row * capacity + chosen, mask=chosen < n_listed, other=0)
         items = tl.where(listed, of_list, chosen)
         word = tl.load(bits_ptr + row * n_words + items // 32)
         accepted = (word >> (items % 32)) & 1

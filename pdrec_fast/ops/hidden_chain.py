@@ -13,6 +13,10 @@ from pdrec_fast.ops.arguments import csr, per_row
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference import hidden_chain as reference
 
+# A program of the kernel takes 64 rows through all steps. Fewer than this many rows leave most of a
+# GPU's multiprocessors idle, which wide layers feel more than the launches that the kernel saves.
+_MANY_ROWS, _WIDE_LAYER = 4096, 256
+
 Values = npt.NDArray[Any] | torch.Tensor
 
 
@@ -48,7 +52,8 @@ def hidden_chain(
         x0_coefficient, xt_coefficient: [T], c1 and c2; taken in float64.
         impl: ``"auto"``; ``"triton"``: one kernel (a GPU; a CPU's interpreter, for tests);
             ``"torch"``: a bag of embeddings and a product for every step; ``"reference"``: in
-            float64 by loops, rounded at the end.
+            float64 by loops, rounded at the end. On a GPU ``"auto"`` takes ``"triton"``, but
+            ``"torch"`` for less than 4,096 rows where H exceeds 256.
 
     Returns:
         [B, H], of the dtype of ``item_in``.
@@ -57,7 +62,7 @@ def hidden_chain(
         ValueError: an argument is out of its range, or shapes or dtypes do not fit.
         BackendError: the named implementation cannot run here.
     """
-    chosen = choose("hidden_chain", impl, _offered(item_in))
+    chosen = choose("hidden_chain", impl, _offered(item_in, len(indptr) - 1))
     _check_layer(item_in, gram, bias, time, x0_coefficient, xt_coefficient)
     rows = _sparse_rows(indptr, items, values, len(item_in), item_in.device)
     coefficients = [
@@ -72,14 +77,15 @@ def hidden_chain(
     return _by_products(*arguments)
 
 
-def _offered(item_in: torch.Tensor) -> dict[str, str | None]:
+def _offered(item_in: torch.Tensor, n_rows: int) -> dict[str, str | None]:
     wide = None
     if item_in.dtype not in (torch.float32, torch.bfloat16):
         wide = f"it takes float32 or bfloat16 weights, got {item_in.dtype}"
     on_triton = {"triton": wide or triton_problem(item_in.device.type)}
     others: dict[str, str | None] = {"torch": None, "reference": None}
     # On a CPU only the interpreter runs Triton's kernels, which is for tests.
-    return others | on_triton if item_in.device.type == "cpu" else on_triton | others
+    idle = n_rows < _MANY_ROWS and item_in.shape[-1] > _WIDE_LAYER
+    return others | on_triton if item_in.device.type == "cpu" or idle else on_triton | others
 
 
 def _check_layer(item_in: torch.Tensor, gram: torch.Tensor, *others: torch.Tensor) -> None:

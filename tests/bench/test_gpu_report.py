@@ -112,10 +112,11 @@ def suite(tmp_path, monkeypatch, text):
 def test_tests_of_a_gpu_come_first(tmp_path, monkeypatch):
     suite(tmp_path, monkeypatch, "")
     (tmp_path / "tests" / "kernels").mkdir()
-    for name in ("kernels/test_triton_compiles.py", "kernels/test_triton_x.py", "test_gpu.py"):
+    last = "kernels/test_triton_compiles.py", "test_gpu_report.py"
+    for name in ("kernels/test_triton_x.py", "test_gpu.py", *last):
         (tmp_path / "tests" / name).touch()
-    names = [Path(file).name for file in gpu._test_files()]
-    assert names == ["test_triton_x.py", "test_gpu.py", "test_it.py", "test_triton_compiles.py"]
+    names = [str(Path(file).relative_to("tests")) for file in gpu._test_files()]
+    assert names == ["kernels/test_triton_x.py", "test_gpu.py", "test_it.py", *last]
 
 
 def test_a_failing_test_is_named(tmp_path, monkeypatch):

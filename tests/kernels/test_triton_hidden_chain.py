@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pdrec_fast.errors import BackendError
-from pdrec_fast.ops.hidden_chain import hidden_chain
+from pdrec_fast.ops.hidden_chain import _offered, hidden_chain
 from tests.kernels.test_triton_noisy_input import histories
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -176,6 +176,14 @@ def test_choice_of_implementation(device, caplog):
     assert not caplog.records
     with pytest.raises(BackendError, match=r"takes float32 or bfloat16 weights, got torch.float64"):
         hidden_chain(*sparse, *inputs(device)[1], impl="triton")
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "hidden", "first"),
+    [(4095, 257, "torch"), (4096, 257, "triton"), (1, 256, "triton"), (0, 1000, "torch")],
+)
+def test_few_rows_of_a_wide_layer_go_to_the_library(n_rows, hidden, first):
+    assert next(iter(_offered(torch.empty(3, hidden, device="meta"), n_rows))) == first
 
 
 @pytest.mark.parametrize(
