@@ -8,24 +8,38 @@ from pdrec_fast.data import (
     PackedSequences,
     global_time_split,
     leave_one_out,
+    mix_domains,
     synthetic,
 )
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
-from pdrec_fast.encoders import SASRec, SequenceEncoder
+from pdrec_fast.encoders import (
+    CL4SRec,
+    ContrastiveEncoder,
+    GRU4Rec,
+    PaddedEncoder,
+    SASRec,
+    SequenceEncoder,
+)
 from pdrec_fast.evaluation import evaluate, format_results
 from pdrec_fast.pipeline import RunConfig, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
-from pdrec_fast.training import PDRec, PDRecConfig
+from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
 
 __all__ = [
     "PRESETS",
+    "CL4SRec",
+    "ContrastiveEncoder",
     "DiffRec",
     "DiffusionConfig",
+    "GRU4Rec",
+    "Guidance",
     "Interactions",
+    "Objective",
     "PDRec",
     "PDRecConfig",
     "PackedSequences",
+    "PaddedEncoder",
     "Preferences",
     "RunConfig",
     "SASRec",
@@ -36,6 +50,7 @@ __all__ = [
     "format_results",
     "global_time_split",
     "leave_one_out",
+    "mix_domains",
     "run",
     "synthetic",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -18,7 +19,7 @@ import torch
 import typer
 
 import pdrec_fast
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
@@ -26,7 +27,7 @@ from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFinit
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.evaluation import format_results
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.pipeline import DIFFUSION_ONLY, RunConfig, SplitSpec
+from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.profiling import Profile
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_ENCODER_NAMES = (*ENCODERS, DIFFUSION_ONLY)
+_ENCODER_NAMES = (*ENCODERS, DIFFUSION)
 
 
 _OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
@@ -47,7 +48,9 @@ _SETTINGS_HELP = (
     f"Settings: {', '.join(_OPEN_SETTINGS)}; "
     f"diffusion.: {', '.join(field.name for field in fields(DiffusionConfig))}; "
     f"pdrec.: {', '.join(field.name for field in fields(PDRecConfig))}; "
-    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout)."
+    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout; "
+    "gru4rec: width, hidden, layers, max_length, dropout; "
+    "cl4srec: sasrec's, crop, mask, reorder, contrast_weight, temperature)."
 )
 
 
@@ -110,6 +113,13 @@ def version(
 def run(
     data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interactions of the same users in another domain, mixed with --data in time "
+            "order; evaluated and recommended are items of --data alone."
+        ),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -128,6 +138,14 @@ def run(
     modules: Annotated[
         str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")
     ] = ",".join(MODULES),
+    guide: Annotated[
+        str,
+        typer.Option(
+            callback=_one_of(_ENCODER_NAMES),
+            help="Source of the preferences: diffusion (TI-DiffRec), or an encoder trained without "
+            f"modules in its place ({', '.join(ENCODERS)}).",
+        ),
+    ] = DIFFUSION,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0,
     diffusion: Annotated[
         Path | None,
@@ -179,12 +197,14 @@ def run(
     A run that was interrupted continues when the same command is given again.
     """
     _use_threads(threads)
-    config = RunConfig.from_preset(preset, encoder=encoder, modules=_modules(modules), seed=seed)
+    config = RunConfig.from_preset(
+        preset, encoder=encoder, modules=_modules(modules), guide=guide, seed=seed
+    )
     config = replace(config, split=SplitSpec(valid_from, test_from))
     for setting in settings or []:
         config = _with_setting(config, setting)
-    interactions = Interactions.from_file(
-        data,
+    read = partial(
+        Interactions.from_file,
         user=user_column,
         item=item_column,
         timestamp=timestamp_column,
@@ -192,6 +212,7 @@ def run(
         min_item=min_item,
         repeats=repeats,  # type: ignore[arg-type]  # checked there
     )
+    interactions = read(data) if source is None else mix_domains(read(data), read(source))
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in settings or []):
@@ -319,7 +340,7 @@ def _model_of(run_dir: Path, device: str) -> PDRec:
         raise CheckpointError(f"{run_dir}: the run is not finished; give its command again")
     if not bundle_exists(run_dir / "model"):
         raise CheckpointError(
-            f"{run_dir}: a run with --encoder {DIFFUSION_ONLY} has no encoder; what its diffusion "
+            f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder; what its diffusion "
             "model reached stands in metrics.json"
         )
     return PDRec.load(run_dir / "model", device=device)
@@ -331,7 +352,9 @@ def _metrics_text(metrics: dict[str, Any]) -> str:
     results = {}
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
-    if config["encoder"] != DIFFUSION_ONLY:
+    if metrics["guide"] is not None:
+        results[f"{config['guide']} (guide)"] = metrics["guide"]
+    if config["encoder"] != DIFFUSION:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     return f"{format_results(results)}\n\nseconds: {seconds}; peak {metrics['peak_rss_gib']} GiB"

@@ -9,6 +9,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from pdrec_fast.devices import device_name, resolve_device
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Results, Scorer, evaluate
+from pdrec_fast.evaluation import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    Results,
+    Scorer,
+    available_negatives,
+    evaluate,
+)
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -30,7 +38,9 @@ from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
 from pdrec_fast.training.batches import check_trainable
 
 logger = logging.getLogger("pdrec_fast")
-DIFFUSION_ONLY = "diffusion"  # as an encoder's name: the diffusion model is the recommender
+# As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
+DIFFUSION = "diffusion"
+STAGES = ("diffusion", "guide", "preferences", "encoder", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,10 @@ class RunConfig:
         diffusion, pdrec: settings of the two models.
         encoder: name of a built-in encoder, or ``"diffusion"`` for the diffusion model alone.
         encoder_options: passed to the encoder.
+        guide: source of the preferences: ``"diffusion"``, or the name of an encoder that is trained
+            without modules in its place (the paper's "without TI-DiffRec": a second SASRec), with
+            the settings of ``pdrec``, the seed after ``pdrec.seed`` and, where it is of the
+            encoder's own kind, ``encoder_options``.
         top_m, omega_m, n_draws: see ``Preferences.infer``.
         split: how the data are split.
         evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
@@ -68,6 +82,7 @@ class RunConfig:
     pdrec: PDRecConfig = field(default_factory=PDRecConfig)
     encoder: str = "sasrec"
     encoder_options: dict[str, Any] = field(default_factory=dict)
+    guide: str = DIFFUSION
     top_m: int = 50
     omega_m: float = 0.5
     n_draws: int = 1024
@@ -75,10 +90,14 @@ class RunConfig:
     evaluation_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.encoder not in (*ENCODERS, DIFFUSION_ONLY):
-            raise ValueError(
-                f"unknown encoder={self.encoder!r}; choose one of {[*ENCODERS, DIFFUSION_ONLY]}"
-            )
+        for name in ("encoder", "guide"):
+            if getattr(self, name) not in (*ENCODERS, DIFFUSION):
+                raise ValueError(
+                    f"unknown {name}={getattr(self, name)!r}; choose one of "
+                    f"{[*ENCODERS, DIFFUSION]}"
+                )
+        if self.guide != DIFFUSION and not self.needs_preferences:
+            raise ValueError(f"guide={self.guide!r} was given, but no module that would use it")
         if self.top_m < 1 or self.n_draws < 1:
             raise ValueError(f"top_m={self.top_m} and n_draws={self.n_draws} must be at least 1")
         if "dpa" in self.pdrec.modules and self.pdrec.dpa_top_n > self.top_m:
@@ -95,6 +114,7 @@ class RunConfig:
         *,
         encoder: str = "sasrec",
         modules: tuple[Module, ...] = MODULES,
+        guide: str = DIFFUSION,
         seed: int = 0,
     ) -> RunConfig:
         """The settings of a preset (``pdrec_fast.presets``) with one seed for everything."""
@@ -105,13 +125,28 @@ class RunConfig:
             diffusion=replace(preset.diffusion, seed=seed),
             pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
+            guide=guide,
             top_m=preset.top_m,
             omega_m=preset.omega_m,
         )
 
     @property
+    def needs_preferences(self) -> bool:
+        return bool(self.pdrec.modules) and self.encoder != DIFFUSION
+
+    @property
     def needs_diffusion(self) -> bool:
-        return bool(self.pdrec.modules) or self.encoder == DIFFUSION_ONLY
+        return self.encoder == DIFFUSION or (self.needs_preferences and self.guide == DIFFUSION)
+
+    def of_guide(self) -> RunConfig:
+        """The run that trains the guide, where that is an encoder."""
+        return replace(
+            self,
+            encoder=self.guide,
+            encoder_options=self.encoder_options if self.guide == self.encoder else {},
+            guide=DIFFUSION,
+            pdrec=replace(self.pdrec, modules=(), seed=(self.pdrec.seed + 1) % 2**32),
+        )
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
@@ -128,6 +163,7 @@ class RunResult:
     diffusion: DiffRec | None
     preferences: Preferences | None
     model: PDRec | None
+    guide: PDRec | None = None  # where an encoder guides the model
 
 
 def run(
@@ -140,7 +176,7 @@ def run(
     cuda_graphs: bool = False,
     progress: bool = True,
 ) -> RunResult:
-    """Train the diffusion model, infer preferences, train the encoder and test everything.
+    """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
     Args:
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
@@ -165,16 +201,12 @@ def run(
     config, protocols = _with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
-    model = None
-    if config.encoder != DIFFUSION_ONLY:
-        model = PDRec(
-            config.encoder,
-            config.pdrec,
-            encoder_options=config.encoder_options,
-            device=device,
-            cuda_graphs=cuda_graphs,
-        )
-    _check_before_training(config, split, diffusion, model)
+    model = guide = None
+    if config.encoder != DIFFUSION:
+        model = _new_encoder(config, device, cuda_graphs)
+    if config.guide != DIFFUSION:
+        guide = _new_encoder(config.of_guide(), device, cuda_graphs)
+    _check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
@@ -185,15 +217,18 @@ def run(
     stages = _Stages(out, device, progress)
     preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
-    if config.pdrec.modules and config.encoder != DIFFUSION_ONLY:
-        assert diffusion is not None
-        preferences = stages.preferences(config, split, diffusion)
+    if guide is not None:
+        guide = stages.encoder("guide", guide, split, None)
+    source = diffusion if guide is None else guide
+    if config.needs_preferences:
+        assert source is not None
+        preferences = stages.preferences(config, split, source)
     if model is not None:
-        model = stages.encoder(model, split, preferences)
-    metrics = _report(config, split, protocols, stages, diffusion, model)
+        model = stages.encoder("model", model, split, preferences)
+    metrics = _report(config, split, protocols, stages, diffusion, guide, model)
     if out is not None:
         _write_json(out / "metrics.json", metrics)
-    return RunResult(metrics, split, diffusion, preferences, model)
+    return RunResult(metrics, split, diffusion, preferences, model, guide)
 
 
 class _Stages:
@@ -203,7 +238,7 @@ class _Stages:
         self.out, self.device, self.progress = out, device, progress
         # Kept on disk too: a stage done by an earlier, killed process still counts. A stage that
         # this run does not have takes no time.
-        self.seconds = dict.fromkeys(("diffusion", "preferences", "encoder", "evaluation"), 0.0)
+        self.seconds = dict.fromkeys(STAGES, 0.0)
         self.peak_rss_gib = 0.0
         if out is not None and (out / "stages.json").exists():
             found = json.loads((out / "stages.json").read_text())
@@ -220,7 +255,7 @@ class _Stages:
             self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
         return model
 
-    def preferences(self, config: RunConfig, split: Split, source: DiffRec) -> Preferences:
+    def preferences(self, config: RunConfig, split: Split, source: Scorer) -> Preferences:
         if self._done("preferences"):
             result = Preferences.load(self._path("preferences"))
         else:
@@ -237,13 +272,16 @@ class _Stages:
             self._keep("preferences", result, time.monotonic() - started)
         return result
 
-    def encoder(self, model: PDRec, split: Split, preferences: Preferences | None) -> PDRec:
-        if self._done("model"):
-            model = PDRec.load(self._path("model"), device=self.device)
+    def encoder(
+        self, name: str, model: PDRec, split: Split, preferences: Preferences | None
+    ) -> PDRec:
+        """The trained ``model``, kept as ``name``: the model or its guide."""
+        if self._done(name):
+            model = PDRec.load(self._path(name), device=self.device)
         else:
-            checkpoint = self._checkpoint("model")
+            checkpoint = self._checkpoint(name)
             model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
-            self._keep("model", model, model.history.seconds if model.history else 0.0)
+            self._keep(name, model, model.history.seconds if model.history else 0.0)
         return model
 
     def _path(self, name: str) -> Path:
@@ -277,6 +315,7 @@ def _report(
     protocols: tuple[str, ...],
     stages: _Stages,
     diffusion: DiffRec | None,
+    guide: PDRec | None,
     model: PDRec | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
@@ -286,18 +325,19 @@ def _report(
             return None
         return evaluate(scorer, split, protocols=protocols, seed=config.evaluation_seed)
 
-    of_diffusion = tested(diffusion)
+    of_diffusion, of_guide = tested(diffusion), tested(guide)
     of_model = of_diffusion if model is None else tested(model)
     stages.record("evaluation", time.monotonic() - started)
-    summary = split.data.summary()
     return {
-        "dataset": {key: summary[key] for key in ("users", "items", "records")},
+        "dataset": _dataset(split.data),
         "config": config.describe(),
         "protocols": of_model,
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
         "diffusion": of_diffusion,
+        "guide": of_guide,
         "epochs": {
             "diffusion": _epochs(diffusion.history) if diffusion else None,
+            "guide": _epochs(guide.history) if guide else None,
             "encoder": _epochs(model.history) if model else None,
         },
         "split": str(split.report).splitlines(),
@@ -313,6 +353,13 @@ def _report(
     }
 
 
+def _dataset(data: Interactions) -> dict[str, int]:
+    counts = {"users": data.n_users, "items": data.n_items, "records": data.n_records}
+    if data.target_items is not None:
+        counts["target_items"] = data.n_targets
+    return counts
+
+
 def _epochs(history: Any) -> dict[str, int] | None:
     if history is None:
         return None
@@ -322,8 +369,7 @@ def _epochs(history: Any) -> dict[str, int] | None:
 def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
     tested = np.union1d(split.valid.users, split.test.users)
-    observed = np.diff(split.data.unique_items()[0])[tested]
-    if split.data.n_items - observed.max() >= PAPER_NEGATIVES:
+    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
         return config, tuple(PROTOCOLS)
     logger.warning(
         "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "
@@ -337,8 +383,18 @@ def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig
     ), ("full",)
 
 
+def _new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool) -> PDRec:
+    return PDRec(
+        config.encoder,
+        config.pdrec,
+        encoder_options=config.encoder_options,
+        device=device,
+        cuda_graphs=cuda_graphs,
+    )
+
+
 def _check_before_training(
-    config: RunConfig, split: Split, diffusion: DiffRec | None, model: PDRec | None
+    config: RunConfig, split: Split, diffusion: DiffRec | None, encoders: Iterable[PDRec]
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
     if diffusion is not None:
@@ -349,7 +405,7 @@ def _check_before_training(
                 "the diffusion model was fitted on other training interactions than this data's: "
                 "its preferences could hold the answers of the test"
             )
-    if model is not None:
+    for model in encoders:
         check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 

@@ -14,6 +14,7 @@ from pdrec_fast.data import Split, leave_one_out, synthetic
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.devices import prefetched, resolve_device
 from pdrec_fast.diffusion.fit import DiffusionFit
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.projected_selection import ProjectedSelection
 from pdrec_fast.preferences import Preferences, inference
@@ -76,10 +77,11 @@ def test_diffusion_epochs_stay_on_the_device(split, precision, prediction, shape
 @pytest.mark.usefixtures("no_updates")
 @pytest.mark.parametrize("modules", [(), ("hbr", "nns"), MODULES])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_encoder_epochs_stay_on_the_device(split, modules, similarity):
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
+def test_encoder_epochs_stay_on_the_device(split, encoder, modules, similarity):
     preferences = Preferences.infer(Popular(), split.train, top_m=5, n_draws=8, progress=False)
     model = PDRec(
-        "sasrec",
+        encoder,
         modules=modules,
         similarity=similarity,
         batch_size=16,
@@ -184,6 +186,7 @@ def test_packed_sequences_keep_their_sources_on_the_host(split):
     assert moved.dropout_key.users.device.type == "meta"
     assert (moved.dropout_key.seed, moved.dropout_key.epoch) == (3, 2)
     np.testing.assert_array_equal(moved.sources, batch.sources)
+    np.testing.assert_array_equal(moved.host_lengths, batch.host_lengths)
     assert pack(split.train.histories(), 9).to(torch.device("meta")).dropout_key is None
 
 

@@ -10,6 +10,7 @@ import pdrec_fast as pf
 from pdrec_fast.data import Split, leave_one_out, synthetic
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.fit import DiffusionFit
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.evaluation import evaluate
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
@@ -44,8 +45,10 @@ def diffusion_fit(split: Split, device: str, **settings) -> DiffusionFit:
     return DiffusionFit(model, split.train, None)
 
 
-def encoder_fit(split: Split, preferences: Preferences, device, modules, **options) -> PDRecFit:
-    model = PDRec("sasrec", modules=modules, device=device, encoder_options=ENCODER, **options)
+def encoder_fit(
+    split: Split, preferences: Preferences, device, modules, encoder="sasrec", **options
+) -> PDRecFit:
+    model = PDRec(encoder, modules=modules, device=device, encoder_options=ENCODER, **options)
     model.encoder = model.new_encoder(split.train.n_items)
     return PDRecFit(model, split.train, preferences, None)
 
@@ -86,15 +89,16 @@ def test_recorded_steps_are_the_steps(split, preferences, modules):
     assert recorded.optimizer.state_dict()["state"][0]["step"] == 3 * len(found)
 
 
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
 @pytest.mark.parametrize("modules", [(), MODULES])
-def test_encoder_losses_are_those_of_the_cpu(split, preferences, modules):
-    fits = [encoder_fit(split, preferences, device, modules) for device in ("cpu", "cuda")]
+def test_encoder_losses_are_those_of_the_cpu(split, preferences, modules, encoder):
+    fits = [encoder_fit(split, preferences, device, modules, encoder) for device in ("cpu", "cuda")]
     for epoch in range(3):
         on_cpu, on_gpu = (fit.train_epoch(epoch).cpu() for fit in fits)
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
 
 
-def test_no_step_waits_for_the_gpu(split, preferences, no_waiting):
+def test_no_step_of_diffusion_waits_for_the_gpu(split, no_waiting):
     fit = diffusion_fit(split, "cuda")
     torch.cuda.set_sync_debug_mode("default")  # an epoch's inputs are copied before its steps
     fit.train_epoch(0)  # and kernels are compiled
@@ -104,8 +108,12 @@ def test_no_step_waits_for_the_gpu(split, preferences, no_waiting):
     torch.cuda.set_sync_debug_mode("error")
     fit.step_losses(rows, steps, 1, users).mean().backward()
     fit.optimizer.step()
+
+
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
+def test_no_step_of_an_encoder_waits_for_the_gpu(split, preferences, encoder, no_waiting):
     torch.cuda.set_sync_debug_mode("default")
-    trainer = encoder_fit(split, preferences, "cuda", MODULES)
+    trainer = encoder_fit(split, preferences, "cuda", MODULES, encoder)
     trainer.train_epoch(0)
     batch = next(trainer.batches.epoch(np.arange(64), 1)).to(trainer.device)
     torch.cuda.set_sync_debug_mode("error")

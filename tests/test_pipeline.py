@@ -107,8 +107,10 @@ def test_metrics_file_has_what_the_command_promises(finished, data):
                 values = results[protocol][part]
                 assert {"ndcg@10", "hr@10", "auc", "mrr", "hr@50", "ndcg@1"} <= values.keys()
                 assert all(0 <= value <= 1 for value in values.values())
-    assert metrics["seconds"].keys() == {"diffusion", "preferences", "encoder", "evaluation"}
-    assert all(value > 0 for value in metrics["seconds"].values())
+    seconds = metrics["seconds"]
+    assert seconds.keys() == {"diffusion", "guide", "preferences", "encoder", "evaluation"}
+    assert seconds.pop("guide") == 0
+    assert all(value > 0 for value in seconds.values())
     assert metrics["peak_rss_gib"] > 0.05
     assert metrics["config"]["pdrec"]["modules"] == ["hbr", "dpa", "nns"]
     assert metrics["epochs"]["encoder"]["trained"] == 2
@@ -246,6 +248,46 @@ def test_diffusion_alone_is_a_recommender(data):
     assert result.metrics["protocols"] == result.metrics["diffusion"]
 
 
+def test_another_encoder_takes_the_place_of_the_diffusion(data, tmp_path):
+    config = fast_config(guide="sasrec")
+    result = pf.run(data, config, out=tmp_path / "out", progress=False)
+    assert result.diffusion is None
+    assert result.guide.config.modules == ()
+    assert (result.guide.config.seed, result.model.config.seed) == (1, 0)
+    assert result.guide.encoder_options == {"width": 8}
+    expected = pf.Preferences.infer(
+        result.guide, result.split.train, top_m=5, n_draws=16, omega_m=0.5, progress=False
+    )
+    assert result.preferences.fingerprint() == expected.fingerprint()
+    metrics = result.metrics
+    assert metrics["diffusion"] is None
+    assert metrics["guide"] == result.guide.evaluate(result.split)
+    assert metrics["guide"] != metrics["protocols"]
+    assert metrics["seconds"]["guide"] > 0 == metrics["seconds"]["diffusion"]
+    assert metrics["epochs"]["guide"]["trained"] == 2
+    again = pf.run(data, config, out=tmp_path / "out", progress=False)
+    assert again.metrics["protocols"] == metrics["protocols"]
+    assert again.metrics["seconds"]["guide"] == metrics["seconds"]["guide"]
+
+
+def test_an_encoder_guides_where_users_have_no_history(data):
+    valid_from, test_from = np.quantile(data.timestamps, [0.5, 0.7])
+    split = SplitSpec(float(valid_from), float(test_from))
+    result = pf.run(data, fast_config(guide="sasrec", split=split), progress=False)
+    assert not np.diff(result.split.train.indptr).all()
+    assert 0 < result.metrics["protocols"]["full"]["test"]["auc"] < 1
+
+
+def test_guide_on_the_command_line(data_file, tmp_path):
+    out = tmp_path / "out"
+    options = (*FAST, "--guide", "sasrec", "--modules", "nns")
+    result = command("run", "--data", data_file, "--out", out, "--quiet", *options)
+    assert result.returncode == 0, result.stderr
+    assert "sasrec (guide)" in result.stdout
+    assert "diffusion alone" not in result.stdout
+    assert json.loads((out / "metrics.json").read_text())["config"]["guide"] == "sasrec"
+
+
 def test_data_without_a_next_item_are_refused_before_training(tmp_path):
     users = np.repeat(np.arange(150), 3)
     data = pf.Interactions.from_arrays(users, (users * 7 + np.arange(450)) % 200, np.arange(450))
@@ -269,6 +311,16 @@ def test_small_corpus_is_selected_and_tested_under_full(caplog):
     assert "too small for the 'paper' protocol" in caplog.text
 
 
+def test_a_small_target_is_tested_under_full_however_large_the_source(data):
+    kept = data.items < 60
+    small = pf.Interactions.from_arrays(
+        data.record_users[kept], data.items[kept], data.timestamps[kept]
+    )
+    large = pf.Interactions.from_arrays(data.record_users, data.items, data.timestamps)
+    result = pf.run(pf.mix_domains(small, large), fast_config(modules=()), progress=False)
+    assert set(result.metrics["protocols"]) == {"full"}
+
+
 def test_recommend_prints_raw_ids(finished, data):
     out = finished[0]
     users = [str(data.user_ids[0]), str(data.user_ids[7])]
@@ -289,6 +341,89 @@ def test_recommend_prints_raw_ids(finished, data):
     assert next(csv.DictReader(as_csv.stdout.splitlines()))["item"] == str(items[0, 0])
 
 
+@pytest.fixture(scope="module")
+def two_files(data, tmp_path_factory):
+    """The data as two domains by the parity of the items, with equal raw ids."""
+    folder = tmp_path_factory.mktemp("domains")
+    paths = [folder / name for name in ("target.csv", "source.csv")]
+    for parity, path in enumerate(paths):
+        kept = data.items % 2 == parity
+        columns = data.record_users[kept], data.items[kept] // 2, data.timestamps[kept]
+        np.savetxt(
+            path, np.column_stack(columns), delimiter=",", header="user_id,item_id,timestamp",
+            fmt=["%d", "%d", "%f"], comments="",
+        )  # fmt: skip
+    return paths
+
+
+@pytest.fixture(scope="module")
+def mixed_run(two_files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "mixed"
+    result = command(
+        "run", "--data", two_files[0], "--source", two_files[1], "--out", out, "--threads", 1,
+        "--quiet", *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_two_domains_are_trained_together_and_the_target_is_evaluated(mixed_run, two_files, data):
+    target, source = map(pf.Interactions.from_file, two_files)
+    metrics = json.loads((mixed_run[0] / "metrics.json").read_text())
+    assert metrics["dataset"] == {
+        "users": data.n_users,
+        "items": target.n_items + source.n_items,
+        "records": data.n_records,
+        "target_items": target.n_items,
+    }
+    cases = len(pf.leave_one_out(target).test)
+    assert f"test cases: {cases}" in mixed_run[1].stdout
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = pf.run(pf.mix_domains(target, source), fast_config(), progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert result.metrics["protocols"] == metrics["protocols"]
+    assert result.metrics["diffusion"] == metrics["diffusion"]
+    repeated = command("evaluate", "--run", mixed_run[0], "--json", "--threads", 1)
+    assert json.loads(repeated.stdout) == metrics["protocols"]
+
+
+@pytest.mark.parametrize("seen", [[], ["--include-seen"]])
+def test_only_items_of_the_target_are_recommended(mixed_run, two_files, seen):
+    target, source = map(pf.Interactions.from_file, two_files)
+    most = min(target.n_items, 120)
+    user = source.user_ids[0]
+    result = command(
+        "recommend", "--run", mixed_run[0], "--users", user, "-k", most, "--format", "json", *seen
+    )
+    assert result.returncode == 0, result.stderr
+    items = [row["item"] for row in json.loads(result.stdout)]
+    assert len(items) >= most - 60
+    assert set(items) <= set(map(str, target.item_ids))
+    too_many = target.n_items + 1
+    result = command("recommend", "--run", mixed_run[0], "--users", user, "-k", too_many)
+    assert f"1 .. {target.n_items} (the number of items)" in result.stderr
+
+
+def test_a_run_without_its_source_is_another(mixed_run, two_files):
+    result = command("run", "--data", two_files[0], "--out", mixed_run[0], "--quiet", *FAST)
+    assert result.returncode == 1
+    assert "holds a run with other data" in result.stderr
+
+
+def test_domains_without_a_common_time_are_refused(two_files, tmp_path):
+    source = tmp_path / "source.csv"
+    lines = two_files[1].read_text().splitlines()
+    source.write_text("\n".join(line.rsplit(",", 1)[0] for line in lines))
+    out = tmp_path / "out"
+    result = command("run", "--data", two_files[0], "--source", source, "--out", out, *FAST)
+    assert result.returncode == 1
+    assert "error: the source has no timestamps" in result.stderr
+    assert not out.exists()
+
+
 def test_evaluate_repeats_the_tested_numbers(finished):
     result = command("evaluate", "--run", finished[0], "--json", "--threads", 1)
     assert result.returncode == 0, result.stderr
@@ -303,6 +438,10 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--preset", "toys"], 2, "toys"),
         ([*RUN, "--encoder", "bert"], 2, "bert"),
         ([*RUN, "--modules", "hbr,dpo"], 1, "dpo"),
+        ([*RUN, "--guide", "bert"], 2, "bert"),
+        ([*RUN, "--guide", "sasrec", "--modules", "none"], 1, "no module that would use it"),
+        ([*RUN, "--guide", "sasrec", "--encoder", "diffusion"], 1, "no module that would use it"),
+        ([*RUN, "--guide", "sasrec", "--diffusion", "{run}"], 1, "no module that would use it"),
         ([*RUN, "--set", "pdrec.lr"], 1, "KEY=VALUE"),
         (
             [*RUN, "--set", "pdrec.speed=9"],

@@ -1,5 +1,6 @@
-"""Interactions, histories, splits and the synthetic data set."""
+"""Interactions, histories, splits, two domains as one, and the synthetic data set."""
 
+from pdrec_fast.data.domains import mix_domains
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
 from pdrec_fast.data.sequences import PackedSequences
@@ -15,5 +16,6 @@ __all__ = [
     "SplitReport",
     "global_time_split",
     "leave_one_out",
+    "mix_domains",
     "synthetic",
 ]

@@ -37,6 +37,8 @@ class Interactions:
         timestamps: float64 [n_records], finite, ascending within a user; or None.
         user_ids: [n_users] distinct raw ids, int64 or str objects.
         item_ids: [n_items] distinct raw ids, int64 or str objects.
+        target_items: bool [n_items], the items that splits hold out, that evaluation ranks and that
+            models recommend, the others being context (see ``mix_domains``); None for all.
 
     Raises:
         DataError: arrays that do not fit together.
@@ -47,6 +49,7 @@ class Interactions:
     timestamps: np.ndarray | None
     user_ids: np.ndarray
     item_ids: np.ndarray
+    target_items: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._freeze("indptr", np.int64)
@@ -55,6 +58,8 @@ class Interactions:
         self._freeze("item_ids", _id_dtype(self.item_ids))
         if self.timestamps is not None:
             self._freeze("timestamps", np.float64)
+        if self.target_items is not None:
+            self._freeze("target_items", bool)
         self._check()
 
     def _freeze(self, name: str, dtype: type) -> None:
@@ -75,6 +80,8 @@ class Interactions:
             raise DataError("indptr must not decrease")
         if self.n_records and not (self.items.min() >= 0 and self.items.max() < self.n_items):
             raise DataError(f"items must lie in 0..{self.n_items - 1}")
+        if self.target_items is not None and len(self.target_items) != self.n_items:
+            raise DataError(f"target_items has {len(self.target_items)} values, not {self.n_items}")
         if self.timestamps is None:
             return
         if len(self.timestamps) != self.n_records:
@@ -212,8 +219,9 @@ class Interactions:
 
     def __repr__(self) -> str:
         return (
-            f"Interactions({self.n_users} users, {self.n_items} items, {self.n_records} records, "
-            f"{'no ' if self.timestamps is None else ''}timestamps)"
+            f"Interactions({self.n_users} users, {self.n_items} items"
+            f"{'' if self.target_items is None else f' ({self.n_targets} of the target domain)'}, "
+            f"{self.n_records} records, {'no ' if self.timestamps is None else ''}timestamps)"
         )
 
     @property
@@ -225,6 +233,11 @@ class Interactions:
     def n_items(self) -> int:
         """Number of items, those without records included."""
         return len(self.item_ids)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of items that can be recommended: those of ``target_items``, or all."""
+        return self.n_items if self.target_items is None else int(self.target_items.sum())
 
     @property
     def n_records(self) -> int:
@@ -305,12 +318,15 @@ class Interactions:
         }
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any record, time, id or their order."""
+        """16 hexadecimal digits that change with any record, time, id, their order or
+        ``target_items``."""
         digest = hashlib.sha256()
         for array in (self.indptr, self.items, self.timestamps):
             digest.update(b"none" if array is None else str(len(array)).encode() + array.tobytes())
         for ids in (self.user_ids, self.item_ids):
             digest.update(json.dumps(ids.tolist()).encode())
+        if self.target_items is not None:
+            digest.update(self.target_items.tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -21,6 +21,7 @@ class PackedSequences:
         indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``.
         positions: int64 [T], counted from the end: the last token of every sequence has position
             ``max_length - 1``.
+        host_lengths: int64 [B] numpy, the lengths, for whom must not wait for a GPU to know them.
         sources: int64 [B] numpy, which row of the packed histories each sequence is.
         dropout_key: whose random numbers an encoder's dropouts take; without one, an encoder draws
             a new seed from torch's generator.
@@ -29,6 +30,7 @@ class PackedSequences:
     items: torch.Tensor
     indptr: torch.Tensor
     positions: torch.Tensor
+    host_lengths: np.ndarray
     sources: np.ndarray
     dropout_key: DropoutKey | None = None
 
@@ -50,14 +52,14 @@ class PackedSequences:
         return self.indptr[1:] - 1
 
     def to(self, device: torch.device) -> PackedSequences:
-        """This batch on a device; ``sources`` stay on the host."""
+        """This batch on a device; ``host_lengths`` and ``sources`` stay on the host."""
         key = self.dropout_key
         if key is not None:
             key = replace(key, users=to_device(key.users, device))
         items, indptr, positions = (
             to_device(tensor, device) for tensor in (self.items, self.indptr, self.positions)
         )
-        return PackedSequences(items, indptr, positions, self.sources, key)
+        return PackedSequences(items, indptr, positions, self.host_lengths, self.sources, key)
 
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
@@ -102,13 +104,31 @@ def pack(
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
     starts = histories.stops[order] - lengths
-    items = histories.items[token_indices(starts, lengths)]
-    positions = token_indices(max_length - lengths, lengths)
+    items = histories.items[token_indices(starts, lengths)].astype(np.int64)
     users = torch.from_numpy(histories.users[order])
+    key = None if seed is None else DropoutKey(seed, epoch, users)
+    return packed_tokens(items, lengths, max_length, order, key)
+
+
+def packed_tokens(
+    items: np.ndarray,
+    lengths: np.ndarray,
+    max_length: int,
+    sources: np.ndarray,
+    key: DropoutKey | None,
+) -> PackedSequences:
+    """Sequences of these lengths (longest first, at most ``max_length``) as a batch on the host.
+
+    Args:
+        items: int64 [T], the sequences' items one after another.
+        lengths, sources: int64 [B].
+        key: of B users.
+    """
     return PackedSequences(
-        torch.from_numpy(items.astype(np.int64)),
+        torch.from_numpy(items),
         torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        torch.from_numpy(positions),
-        order,
-        None if seed is None else DropoutKey(seed, epoch, users),
+        torch.from_numpy(token_indices(max_length - lengths, lengths)),
+        lengths,
+        sources,
+        key,
     )

@@ -74,27 +74,39 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     item. Users with fewer than ``min_length`` records train wholly and are reported, not
     evaluated.
 
+    Of data with ``target_items``, only records of these are counted and held out: the cases are
+    those of the target domain alone. A history is everything before its target, of both domains;
+    other records after the validation target train nothing.
+
     Raises:
         ValueError: ``min_length`` is below 3, which leaves a user no training item.
         DataError: no user is long enough.
     """
     if min_length < 3:
         raise ValueError(f"min_length must be at least 3, got {min_length}")
-    lengths = np.diff(interactions.indptr)
-    evaluated = lengths >= min_length
+    starts, stops = interactions.indptr[:-1], interactions.indptr[1:]
+    targets = _target_records(interactions)
+    # A user's are targets[first:end].
+    first, end = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
+    evaluated = end - first >= min_length
+    records = "records" if interactions.target_items is None else "records of the target domain"
     if not evaluated.any():
         raise DataError(
-            f"nothing to evaluate: none of {interactions.n_users} users has {min_length} records"
+            f"nothing to evaluate: none of {interactions.n_users} users has {min_length} {records}"
         )
     users = np.flatnonzero(evaluated)
-    stops = interactions.indptr[users + 1]
+    valid, test = targets[end[users] - 2], targets[end[users] - 1]
+    train_lengths = stops - starts
+    train_lengths[users] = valid - starts[users]
     return _split(
         interactions,
-        train_lengths=lengths - 2 * evaluated,
-        valid=_holdout(interactions, users, stops - 2),
-        test=_holdout(interactions, users, stops - 1),
+        train_lengths=train_lengths,
+        valid=_holdout(interactions, users, valid),
+        test=_holdout(interactions, users, test),
         method="leave-one-out split",
-        left_out={f"not evaluated, fewer than {min_length} records (kept in training)": ~evaluated},
+        left_out={
+            f"not evaluated, fewer than {min_length} {records} (kept in training)": ~evaluated
+        },
     )
 
 
@@ -104,6 +116,7 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
     A user's validation case is the first record in [valid_from, test_from) after the history of
     all records before ``valid_from``; the test case is the first record at or after ``test_from``
     after all records before ``test_from``. A case without any history is left out and reported.
+    Of data with ``target_items``, the first record of one of these is taken.
 
     Args:
         interactions: with timestamps.
@@ -118,24 +131,25 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
         raise ValueError(f"need finite valid_from < test_from, got {valid_from} and {test_from}")
     if interactions.timestamps is None:
         raise DataError("the data has no timestamps to split by; use leave_one_out")
-    lengths = np.diff(interactions.indptr)
+    starts = interactions.indptr[:-1]
     before_valid = _count_before(interactions, valid_from)
     before_test = _count_before(interactions, test_from)
-    valid_due = before_test > before_valid
-    test_due = lengths > before_test
-    cases = {}
-    for name, due, known in (
-        ("validation", valid_due, before_valid),
-        ("test", test_due, before_test),
+    cases, due = {}, {}
+    for name, known, stops in (
+        ("validation", before_valid, starts + before_test),
+        ("test", before_test, interactions.indptr[1:]),
     ):
-        users = np.flatnonzero(due & (known > 0))
+        targets = _first_target(interactions, starts + known)
+        due[name] = targets < stops
+        users = np.flatnonzero(due[name] & (known > 0))
         if len(users) == 0:
             raise DataError(
                 f"nothing to evaluate: no {name} case with valid_from={valid_from}, "
                 f"test_from={test_from}; the timestamps run "
                 f"from {interactions.timestamps.min()} to {interactions.timestamps.max()}"
             )
-        cases[name] = _holdout(interactions, users, interactions.indptr[users] + known[users])
+        known_until = starts[users] + known[users]
+        cases[name] = _holdout(interactions, users, targets[users], known_until)
     return _split(
         interactions,
         train_lengths=before_valid,
@@ -143,8 +157,9 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
         test=cases["test"],
         method=f"global time split (validation from {valid_from}, test from {test_from})",
         left_out={
-            "no validation case, no record before valid_from": valid_due & (before_valid == 0),
-            "no test case, no record before test_from": test_due & (before_test == 0),
+            "no validation case, no record before valid_from": due["validation"]
+            & (before_valid == 0),
+            "no test case, no record before test_from": due["test"] & (before_test == 0),
         },
     )
 
@@ -182,14 +197,31 @@ def _split(
     return Split(data, train, valid, test, report)
 
 
-def _holdout(data: Interactions, users: np.ndarray, targets: np.ndarray) -> Holdout:
-    """Cases whose target is the record at ``targets`` and whose history is all before it."""
+def _target_records(data: Interactions) -> np.ndarray:
+    """int64, ascending: the records that can be held out."""
+    if data.target_items is None:
+        return np.arange(data.n_records)
+    return np.flatnonzero(data.target_items[data.items])
+
+
+def _first_target(data: Interactions, records: np.ndarray) -> np.ndarray:
+    """The first record at or after each of ``records`` that can be held out, of any user;
+    ``data.n_records`` where there is none."""
+    targets = np.append(_target_records(data), data.n_records)
+    return targets[np.searchsorted(targets, records)]
+
+
+def _holdout(
+    data: Interactions, users: np.ndarray, targets: np.ndarray, known: np.ndarray | None = None
+) -> Holdout:
+    """Cases whose target is the record at ``targets`` and whose history ends before the record
+    ``known``, by default before the target."""
     histories = Histories(
         items=data.items,
         timestamps=data.timestamps,
         users=users,
         starts=data.indptr[users],
-        stops=targets,
+        stops=targets if known is None else known,
         n_items=data.n_items,
     )
     return Holdout(histories, data.items[targets])

@@ -11,9 +11,12 @@ from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.ops.packed import DropoutKey
 
 
-@runtime_checkable
 class SequenceEncoder(Protocol):
     """Any ``torch.nn.Module`` with these three members can be trained by ``PDRec``.
+
+    One that needs more of a batch than the values of its tensors, such as its lengths on the host,
+    says ``recordable = False``: its steps cannot be replayed as a CUDA graph. For a loss of its own
+    see ``ContrastiveEncoder``.
 
     Attributes:
         item_embedding: ``nn.Embedding`` with one row per item, [N, width]; candidates are scored
@@ -26,6 +29,25 @@ class SequenceEncoder(Protocol):
 
     def __call__(self, batch: PackedSequences) -> torch.Tensor:
         """The state after every token, [T, width]; a state may depend on no later token."""
+        ...
+
+
+@runtime_checkable
+class ContrastiveEncoder(Protocol):
+    """A ``SequenceEncoder`` with these methods has a loss of its own, on random views of the
+    training sequences; it is added to the objective. Such steps are not recorded as CUDA graphs.
+    """
+
+    def augment(self, sequences: PackedSequences) -> PackedSequences:
+        """The views of a batch of inputs, on the host, while the batch is put together.
+
+        What is random in them should follow from ``sequences.dropout_key``, the seed, the epoch and
+        the users, so that it depends neither on the rest of the batch nor on when it is asked for.
+        """
+        ...
+
+    def auxiliary_loss(self, views: PackedSequences) -> torch.Tensor:
+        """The loss on the views, which are on the encoder's device by now: float32 []."""
         ...
 
 

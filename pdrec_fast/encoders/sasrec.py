@@ -61,9 +61,13 @@ class SASRec(nn.Module):
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
+        return self._states(self.item_embedding(batch.items), batch)
+
+    def _states(self, items: torch.Tensor, batch: PackedSequences) -> torch.Tensor:
+        """States [T, width] from the embeddings of the batch's items [T, width]."""
         key = dropout_key(batch) if self.training and self.dropout else None
         scale = self.item_embedding.embedding_dim**0.5
-        x = self.item_embedding(batch.items) * scale + self.position_embedding(batch.positions)
+        x = items * scale + self.position_embedding(batch.positions)
         if key is not None:
             x = packed_dropout(
                 x, batch.indptr, self.dropout, key=key, stream=ENCODER, impl=self.impl

@@ -4,13 +4,14 @@
   with, in training, validation or test.
 - ``full``: the target against the whole corpus without the items of the case's history.
 
-Their numbers are not comparable, so results carry the name of their protocol everywhere.
+Their numbers are not comparable, so results carry the name of their protocol everywhere. Of two
+domains (``Interactions.target_items``), candidates are items of the target domain alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,19 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 
 class Scorer(Protocol):
-    """Anything that scores the next item of a history; higher is better."""
+    """Anything that scores the next item of a history; higher is better.
+
+    A ``DiffRec``, a ``PDRec``, or a recommender of your own: it can be evaluated, and be the source
+    of ``Preferences``. One whose scores are a table of users by items is::
+
+        class Table:
+            def scores(self, histories, items=None):
+                rows = table[torch.from_numpy(histories.users)]
+                return rows if items is None else rows.gather(1, items)
+
+    An attribute ``trained_on``, the fingerprint of the training interactions, is compared with
+    those that preferences are inferred for.
+    """
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Score the corpus, or the given items, for B histories.
@@ -88,10 +101,11 @@ class Evaluator:
             raise ValueError(f"unknown protocol={protocol!r}; choose one of {list(PROTOCOLS)}")
         holdout, blocks = self._holdout(on), self.block_size
         n_users = len(holdout)
-        n_candidates = PAPER_NEGATIVES + 1 if protocol == "paper" else self.split.data.n_items
+        data = self.split.data
+        n_candidates = PAPER_NEGATIVES + 1 if protocol == "paper" else data.n_targets
         with unit("evaluation", users=n_users, items=n_users * n_candidates):
             if protocol == "full":
-                return rank_in_corpus(scorer, holdout, block_size=blocks)
+                return rank_in_corpus(scorer, holdout, data.target_items, block_size=blocks)
             return rank_among(scorer, holdout, self.negatives(on), block_size=blocks)
 
     def ndcg_at_10(self, scorer: Scorer, protocol: str) -> float:
@@ -143,7 +157,8 @@ def sample_negatives(
     name: str,
     n_negatives: int = PAPER_NEGATIVES,
 ) -> npt.NDArray[np.int32]:
-    """Draw items without replacement, uniform over those a user never interacted with in ``data``.
+    """Draw items without replacement, uniform over those a user never interacted with in ``data``
+    (of two domains: over those of the target domain).
 
     A user's negatives depend on the seed, the split's name, the user's index and ``data``'s items
     of that user; not on which other users are evaluated.
@@ -164,15 +179,16 @@ def sample_negatives(
     """
     users = np.asarray(holdout.histories.users)
     indptr, items = data.unique_items()
+    _check_targets_observed(holdout, data, row_of(indptr) * data.n_items + items)
+    indptr, items = _among_targets(data, indptr, items)
     user_of_item = row_of(indptr)
-    _check_targets_observed(holdout, data, user_of_item * data.n_items + items)
 
-    available = (data.n_items - np.diff(indptr))[users]
+    available = (data.n_targets - np.diff(indptr))[users]
     if len(users) and available.min() < n_negatives:
         user = users[available.argmin()]
         raise ValueError(
-            f"cannot sample {n_negatives} negatives: the corpus has {data.n_items} items and user "
-            f"{data.user_ids[user]} has not interacted with only {available.min()} of them; "
+            f"cannot sample {n_negatives} negatives: the corpus has {data.n_targets} items and "
+            f"user {data.user_ids[user]} has not interacted with only {available.min()} of them; "
             "use the 'full' protocol"
         )
     sequence = np.random.SeedSequence(seed, spawn_key=tuple(name.encode()))
@@ -180,12 +196,20 @@ def sample_negatives(
 
     # The q-th unobserved item of a row is q plus the observed items before it, and those are the
     # ones with items[i] - i <= q, i being their position in the row.
-    stride = data.n_items + 1
+    stride = data.n_targets + 1
     unobserved_before = items - (np.arange(len(items)) - indptr[user_of_item])
     position = np.searchsorted(
         user_of_item * stride + unobserved_before, users[:, None] * stride + ordinals, side="right"
     )
-    return (ordinals + position - indptr[users, None]).astype(np.int32)
+    drawn = ordinals + position - indptr[users, None]
+    if data.target_items is not None:
+        drawn = np.flatnonzero(data.target_items)[drawn]
+    return drawn.astype(np.int32)
+
+
+def available_negatives(data: Interactions) -> npt.NDArray[np.int64]:
+    """int64 [n_users]: how many items ``sample_negatives`` can choose from."""
+    return data.n_targets - np.diff(_among_targets(data, *data.unique_items())[0])
 
 
 def rank_among(
@@ -199,38 +223,73 @@ def rank_among(
     parts = []
     for block in _blocks(scorer, len(holdout), block_size, negatives.shape[1] + 1):
         items = np.column_stack([holdout.targets[block], negatives[block]])
-        scores = _checked_scores(
-            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64)), items.shape
+        scores = checked_scores(
+            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64))
         )
         parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
     return Ranks.concatenate(parts)
 
 
-def rank_in_corpus(scorer: Scorer, holdout: Holdout, *, block_size: int | None = None) -> Ranks:
+def rank_in_corpus(
+    scorer: Scorer,
+    holdout: Holdout,
+    candidates: npt.NDArray[np.bool_] | None = None,
+    *,
+    block_size: int | None = None,
+) -> Ranks:
     """Rank each target in the corpus without its history's items; memory block_size x items.
 
     The target itself is never filtered, even where the history holds it.
+
+    Args:
+        candidates: bool [items], those to rank among; None for all.
     """
+    kept = None if candidates is None else torch.from_numpy(np.flatnonzero(candidates))
     parts = []
     for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]
-        scores = _checked_scores(scorer, histories, None, (len(histories), histories.n_items))
+        scores = checked_scores(scorer, histories)
         targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
         target_scores = scores.gather(1, targets[:, None])[:, 0]
-        excluded = _excluded(histories, holdout.targets[block], scores.device)
-        parts.append(rank_counts(target_scores, scores, excluded))
+        excluded = _excluded(histories, holdout.targets[block], candidates)
+        if kept is not None:
+            scores = scores.index_select(1, kept.to(scores.device))
+        rows, columns = excluded.to(scores.device)
+        parts.append(rank_counts(target_scores, scores, (rows, columns)))
     return Ranks.concatenate(parts)
 
 
 def _excluded(
-    histories: Histories, targets: npt.NDArray[np.int32], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, columns) of every history's items and target, each pair once."""
+    histories: Histories,
+    targets: npt.NDArray[np.int32],
+    candidates: npt.NDArray[np.bool_] | None,
+) -> torch.Tensor:
+    """int64 [2, n]: rows, and columns of the candidates' scores, of every history's items and
+    target, each pair once."""
     indptr, items, _ = histories.packed()
     rows = np.concatenate([row_of(indptr), np.arange(len(histories))])
     keys = np.unique(rows * histories.n_items + np.concatenate([items, targets]))
-    both = torch.from_numpy(np.stack(np.divmod(keys, histories.n_items))).to(device)
-    return both[0], both[1]
+    rows, columns = np.divmod(keys, histories.n_items)
+    if candidates is not None:
+        inside = candidates[columns]
+        rows, columns = rows[inside], _places(candidates)[columns[inside]]
+    return torch.from_numpy(np.stack([rows, columns]))
+
+
+def _among_targets(
+    data: Interactions, indptr: npt.NDArray[np.int64], items: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Rows of items in a corpus of ``data.target_items`` alone."""
+    if data.target_items is None:
+        return indptr, items
+    inside = data.target_items[items]
+    before = np.concatenate([[0], np.cumsum(inside)])
+    return before[indptr], _places(data.target_items)[items[inside]]
+
+
+def _places(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """int64 [items], each chosen item's place among the chosen."""
+    return np.cumsum(chosen) - 1
 
 
 def format_results(
@@ -283,14 +342,30 @@ def _blocks(
 
 
 @torch.no_grad()
-def _checked_scores(
-    scorer: Scorer, histories: Histories, items: torch.Tensor | None, shape: tuple[int, int]
+def checked_scores(
+    scorer: Scorer, histories: Histories, items: torch.Tensor | None = None
 ) -> torch.Tensor:
+    """``scorer.scores(histories, items)``, refused when it is no tensor of the promised shape.
+
+    Raises:
+        TypeError: the scorer has no ``scores``, or they are no tensor.
+        ValueError: they have another shape.
+    """
+    name = type(scorer).__name__
+    if not callable(getattr(scorer, "scores", None)):
+        raise TypeError(f"{name} cannot score: give it a method scores(histories, items=None)")
     with span("scores"):
-        scores = scorer.scores(histories, items)
-    if tuple(scores.shape) != shape:
+        scores = scorer.scores(histories) if items is None else scorer.scores(histories, items)
+    if not isinstance(scores, torch.Tensor):
+        raise TypeError(
+            f"{name}.scores returned a {type(scores).__name__}, not a torch.Tensor; for an array "
+            "return torch.from_numpy(...)"
+        )
+    wanted = (len(histories), histories.n_items) if items is None else tuple(items.shape)
+    if tuple(scores.shape) != wanted:
         raise ValueError(
-            f"{type(scorer).__name__}.scores returned shape {tuple(scores.shape)}, not {shape}"
+            f"{name}.scores returned shape {tuple(scores.shape)}, not {wanted}: was it fitted on "
+            "other data?"
         )
     return scores
 

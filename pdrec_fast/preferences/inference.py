@@ -11,7 +11,8 @@ import torch
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.data.histories import row_of
 from pdrec_fast.devices import off_cpu
-from pdrec_fast.evaluation import Scorer
+from pdrec_fast.errors import NonFiniteScoresError
+from pdrec_fast.evaluation import Scorer, checked_scores
 from pdrec_fast.ops.pool_sampling import sample_pool
 from pdrec_fast.ops.projected_selection import select_projected
 from pdrec_fast.ops.projection import rows_per_block
@@ -118,11 +119,17 @@ def _from_vectors(
 def _from_scores(
     source: Scorer, train: Interactions, histories: Histories, users: slice, wanted: Wanted
 ) -> tuple[torch.Tensor, ...]:
-    with span("scores"):
-        scores = _corpus_scores(source, histories)
+    scores = checked_scores(source, histories).cpu().float()
     observed = wanted.observed_by(users)
     with span("selection"):
-        selection = select_unobserved(scores, observed, wanted.top_m, wanted.first_rank[users])
+        try:
+            selection = select_unobserved(scores, observed, wanted.top_m, wanted.first_rank[users])
+        except ValueError as error:
+            name = type(source).__name__
+            first = train.user_ids[users.start]
+            raise NonFiniteScoresError(
+                f"{name}.scores of a block of users from {first} on: {error}"
+            ) from None
     with span("draws"):
         draws = sample_pool(
             scores,
@@ -135,17 +142,6 @@ def _from_scores(
         )
     rows, items = _records(train, users)
     return scores[torch.from_numpy(rows), torch.from_numpy(items)], *selection, draws
-
-
-def _corpus_scores(source: Scorer, histories: Histories) -> torch.Tensor:
-    scores = source.scores(histories)
-    wanted = (len(histories), histories.n_items)
-    if tuple(scores.shape) != wanted:
-        raise ValueError(
-            f"{type(source).__name__}.scores returned shape {tuple(scores.shape)}, not {wanted}: "
-            "was it fitted on other data?"
-        )
-    return scores.cpu()
 
 
 def _records(train: Interactions, users: slice) -> tuple[np.ndarray, np.ndarray]:

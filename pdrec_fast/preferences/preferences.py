@@ -90,9 +90,9 @@ class Preferences:
         """Score the corpus for every user, in blocks, and keep what is needed.
 
         Args:
-            source: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, a user's own),
-                fitted on ``train``. On a GPU, the scores of a ``VectorSource`` (a ``DiffRec``) are
-                never stored.
+            source: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, one of your own,
+                see ``Scorer``), fitted on ``train``. On a GPU, the scores of a ``VectorSource`` (a
+                ``DiffRec``) are never stored.
             top_m: m, candidates of DPA per user.
             omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
             n_draws: D, negatives drawn per user.
@@ -103,6 +103,7 @@ class Preferences:
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
+            TypeError: ``source`` has no ``scores``, or they are no tensor.
             DataError: a user has interacted with every item.
         """
         if block_size is None:

@@ -7,14 +7,17 @@ gets the same one.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-NOISE, DROPOUT, NEGATIVES, ENCODER = 0, 1, 2, 16
+NOISE, DROPOUT, NEGATIVES, VIEWS, ENCODER = 0, 1, 2, 3, 16
 """The streams in use; an encoder numbers its dropouts from ``ENCODER`` on."""
 
 _WORD = 0xFFFFFFFF
+Words = TypeVar("Words", torch.Tensor, npt.NDArray[np.int64])
 
 
 def philox4x32(counter: torch.Tensor, key: tuple[int, int]) -> torch.Tensor:
@@ -99,6 +102,6 @@ def ragged_words(
     return word[torch.arange(4) < left[:, None]]
 
 
-def bounded(word: torch.Tensor, n: int) -> torch.Tensor:
+def bounded(word: Words, n: int | Words) -> Words:
     """Words as integers in 0 .. n - 1, ``(word * n) >> 32``, for n < 2**31."""
     return word * n >> 32

@@ -107,7 +107,7 @@ def draw_from_masks(
     while True:
         word = _words(seed, epoch, users, n_words)
         below = pools.cumsum(1)
-        of_list = torch.searchsorted(below, bounded(word, sizes) + 1)  # type: ignore[arg-type]
+        of_list = torch.searchsorted(below, bounded(word, sizes) + 1)
         candidates = torch.where(listed, of_list, bounded(word, n_items))
         accepted = pools.gather(1, candidates)
         place = accepted.cumsum(1) - 1

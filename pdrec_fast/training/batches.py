@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -71,6 +71,7 @@ class Batch:
         last: int64 [B], the last token of every complete sequence; None without DPA.
         candidates: int64 [B, m], DPA's candidates, -1 where absent; None without DPA.
         count: int64 [], how many of the T inputs count where the rest are padding; or None.
+        views: what the encoder's own loss is about; None where it has none.
     """
 
     sequences: PackedSequences
@@ -80,6 +81,7 @@ class Batch:
     last: torch.Tensor | None
     candidates: torch.Tensor | None
     count: torch.Tensor | None = None
+    views: PackedSequences | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device."""
@@ -99,6 +101,7 @@ class TrainingBatches:
         train: the training interactions.
         preferences: what the modules take their guidance from; None for a plain encoder.
         max_length: longest sequence that the encoder reads.
+        augment: makes views of a batch's inputs, see ``ContrastiveEncoder``; or None.
     """
 
     def __init__(
@@ -107,8 +110,9 @@ class TrainingBatches:
         preferences: Preferences | None,
         config: PDRecConfig,
         max_length: int,
+        augment: Callable[[PackedSequences], PackedSequences] | None = None,
     ) -> None:
-        self.config, self.max_length = config, max_length
+        self.config, self.max_length, self.augment = config, max_length, augment
         self.tokens = TrainingTokens(train, max_length)
         self.random = RandomNegatives(train)
         modules = config.modules if preferences is not None else ()
@@ -183,7 +187,23 @@ class TrainingBatches:
             candidates = torch.from_numpy(self.of_dpa.top_items[of].astype(np.int64))
         items = np.concatenate([tokens.targets[at, None], negatives[at]], axis=1)
         weights = None if self.weights is None else torch.from_numpy(self.weights[at])
-        return Batch(packed, inputs, torch.from_numpy(items), weights, last, candidates)
+        return Batch(
+            packed,
+            inputs,
+            torch.from_numpy(items),
+            weights,
+            last,
+            candidates,
+            views=self._views(users, epoch),
+        )
+
+    def _views(self, users: np.ndarray, epoch: int) -> PackedSequences | None:
+        """The encoder's views of the inputs of some rows of ``tokens``."""
+        if self.augment is None:
+            return None
+        inputs = self.tokens.inputs[users]
+        with span("views"):
+            return self.augment(pack(inputs, self.max_length, seed=self.config.seed, epoch=epoch))
 
 
 def check_trainable(train: Interactions, max_length: int) -> None:

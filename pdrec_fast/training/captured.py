@@ -75,6 +75,7 @@ def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
         _extended(packed.items, shape.tokens, 0),
         torch.cat([packed.indptr, packed.n_tokens + torch.from_numpy(ends)]),
         torch.cat([packed.positions, torch.from_numpy(shape.max_length - from_end)]),
+        np.concatenate([packed.host_lengths, filling]),
         np.concatenate([packed.sources, np.full(n_fillers, -1)]),
         replace(key, users=_extended(key.users, shape.sequences, 0)),
     )

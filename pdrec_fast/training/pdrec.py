@@ -16,7 +16,7 @@ from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.encoders import ENCODERS, SequenceEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
@@ -25,6 +25,7 @@ from pdrec_fast.ops.projection import project, rows_per_block
 from pdrec_fast.ops.selection import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.guidance import check_preferences
 from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
@@ -36,8 +37,8 @@ class PDRec:
     """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
 
     Args:
-        encoder: name of a built-in encoder (``"sasrec"``), or a function that makes a
-            ``SequenceEncoder`` for a number of items.
+        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
+            function that makes a ``SequenceEncoder`` for a number of items.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: passed to a built-in encoder, e.g. ``{"width": 32}``.
@@ -45,8 +46,8 @@ class PDRec:
             ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
             another.
         cuda_graphs: on a GPU, record a training step as a graph and replay it: small encoders
-            otherwise wait for the host. For the built-in encoders, and others that read nothing
-            back to the host.
+            otherwise wait for the host. For SASRec, and encoders of your own that read nothing back
+            to the host; see ``SequenceEncoder``.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class PDRec:
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
-        self._check_preferences(interactions, preferences)
+        check_preferences(self.config, interactions, preferences)
         self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
         try:
@@ -131,17 +132,18 @@ class PDRec:
         """Logits of the next item.
 
         Args:
-            histories: B non-empty histories.
+            histories: B of them; for one without items nothing is known, all its logits are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
             float32 [B, C] or [B, N], on the model's device.
         """
         encoder = self.fitted_encoder().eval()
-        batch = pack(histories, encoder.max_length).to(self.device)
+        known = np.flatnonzero(histories.lengths)
+        batch = pack(histories[known], encoder.max_length).to(self.device)
         states = encoder(batch)[batch.last]
-        vectors = torch.empty_like(states)
-        vectors[torch.from_numpy(batch.sources).to(self.device)] = states
+        vectors = states.new_zeros((len(histories), states.shape[1]))
+        vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
         table = encoder.item_embedding.weight
         if items is not None:
             return self.objective.logits(vectors, table, items.to(self.device))
@@ -167,7 +169,8 @@ class PDRec:
 
         Args:
             users: raw user ids [B].
-            k: at most the number of items.
+            k: at most the number of items (of two domains: of the target's, which alone are
+                recommended).
             filter_seen: leave out items the user has interacted with.
             block_size: users scored at once; memory is ``block_size`` x items floats. None takes
                 as many as make 16 MiB.
@@ -185,8 +188,9 @@ class PDRec:
             block_size = rows_per_block(data.n_items)
         if block_size < 1:
             raise ValueError(f"block_size must be at least 1, got {block_size}")
-        if not 1 <= k <= data.n_items:
-            raise ValueError(f"k must lie in 1 .. {data.n_items} (the number of items), got {k}")
+        if not 1 <= k <= data.n_targets:
+            raise ValueError(f"k must lie in 1 .. {data.n_targets} (the number of items), got {k}")
+        others = None if data.target_items is None else torch.from_numpy(~data.target_items)
         histories = data.histories(data.user_index(users))
         if len(histories) and not histories.lengths.min():
             raise DataError(
@@ -200,6 +204,8 @@ class PDRec:
             scores = self.scores(histories[block]).cpu()
             if filter_seen:
                 _mask_seen(scores, histories[block])
+            if others is not None:
+                scores.masked_fill_(others, -torch.inf)
             best = _top_items(scores, k)
             logits[block] = scores.gather(1, best)
             found = logits[block] > -np.inf
@@ -294,39 +300,33 @@ class PDRec:
             torch.manual_seed(self.config.seed)
             if isinstance(spec, str):
                 try:
-                    return ENCODERS[spec](n_items, **self.encoder_options).to(self.device)
+                    encoder: Any = ENCODERS[spec](n_items, **self.encoder_options)
                 except TypeError as error:
                     raise ValueError(f"encoder_options={self.encoder_options}: {error}") from None
-            encoder = spec(n_items)
-        if not isinstance(encoder, SequenceEncoder):
+            else:
+                encoder = spec(n_items)
+        self._check_encoder(encoder, n_items)
+        return encoder.to(self.device)
+
+    def _check_encoder(self, encoder: Any, n_items: int) -> None:
+        name = self._encoder_name
+        # Not isinstance: from Python 3.12 on it does not see the parts of a torch module.
+        if not (hasattr(encoder, "item_embedding") and hasattr(encoder, "max_length")):
             raise ValueError(
-                f"encoder {self._encoder_name!r} makes a {type(encoder).__name__} without "
+                f"encoder {name!r} makes a {type(encoder).__name__} without "
                 "item_embedding or max_length; see SequenceEncoder"
             )
         if encoder.item_embedding.num_embeddings != n_items:
             raise ValueError(
-                f"encoder {self._encoder_name!r} has an item_embedding of "
+                f"encoder {name!r} has an item_embedding of "
                 f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
                 f"{n_items} items and none for padding"
             )
-        return encoder.to(self.device)
-
-    def _check_preferences(self, train: Interactions, preferences: Preferences | None) -> None:
-        if not self.config.modules:
-            return
-        if preferences is None:
+        contrastive = isinstance(encoder, ContrastiveEncoder)
+        if self.cuda_graphs and (contrastive or not getattr(encoder, "recordable", True)):
             raise ValueError(
-                f"modules {self.config.modules} need preferences: pass Preferences.infer(...), or "
-                "modules=() for the plain encoder"
-            )
-        if preferences.data != train.fingerprint():
-            raise ValueError(
-                "preferences were inferred on other interactions than these training interactions"
-            )
-        top_m = preferences.top_items.shape[1]
-        if "dpa" in self.config.modules and self.config.dpa_top_n > top_m:
-            raise ValueError(
-                f"dpa_top_n={self.config.dpa_top_n} is more than the preferences' top_m={top_m}"
+                f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
+                "batch's sequences and cannot be recorded; set cuda_graphs=False"
             )
 
 

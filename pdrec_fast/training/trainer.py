@@ -11,6 +11,7 @@ import torch
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.devices import prefetched
+from pdrec_fast.encoders import ContrastiveEncoder
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
@@ -37,7 +38,14 @@ class PDRecFit:
         self.model, self.config, self.evaluator = model, model.config, evaluator
         self.device = model.device
         self.encoder = model.fitted_encoder()
-        self.batches = TrainingBatches(train, preferences, self.config, self.encoder.max_length)
+        contrastive = isinstance(self.encoder, ContrastiveEncoder)
+        self.batches = TrainingBatches(
+            train,
+            preferences,
+            self.config,
+            self.encoder.max_length,
+            self.encoder.augment if contrastive else None,
+        )
         # On a GPU a dense gradient costs a fraction of the optimiser's own reading and writing.
         self.sparse = self.device.type == "cpu"
         self.objective = replace(model.objective, sparse_grad=self.sparse)
@@ -90,19 +98,23 @@ class PDRecFit:
         return loss.detach()
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
-        """The objective (eq. 6) of a batch on the encoder's device."""
+        """The objective (eq. 6) and the encoder's own loss of a batch on the encoder's device."""
         config, table = self.config, self.encoder.item_embedding.weight
         with span("encode"):
             states = self.encoder(batch.sequences)
         with span("ranking loss"):
             inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
             loss = self.objective.ranking(inputs, table, batch.items, batch.weights, batch.count)
-        if batch.last is None or batch.candidates is None:
-            return loss
-        with span("distillation loss"):
-            last = states.index_select(0, batch.last)
-            distilled = self.objective.distillation(last, table, batch.candidates, config.dpa_top_n)
-            return loss + config.dpa_weight * distilled
+        if batch.last is not None and batch.candidates is not None:
+            with span("distillation loss"):
+                last = states.index_select(0, batch.last)
+                top_n = config.dpa_top_n
+                distilled = self.objective.distillation(last, table, batch.candidates, top_n)
+                loss = loss + config.dpa_weight * distilled
+        if batch.views is not None:
+            with span("auxiliary loss"):
+                loss = loss + self.encoder.auxiliary_loss(batch.views)
+        return loss
 
     def _delivered(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the model's device; those for a GPU are made while it computes."""

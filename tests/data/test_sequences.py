@@ -31,6 +31,7 @@ ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15]]
 def test_sequences_come_longest_first_and_equal_lengths_in_order() -> None:
     batch = pack(histories_of(ROWS), max_length=10)
     assert batch.sources.tolist() == [2, 0, 4, 5, 1, 3]
+    assert batch.host_lengths.tolist() == batch.lengths.tolist()
     assert sequences_of(batch) == [ROWS[row] for row in batch.sources]
     assert batch.lengths.tolist() == [5, 3, 3, 2, 1, 1]
     assert (len(batch), batch.n_tokens) == (6, 15)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 
 
@@ -36,6 +36,7 @@ def test_round_trip_through_safetensors_and_json(
         if before is not None:
             np.testing.assert_array_equal(before, after)
             assert before.dtype == after.dtype
+    assert back.target_items is None
     assert back.user_index(users).tolist() == data.user_index(users).tolist()
 
 
@@ -62,3 +63,12 @@ def test_tensors_are_copies() -> None:
     }
     tensors["items"].fill_(-1)
     assert data.items.min() >= 0
+
+
+def test_the_domains_of_items_survive() -> None:
+    target = Interactions.from_arrays([1, 1, 2], [5, 6, 5], [1, 3, 2])
+    data = mix_domains(target, Interactions.from_arrays([1, 3], [5, 7], [2, 1]))
+    back = through_files(data)
+    assert back.fingerprint() == data.fingerprint()
+    assert back.target_items is not None
+    assert back.target_items.tolist() == [True, True, False, False]

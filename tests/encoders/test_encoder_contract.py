@@ -1,4 +1,7 @@
-"""What every built-in encoder must do; one added to ``ENCODERS`` is tested here at once."""
+"""What every encoder must do; one added to ``ENCODERS`` is tested here at once, and models that
+read padded sequences are."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,34 +9,68 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories
+from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, pack
-from pdrec_fast.encoders import ENCODERS, SequenceEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder
+from tests.encoders.padded_models import PADDED
 
+MAKERS = ENCODERS | PADDED
 N_ITEMS, MAX_LENGTH = 50, 8
 ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11], [12, 13, 14], list(range(20, 33)), [1, 2, 3]]
 
 
-@pytest.fixture(params=sorted(ENCODERS))
+@pytest.fixture(params=sorted(MAKERS))
 def encoder(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    made = ENCODERS[request.param](N_ITEMS, max_length=MAX_LENGTH)
+    made = MAKERS[request.param](N_ITEMS, max_length=MAX_LENGTH)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return made.double().eval()
 
 
-def packed(rows: list[list[int]]) -> PackedSequences:
+@pytest.fixture
+def dropping(encoder: nn.Module) -> nn.Module:
+    """The encoders of this package, which take their dropout from keys; others' is their own."""
+    if isinstance(encoder, PaddedEncoder):
+        pytest.skip("dropout is the padded model's own")
+    return encoder
+
+
+def packed(
+    rows: list[list[int]], users: list[int] | None = None, seed: int | None = None
+) -> PackedSequences:
     stops = np.cumsum([len(row) for row in rows]).astype(np.int64)
     starts = stops - np.array([len(row) for row in rows], dtype=np.int64)
     items = np.array([item for row in rows for item in row], dtype=np.int32)
-    histories = Histories(items, None, np.arange(len(rows)), starts, stops, N_ITEMS)
-    return pack(histories, MAX_LENGTH)
+    of = np.arange(len(rows)) if users is None else np.array(users)
+    return pack(Histories(items, None, of, starts, stops, N_ITEMS), MAX_LENGTH, seed=seed)
 
 
-def states_of(encoder: nn.Module, rows: list[list[int]]) -> list[torch.Tensor]:
+def with_spares(batch: PackedSequences, lengths: list[int]) -> PackedSequences:
+    """``batch`` and further sequences of these lengths, as where batches are padded."""
+    spare = np.array(lengths)
+    positions = torch.from_numpy(token_indices(MAX_LENGTH - spare, spare))
+    key = batch.dropout_key
+    assert key is not None
+    return PackedSequences(
+        torch.cat([batch.items, torch.full((spare.sum(),), 3)]),
+        torch.cat([batch.indptr, batch.n_tokens + torch.from_numpy(np.cumsum(spare))]),
+        torch.cat([batch.positions, positions]),
+        np.concatenate([batch.host_lengths, spare]),
+        np.concatenate([batch.sources, np.full(len(spare), -1)]),
+        replace(key, users=torch.cat([key.users, torch.zeros(len(spare), dtype=torch.int64)])),
+    )
+
+
+def states_of(
+    encoder: nn.Module,
+    rows: list[list[int]],
+    users: list[int] | None = None,
+    seed: int | None = None,
+) -> list[torch.Tensor]:
     """The states of every row's sequence, in the order of the rows."""
-    batch = packed(rows)
+    batch = packed(rows, users, seed)
     parts = torch.split(encoder(batch), batch.lengths.tolist())
     return [parts[at] for at in np.argsort(batch.sources)]
 
@@ -43,7 +80,6 @@ def assert_close(left: torch.Tensor, right: torch.Tensor) -> None:
 
 
 def test_follows_the_protocol(encoder: nn.Module) -> None:
-    assert isinstance(encoder, SequenceEncoder)
     assert encoder.max_length == MAX_LENGTH
     assert encoder.item_embedding.num_embeddings == N_ITEMS
 
@@ -94,10 +130,59 @@ def test_evaluation_is_deterministic(encoder: nn.Module) -> None:
     assert torch.equal(encoder(batch), encoder(batch))
 
 
+@pytest.mark.parametrize("lengths", [[0, 0], [MAX_LENGTH, MAX_LENGTH, 3, 0], [0, 1, MAX_LENGTH]])
+def test_spare_sequences_of_any_length_may_follow(encoder: nn.Module, lengths: list[int]) -> None:
+    batch = packed(ROWS, seed=5)
+    wide = with_spares(batch, lengths)
+    for mode in (True, False):
+        encoder.train(mode)
+        states = encoder(wide)
+        assert len(states) == wide.n_tokens
+        assert_close(states[: batch.n_tokens], encoder(batch))
+
+
+def test_dropout_acts_in_training_alone(dropping: nn.Module) -> None:
+    encoder = dropping
+    batch = packed(ROWS, seed=5)
+    kept = encoder(batch)
+    dropped = encoder.train()(batch)
+    assert not torch.allclose(dropped, kept)
+    encoder.dropout = 0.0
+    for block in getattr(encoder, "blocks", ()):
+        block.dropout = 0.0
+    assert_close(encoder(batch), kept)
+
+
+def test_a_users_dropout_is_the_same_in_every_batch(dropping: nn.Module) -> None:
+    encoder = dropping
+    encoder.train()
+    users = [40, 41, 42, 43, 44, 45, 46]
+    together = states_of(encoder, ROWS, users, seed=5)
+    for row, user, states in zip(ROWS, users, together, strict=True):
+        assert_close(states_of(encoder, [row], [user], seed=5)[0], states)
+    assert not torch.allclose(together[0], together[6])  # the same items, another user
+    assert not torch.allclose(together[0], states_of(encoder, ROWS, users, seed=6)[0])
+
+
+def test_without_a_key_dropout_follows_torchs_generator(dropping: nn.Module) -> None:
+    encoder = dropping
+    encoder.train()
+    runs = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        runs.append(encoder(packed(ROWS)))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.allclose(runs[0], runs[2])
+
+
 def test_every_parameter_learns(encoder: nn.Module) -> None:
     torch.manual_seed(1)
-    states = encoder.train()(packed(ROWS))
-    (states * torch.randn_like(states)).sum().backward()
+    batch = packed(ROWS, seed=2)
+    states = encoder.train()(batch)
+    loss = (states * torch.randn_like(states)).sum()
+    if isinstance(encoder, ContrastiveEncoder):
+        loss = loss + encoder.auxiliary_loss(encoder.augment(batch))
+    loss.backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -105,7 +190,7 @@ def test_every_parameter_learns(encoder: nn.Module) -> None:
 
 
 def test_the_same_seed_makes_the_same_encoder() -> None:
-    for make in ENCODERS.values():
+    for make in MAKERS.values():
         made = []
         for _ in range(2):
             torch.manual_seed(3)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from pdrec_fast.data import Histories, Interactions, synthetic
 from pdrec_fast.diffusion import DiffRec
-from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.errors import CheckpointError, DataError, NonFiniteScoresError
 from pdrec_fast.preferences import Preferences, inference
 
 N_ITEMS = 97
@@ -260,3 +260,46 @@ def test_vectors_give_the_preferences_of_their_scores(monkeypatch: pytest.Monkey
         np.testing.assert_allclose(found.threshold_scores, expected.threshold_scores, rtol=1e-5)
         for name in ("observed_ranks", "top_items", "threshold_items", "negatives"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+
+
+class ArraySource:
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> Any:
+        return np.zeros((len(histories), histories.n_items))
+
+
+class NarrowSource:
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> Any:
+        return torch.zeros(len(histories), histories.n_items - 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (object(), TypeError, r"object cannot score: give it a method scores\("),
+        (ArraySource(), TypeError, r"ArraySource.scores returned a ndarray.*torch.from_numpy"),
+        (NarrowSource(), ValueError, r"returned shape \(\d+, 96\), not \(\d+, 97\)"),
+    ],
+)
+def test_sources_that_cannot_be_used(
+    train: Interactions, source: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Preferences.infer(source, train, progress=False)
+
+
+def test_nan_scores_name_their_source(train: Interactions) -> None:
+    table = torch.zeros(train.n_users, N_ITEMS)
+    table[6, 3] = torch.nan
+    with pytest.raises(NonFiniteScoresError, match=r"TableSource.*user 4 on.*row 2, column 3"):
+        Preferences.infer(TableSource(table), train, block_size=4, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_scores_of_other_types_are_taken(train: Interactions, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randint(-900, 900, (train.n_users, N_ITEMS), generator=generator)
+    expected, found = (
+        Preferences.infer(TableSource(scores), train, progress=False)
+        for scores in (table.float(), table.to(dtype))
+    )
+    assert found.fingerprint() == expected.fingerprint()

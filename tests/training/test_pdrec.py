@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,19 @@ def test_scores_follow_the_order_of_the_histories(split: Split) -> None:
         alone = model.scores(split.test.histories[row : row + 1])
         torch.testing.assert_close(alone[0], scores[row], rtol=1e-5, atol=1e-5)
     assert model.scores(split.test.histories[:0]).shape == (0, 320)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_nothing_is_known_of_a_user_without_items(split: Split, similarity: str) -> None:
+    model = fitted(split, similarity=similarity)
+    histories = split.test.histories[:5]
+    empty = replace(histories, stops=np.where(np.arange(5) % 2, histories.stops, histories.starts))
+    scores = model.scores(empty)
+    assert not scores[::2].any()
+    torch.testing.assert_close(scores[1::2], model.scores(histories)[1::2])
+    items = torch.arange(10).reshape(5, 2)
+    assert not model.scores(empty, items)[::2].any()
+    assert not model.scores(empty[[0]]).any()
 
 
 def test_cosine_scores_lie_within_the_temperature(split: Split) -> None:

@@ -1,0 +1,81 @@
+"""CL4SRec (Xie et al., ICDE 2022): SASRec with a contrastive loss, on packed sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdrec_fast.data.sequences import PackedSequences
+from pdrec_fast.devices import to_device
+from pdrec_fast.encoders.sasrec import SASRec
+from pdrec_fast.encoders.views import Augmentation
+
+
+class CL4SRec(SASRec):
+    """SASRec that also learns to tell a user by two random views of the sequence.
+
+    Args:
+        n_items: N, the corpus size.
+        crop, mask, reorder: η, γ and β, see ``Augmentation``.
+        contrast_weight: λ, of the contrastive loss.
+        temperature: of the contrastive loss; the original has none.
+        options: of ``SASRec``.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        crop: float = 0.6,
+        mask: float = 0.3,
+        reorder: float = 0.6,
+        contrast_weight: float = 0.1,
+        temperature: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_items, **options)
+        if not contrast_weight >= 0:
+            raise ValueError(f"contrast_weight must not be negative, got {contrast_weight}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.augmentation = Augmentation(crop, mask, reorder)
+        self.contrast_weight, self.temperature = contrast_weight, temperature
+        # Beside the table, whose every row is an item that can be recommended; as large as a row.
+        spread = float(self.item_embedding.weight.detach().std())
+        self.mask_embedding = nn.Parameter(spread * torch.randn(self.item_embedding.embedding_dim))
+
+    def augment(self, sequences: PackedSequences) -> PackedSequences:
+        """Two views of every sequence, see ``Augmentation.views``; N stands for a masked item."""
+        n_items = self.item_embedding.num_embeddings
+        return self.augmentation.views(sequences, self.max_length, mask_item=n_items)
+
+    def auxiliary_loss(self, views: PackedSequences) -> torch.Tensor:
+        """λ times the ``info_nce`` of the views' last states: float32 []."""
+        masked = views.items == self.item_embedding.num_embeddings
+        items = self.item_embedding(views.items.masked_fill(masked, 0))
+        items = torch.where(masked.unsqueeze(1), self.mask_embedding, items)
+        states = self._states(items, views)
+        of_view = to_device(torch.from_numpy(views.sources.argsort()), states.device)
+        first, second = states.index_select(0, views.last.index_select(0, of_view)).chunk(2)
+        return self.contrast_weight * info_nce(first, second, self.temperature)
+
+
+def info_nce(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean over all 2 B views v, v+ being the other one of the same sequence, of
+
+    ``-log(exp(v . v+ / τ) / (exp(v . v+ / τ) + Σ exp(v . v- / τ)))``
+
+    where v- runs over the 2 (B - 1) views of other sequences; 0 where there are none.
+
+    Args:
+        first, second: [B, d], the two views of every sequence.
+        temperature: τ.
+    """
+    views = torch.cat([first, second])
+    itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    logits = (views @ views.t() / temperature).masked_fill(itself, -torch.inf)
+    other = torch.arange(len(views), device=views.device).roll(len(first))
+    return F.cross_entropy(logits, other)
