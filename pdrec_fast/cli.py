@@ -248,7 +248,13 @@ def run(
 @app.command()
 def recommend(
     run_dir: RunDir,
-    users: Annotated[str, typer.Option(help="Comma-separated user ids.")],
+    users: Annotated[
+        str, typer.Option(help="Comma-separated user ids; spaces around them do not count.")
+    ] = "",
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="One user id exactly as in the data, commas and all. Repeatable."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
@@ -261,12 +267,14 @@ def recommend(
 ) -> None:
     """Print the items that users of a finished run would interact with next."""
     _use_threads(threads)
+    ids = [name.strip() for name in users.split(",") if name.strip()] + (user or [])
+    if not ids:
+        raise ValueError("no user was named: give --users u1,u2, or --user ID once for each")
     model = _model_of(run_dir, device)
-    ids = [user.strip() for user in users.split(",")]
     items, scores = model.recommend(ids, k, filter_seen=not include_seen)
     rows = [
-        {"user": user, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
-        for user, row, row_scores in zip(ids, items, scores, strict=True)
+        {"user": name, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
+        for name, row, row_scores in zip(ids, items, scores, strict=True)
         for rank, (item, score) in enumerate(zip(row, row_scores, strict=True))
         if item is not None
     ]
@@ -277,9 +285,11 @@ def recommend(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(f"{'user':>12}  {'rank':>4}  {'item':>16}  {'score':>8}")
+        name, item = (max([12, *(len(str(row[of])) for row in rows)]) for of in ("user", "item"))
+        print(f"{'user':>{name}}  {'rank':>4}  {'item':>{item}}  {'score':>8}")
         for row in rows:
-            print(f"{row['user']:>12}  {row['rank']:>4}  {row['item']!s:>16}  {row['score']:8.4f}")
+            start = f"{row['user']:>{name}}  {row['rank']:>4}  {row['item']!s:>{item}}"
+            print(f"{start}  {row['score']:8.4f}")
 
 
 @app.command()
