@@ -31,6 +31,7 @@ from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
 from pdrec_fast.settings import with_setting
 from pdrec_fast.training import PDRec
+from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
     help="Diffusion-guided sequential recommendation (PDRec, AAAI 2024).",
@@ -281,6 +282,7 @@ def demo(
     run_demo(seed=seed, out=out, device=device, progress=not quiet)
 
 
+app.command()(tune)
 app.command()(presets)
 
 
