@@ -33,7 +33,7 @@ from pdrec_fast.evaluation import (
 )
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.presets import PRESETS
+from pdrec_fast.presets import kind_of, preset_of
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
 from pdrec_fast.training.batches import check_trainable
 
@@ -117,17 +117,25 @@ class RunConfig:
         guide: str = DIFFUSION,
         seed: int = 0,
     ) -> RunConfig:
-        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything."""
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset={name!r}; choose one of {list(PRESETS)}")
-        preset = PRESETS[name]
+        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything.
+
+        A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
+        encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.
+
+        Raises:
+            ValueError: no such preset, or it has nothing for this encoder.
+        """
+        trained = None if encoder == DIFFUSION else encoder
+        preset = preset_of(name, encoder=trained, kind=kind_of(modules))
         return cls(
             diffusion=replace(preset.diffusion, seed=seed),
             pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
+            encoder_options=dict(preset.encoder_options),
             guide=guide,
             top_m=preset.top_m,
             omega_m=preset.omega_m,
+            n_draws=preset.n_draws,
         )
 
     @property
@@ -198,7 +206,7 @@ def run(
     config = config or RunConfig()
     out = None if out is None else Path(out)
     split = config.split.apply(data)
-    config, protocols = _with_possible_protocols(config, split)
+    config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
     model = guide = None
@@ -206,7 +214,7 @@ def run(
         model = _new_encoder(config, device, cuda_graphs)
     if config.guide != DIFFUSION:
         guide = _new_encoder(config.of_guide(), device, cuda_graphs)
-    _check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
+    check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
@@ -227,7 +235,7 @@ def run(
         model = stages.encoder("model", model, split, preferences)
     metrics = _report(config, split, protocols, stages, diffusion, guide, model)
     if out is not None:
-        _write_json(out / "metrics.json", metrics)
+        write_json(out / "metrics.json", metrics)
     return RunResult(metrics, split, diffusion, preferences, model, guide)
 
 
@@ -306,7 +314,7 @@ class _Stages:
         self.peak_rss_gib = max(self.peak_rss_gib, _peak_rss_gib())
         if self.out is not None:
             found = {"seconds": self.seconds, "peak_rss_gib": self.peak_rss_gib}
-            _write_json(self.out / "stages.json", found)
+            write_json(self.out / "stages.json", found)
 
 
 def _report(
@@ -366,7 +374,7 @@ def _epochs(history: Any) -> dict[str, int] | None:
     return {"trained": history.epochs, "best": history.best_epoch + 1}
 
 
-def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
+def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
     tested = np.union1d(split.valid.users, split.test.users)
     if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
@@ -393,7 +401,7 @@ def _new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool) -> 
     )
 
 
-def _check_before_training(
+def check_before_training(
     config: RunConfig, split: Split, diffusion: DiffRec | None, encoders: Iterable[PDRec]
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
@@ -419,17 +427,17 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         if found != description:
             raise CheckpointError(
-                f"{out}: holds a run with other {', '.join(_differences(found, description))}; use "
+                f"{out}: holds a run with other {', '.join(differences(found, description))}; use "
                 "another directory or delete it"
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(marker, description)
+    write_json(marker, description)
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     """Where two JSON values differ, e.g. ``["config.pdrec.lr (0.01 there, 0.1 here)"]``."""
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return [f"{name} ({found} there, {wanted} here)"] if found != wanted else []
@@ -437,13 +445,19 @@ def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
     return [
         line
         for key in keys
-        for line in _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+        for line in differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
     ]
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file that a reader sees whole or not at all."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that a reader sees whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(values, indent=1) + "\n")
+    fresh.write_text(text)
     fresh.replace(path)
 
 
