@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -21,7 +21,7 @@ import typer
 import pdrec_fast
 from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.demo import run_demo
-from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate as evaluate_model
@@ -31,7 +31,9 @@ from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.profiling import Profile
-from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
+from pdrec_fast.settings import SETTINGS_HELP, with_setting
+from pdrec_fast.studies import command as study_commands
+from pdrec_fast.training import MODULES, Module, PDRec
 
 app = typer.Typer(
     help="Diffusion-guided sequential recommendation (PDRec, AAAI 2024).",
@@ -40,18 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(study_commands.study)
+app.command()(study_commands.collect)
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
-
-
-_OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
-_SETTINGS_HELP = (
-    f"Settings: {', '.join(_OPEN_SETTINGS)}; "
-    f"diffusion.: {', '.join(field.name for field in fields(DiffusionConfig))}; "
-    f"pdrec.: {', '.join(field.name for field in fields(PDRecConfig))}; "
-    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout; "
-    "gru4rec: width, hidden, layers, max_length, dropout; "
-    "cl4srec: sasrec's, crop, mask, reorder, contrast_weight, temperature)."
-)
 
 
 def _one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -156,7 +149,7 @@ def run(
         typer.Option(
             "--set",
             help="Change one setting, e.g. --set pdrec.epochs=50 --set diffusion.hidden=256 "
-            "--set encoder.width=32 --set omega_m=0.8. Repeatable. " + _SETTINGS_HELP,
+            "--set encoder.width=32 --set omega_m=0.8. Repeatable. " + SETTINGS_HELP,
         ),
     ] = None,
     user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
@@ -202,7 +195,7 @@ def run(
     )
     config = replace(config, split=SplitSpec(valid_from, test_from))
     for setting in settings or []:
-        config = _with_setting(config, setting)
+        config = with_setting(config, setting)
     read = partial(
         Interactions.from_file,
         user=user_column,
@@ -369,52 +362,3 @@ def _modules(text: str) -> tuple[Module, ...]:
     if text.strip() == "none":
         return ()
     return cast("tuple[Module, ...]", tuple(name.strip() for name in text.split(",")))
-
-
-Settings = TypeVar("Settings", DiffusionConfig, PDRecConfig, RunConfig)
-
-
-def _with_setting(config: RunConfig, setting: str) -> RunConfig:
-    """Apply one ``--set KEY=VALUE``."""
-    key, separator, text = setting.partition("=")
-    if not separator:
-        raise ValueError(f"--set {setting}: write KEY=VALUE")
-    group, dot, name = key.partition(".")
-    if not dot and key in _OPEN_SETTINGS:
-        return _replaced(config, key, text, setting)
-    if group == "diffusion":
-        return replace(config, diffusion=_replaced(config.diffusion, name, text, setting))
-    if group == "pdrec":
-        return replace(config, pdrec=_replaced(config.pdrec, name, text, setting))
-    if group == "encoder":
-        options = config.encoder_options | {name: _parsed(text)}
-        return replace(config, encoder_options=options)
-    raise ValueError(
-        f"--set {setting}: unknown setting; use diffusion.NAME, pdrec.NAME, encoder.NAME or one of "
-        f"{', '.join(_OPEN_SETTINGS)}"
-    )
-
-
-def _replaced(config: Settings, name: str, text: str, setting: str) -> Settings:
-    known = {field.name: getattr(config, field.name) for field in fields(config)}
-    if name not in known:
-        raise ValueError(f"--set {setting}: no such setting; known: {', '.join(known)}")
-    value = _parsed(text)
-    if isinstance(known[name], tuple) and not isinstance(value, list):
-        value = [value]
-    if isinstance(known[name], tuple):
-        value = tuple(value)
-    elif isinstance(known[name], float) and type(value) is int:
-        value = float(value)
-    elif type(value) is not type(known[name]):
-        wanted = type(known[name]).__name__
-        raise ValueError(f"--set {setting}: {name} takes a value of type {wanted}")
-    return replace(config, **{name: value})
-
-
-def _parsed(text: str) -> Any:
-    """A JSON value, or the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -19,7 +19,8 @@ LAYERS = [
     {"training"},
     {"presets"},
     {"pipeline"},
-    {"demo"},
+    {"settings"},
+    {"demo", "studies"},
     {"cli"},
 ]
 
