@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import IO
 
 _POLL_SECONDS = 0.2
 _SECONDS_TO_END = 10.0
+_SPARSE_BARS = {"TQDM_MININTERVAL": "30"}  # in the logs
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ def run_tasks(
     """Do all tasks, the first ready ones first; one that fails stops only those that need it.
 
     A task's process has a pipe as its standard input that ends when this process does, however
-    that happens. When this function is left by an exception, every process has been ended.
+    that happens (see ``end_with_parent``). When this function is left by an exception, as by
+    Ctrl-C, every process has been ended.
 
     Args:
         done: tasks to count as done, in the line on progress.
@@ -57,7 +61,8 @@ def run_tasks(
                 if status:
                     failed[name] = _error(status, logs[name])
                 line.ended(name, failed.get(name))
-            for task in [task for task in waiting if task.needs in failed]:
+            while blocked := [task for task in waiting if task.needs in failed]:
+                task = blocked[0]
                 waiting.remove(task)
                 failed[task.name] = f"not started: it needs {task.needs}, which failed"
                 line.ended(task.name, failed[task.name])
@@ -75,12 +80,29 @@ def run_tasks(
     return failed
 
 
+def end_with_parent() -> None:
+    """Called by a task's process: end it when ``run_tasks`` is gone."""
+
+    def watch() -> None:
+        # Not through sys.stdin, whose lock the interpreter could not take when it exits.
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _start(task: Task) -> subprocess.Popen[bytes]:
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("ab") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
         return subprocess.Popen(
-            task.command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            task.command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | _SPARSE_BARS,
         )
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import shutil
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from pdrec_fast.pipeline import RunConfig, RunResult, run, write_json
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
 from pdrec_fast.settings import with_setting
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
+from pdrec_fast.studies.pool import end_with_parent
 
 DONE = "job.json"
 CASES = "cases.npz"
@@ -84,7 +83,7 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     directory, config = directory_of(out, job), config_of(job, data.preset, settings)
     guide = job.needs
     fitted = None if guide is None else DiffRec.load(directory_of(out, guide) / "diffusion")
-    result = run(data.read(), config, out=directory, diffusion=fitted, progress=False)
+    result = run(data.read(), config, out=directory, diffusion=fitted)
     _write_cases(directory / CASES, result)
     if "hbr" in job.run_modules:
         _write_hbr(directory / HBR, result, config)
@@ -155,19 +154,9 @@ def _users_of_lengths(lengths: np.ndarray, max_length: int) -> list[int]:
 
 
 def main() -> None:
-    """Entry point of a job's process: the task is the last argument, as JSON.
-
-    Standard input is held open by the parent: when it ends, the parent is gone.
-    """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Entry point of a job's process: the task is the last argument, as JSON."""
+    end_with_parent()
     task = json.loads(sys.argv[-1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(task["threads"])
     work(Path(task["out"]), Job(**task["job"]), Dataset(**task["data"]), task["settings"])
-
-
-def _end_with_parent() -> None:
-    # Not through sys.stdin, whose lock the interpreter could not take when it exits.
-    while os.read(0, 1024):
-        pass
-    os._exit(1)
