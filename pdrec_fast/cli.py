@@ -30,6 +30,7 @@ from pdrec_fast.presets import preset_names
 from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
 from pdrec_fast.settings import with_setting
+from pdrec_fast.studies import command as study_commands
 from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
 
@@ -294,6 +295,8 @@ def demo(
 
 app.command()(tune)
 app.command()(presets)
+app.command()(study_commands.study)
+app.command()(study_commands.collect)
 
 
 def _model_of(run_dir: Path, device: str) -> PDRec:

@@ -26,12 +26,15 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import (
     PAPER_NEGATIVES,
     PROTOCOLS,
+    AllRanks,
+    Evaluator,
     Results,
     Scorer,
     available_negatives,
-    evaluate,
+    summarize_all,
 )
 from pdrec_fast.fitting.bundle import bundle_exists
+from pdrec_fast.fitting.loop import History
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import kind_of, preset_of
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
@@ -41,6 +44,7 @@ logger = logging.getLogger("pdrec_fast")
 # As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
 DIFFUSION = "diffusion"
 STAGES = ("diffusion", "guide", "preferences", "encoder", "evaluation")
+LOG = "log.txt"  # may lie in a run's directory before the run does
 
 
 @dataclass(frozen=True)
@@ -164,9 +168,10 @@ class RunConfig:
 
 @dataclass
 class RunResult:
-    """What a run leaves: the metrics (as in ``metrics.json``) and the models."""
+    """What a run leaves: the metrics (as in ``metrics.json``), the ranks behind them, models."""
 
     metrics: dict[str, Any]
+    ranks: AllRanks  # of the encoder, or of the diffusion model where that is the recommender
     split: Split
     diffusion: DiffRec | None
     preferences: Preferences | None
@@ -233,10 +238,10 @@ def run(
         preferences = stages.preferences(config, split, source)
     if model is not None:
         model = stages.encoder("model", model, split, preferences)
-    metrics = _report(config, split, protocols, stages, diffusion, guide, model)
+    metrics, ranks = _report(config, split, protocols, stages, diffusion, guide, model)
     if out is not None:
         write_json(out / "metrics.json", metrics)
-    return RunResult(metrics, split, diffusion, preferences, model, guide)
+    return RunResult(metrics, ranks, split, diffusion, preferences, model, guide)
 
 
 class _Stages:
@@ -325,29 +330,33 @@ def _report(
     diffusion: DiffRec | None,
     guide: PDRec | None,
     model: PDRec | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], AllRanks]:
     started = time.monotonic()
+    evaluator = Evaluator(split, seed=config.evaluation_seed)
+    recommender = model or diffusion
+    assert recommender is not None
+    ranks = evaluator.all_ranks(recommender, protocols)
 
     def tested(scorer: Scorer | None) -> Results | None:
         if scorer is None:
             return None
-        return evaluate(scorer, split, protocols=protocols, seed=config.evaluation_seed)
+        found = ranks if scorer is recommender else evaluator.all_ranks(scorer, protocols)
+        return summarize_all(found)
 
-    of_diffusion, of_guide = tested(diffusion), tested(guide)
-    of_model = of_diffusion if model is None else tested(model)
+    of_model, of_diffusion, of_guide = tested(recommender), tested(diffusion), tested(guide)
     stages.record("evaluation", time.monotonic() - started)
-    return {
+    models = {"diffusion": diffusion, "guide": guide, "encoder": model}
+    histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
+    curves = {name: asdict(history) if history else None for name, history in histories.items()}
+    metrics = {
         "dataset": _dataset(split.data),
         "config": config.describe(),
         "protocols": of_model,
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
         "diffusion": of_diffusion,
         "guide": of_guide,
-        "epochs": {
-            "diffusion": _epochs(diffusion.history) if diffusion else None,
-            "guide": _epochs(guide.history) if guide else None,
-            "encoder": _epochs(model.history) if model else None,
-        },
+        "epochs": {name: _epochs(history) for name, history in histories.items()},
+        "history": curves,
         "split": str(split.report).splitlines(),
         "seconds": {key: round(value, 4) for key, value in stages.seconds.items()},
         "peak_rss_gib": round(stages.peak_rss_gib, 3),
@@ -359,6 +368,7 @@ def _report(
             "device": device_name(stages.device),
         },
     }
+    return metrics, ranks
 
 
 def _dataset(data: Interactions) -> dict[str, int]:
@@ -368,7 +378,7 @@ def _dataset(data: Interactions) -> dict[str, int]:
     return counts
 
 
-def _epochs(history: Any) -> dict[str, int] | None:
+def _epochs(history: History | None) -> dict[str, int] | None:
     if history is None:
         return None
     return {"trained": history.epochs, "best": history.best_epoch + 1}
@@ -431,7 +441,7 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
                 "another directory or delete it"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(file.name != LOG for file in out.iterdir())):
         raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
     out.mkdir(parents=True, exist_ok=True)
     write_json(marker, description)
@@ -457,7 +467,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file that a reader sees whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 

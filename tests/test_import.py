@@ -21,7 +21,7 @@ LAYERS = [
     {"pipeline"},
     {"settings"},
     {"options"},
-    {"demo", "tuning"},
+    {"demo", "studies", "tuning"},
     {"cli"},
 ]
 

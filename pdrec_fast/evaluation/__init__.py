@@ -11,6 +11,7 @@ from pdrec_fast.evaluation.metrics import (
 from pdrec_fast.evaluation.protocols import (
     PAPER_NEGATIVES,
     PROTOCOLS,
+    AllRanks,
     Evaluator,
     Results,
     Scorer,
@@ -21,12 +22,14 @@ from pdrec_fast.evaluation.protocols import (
     rank_among,
     rank_in_corpus,
     sample_negatives,
+    summarize_all,
 )
 
 __all__ = [
     "CUTOFFS",
     "PAPER_NEGATIVES",
     "PROTOCOLS",
+    "AllRanks",
     "Evaluator",
     "Ranks",
     "Results",
@@ -42,4 +45,5 @@ __all__ = [
     "rank_in_corpus",
     "sample_negatives",
     "summarize",
+    "summarize_all",
 ]

@@ -35,6 +35,7 @@ _CASES_PER_GPU_BLOCK = 8192
 _USERS_PER_BLOCK = 1 << 16
 
 Results = dict[str, dict[str, dict[str, float]]]
+AllRanks = dict[str, dict[str, Ranks]]
 
 
 class Scorer(Protocol):
@@ -108,6 +109,19 @@ class Evaluator:
                 return rank_in_corpus(scorer, holdout, data.target_items, block_size=blocks)
             return rank_among(scorer, holdout, self.negatives(on), block_size=blocks)
 
+    def all_ranks(
+        self,
+        scorer: Scorer,
+        protocols: Iterable[str] = tuple(PROTOCOLS),
+        on: Iterable[str] = SPLIT_NAMES,
+    ) -> AllRanks:
+        """``ranks`` by protocol and split."""
+        on = list(on)
+        return {
+            protocol: {name: self.ranks(scorer, protocol, name) for name in on}
+            for protocol in protocols
+        }
+
     def ndcg_at_10(self, scorer: Scorer, protocol: str) -> float:
         """Validation NDCG@10: the figure that models are selected by."""
         return summarize(self.ranks(scorer, protocol), ks=(10,))["ndcg@10"]
@@ -141,11 +155,16 @@ def evaluate(
 
     Arguments are those of ``Evaluator`` and ``summarize``, which also say what is refused.
     """
-    on, ks = list(on), list(ks)
     evaluator = Evaluator(split, seed=seed, block_size=block_size)
+    return summarize_all(evaluator.all_ranks(scorer, protocols, on), ks)
+
+
+def summarize_all(ranks: AllRanks, ks: Iterable[int] = CUTOFFS) -> Results:
+    """``summarize`` of what ``Evaluator.all_ranks`` returned."""
+    ks = list(ks)
     return {
-        protocol: {name: summarize(evaluator.ranks(scorer, protocol, name), ks) for name in on}
-        for protocol in protocols
+        protocol: {name: summarize(cases, ks) for name, cases in by_split.items()}
+        for protocol, by_split in ranks.items()
     }
 
 

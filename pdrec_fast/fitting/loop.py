@@ -72,13 +72,14 @@ class LoopConfig:
 
 @dataclass
 class History:
-    """What a fit saw: one loss per epoch, and the validation figure where it was taken."""
+    """What a fit saw: loss and time of every epoch, the validation figure where it was taken."""
 
     losses: list[float] = field(default_factory=list)
     validations: dict[str, float] = field(default_factory=dict)  # JSON keys are strings
     best_epoch: int = -1
     best_value: float = -1.0  # below every metric, and plain JSON
     seconds: float = 0.0  # spent in epochs, over all runs that continued each other
+    elapsed: list[float] = field(default_factory=list)  # ``seconds`` at the end of every epoch
     finished: bool = False
 
     @property
@@ -144,6 +145,7 @@ def run_loop(
                     ) from None
             history.finished = _is_over(config, history)
             history.seconds += time.monotonic() - started
+            history.elapsed.append(history.seconds)
             bar.set_postfix_str(_describe(history, select_by), refresh=False)
             bar.update()
             due = time.monotonic() - saved_at >= config.checkpoint_seconds

@@ -200,6 +200,9 @@ def test_resumes_where_it_was_stopped(tmp_path):
     assert last.epochs == [6, 7, 8, 9]
     assert (history.losses, history.validations) == (expected.losses, expected.validations)
     assert (history.best_epoch, history.best_value) == (5, 0.6)
+    assert len(history.elapsed) == history.epochs
+    assert history.elapsed == sorted(history.elapsed)
+    assert history.elapsed[-1] == history.seconds > 0
     assert float(last.weight) == float(whole.weight) == 6
 
 

@@ -78,7 +78,9 @@ def test_history_and_optimizer_are_bit_equal_too(folder):
     whole_meta, whole = read_bundle(folder / "whole.checkpoint", KIND)
     resumed_meta, resumed = read_bundle(folder / "resumed.checkpoint", KIND)
     for meta in (whole_meta, resumed_meta):
-        assert meta["history"].pop("seconds") > 0
+        elapsed = meta["history"].pop("elapsed")
+        assert 0 < elapsed[-1] == meta["history"].pop("seconds")
+        assert len(elapsed) == len(meta["history"]["losses"])
     assert json.dumps(whole_meta) == json.dumps(resumed_meta)
     assert len(whole_meta["history"]["losses"]) > KILLED_IN_EPOCH
     for file in ("weights", "state", "best"):

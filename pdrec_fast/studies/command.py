@@ -1,0 +1,94 @@
+"""The commands ``pdrec-fast study`` and ``pdrec-fast collect``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdrec_fast.settings import SETTINGS_HELP
+from pdrec_fast.studies.collect import collect as collect_tables
+from pdrec_fast.studies.jobs import KINDS
+from pdrec_fast.studies.study import run_study
+
+StudyKind = Enum("StudyKind", {kind: kind for kind in KINDS}, type=str)  # type: ignore[misc]
+
+
+def study(
+    kind: Annotated[
+        StudyKind,
+        typer.Argument(
+            help="main: the paper's Table 1; ablation: Fig. 4; universality: Fig. 5; cross-domain: "
+            "Table 3."
+        ),
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet. Repeatable."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Directory for runs, CSV files and tables.md; resumable.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="cross-domain: interactions of the same users in another domain."),
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(help="One for each --data. Default: the preset of the file's name, or none."),
+    ] = None,
+    encoders: Annotated[
+        str | None, typer.Option(help="Comma-separated. Default: those of the paper.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Change one setting of all runs, as in run. Repeatable. " + SETTINGS_HELP
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes at a time; they share the cores.")
+    ] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line on progress.")] = False,
+) -> None:
+    """Train and test every model of one of the paper's tables, and write the tables.
+
+    A study that was interrupted continues when the same command is given again. Studies of the same
+    data with one --out share their runs, and their tables.
+    """
+    try:
+        failed = run_study(
+            kind.value,
+            data,
+            out=out,
+            source=source,
+            presets=preset,
+            encoders=None if encoders is None else [name.strip() for name in encoders.split(",")],
+            seeds=seeds,
+            settings=settings or [],
+            jobs=jobs,
+            progress=not quiet,
+            command=shlex.join(["pdrec-fast", *sys.argv[1:]]),
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for name, error in failed.items():
+        print(f"error: {name}: {error}", file=sys.stderr)
+    if (out / "tables.md").exists():
+        print(f"written to {out / 'tables.md'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def collect(
+    out: Annotated[Path, typer.Argument(help="Directory of a study.")],
+) -> None:
+    """Write a study's CSV files and tables.md from the jobs that are finished so far."""
+    collect_tables(out)
+    print(f"written to {out / 'tables.md'}")

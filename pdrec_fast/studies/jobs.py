@@ -1,0 +1,145 @@
+"""What a study consists of: one job for every model, set of modules, guide and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.pipeline import DIFFUSION
+from pdrec_fast.training import MODULES, Module
+
+Kind = Literal["main", "ablation", "universality", "cross-domain"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# Diffusion models by name, and the weighting that makes each.
+WEIGHTINGS = {"diffrec": "none", "t-diffrec": "rank", "ti-diffrec": "interval"}
+GUIDE = "ti-diffrec"
+PLAIN = "none"
+# The paper adds the modules in this order.
+INCREMENTS = ("hbr", "hbr+nns", "hbr+nns+dpa")
+FULL = INCREMENTS[-1]
+OTHER_GUIDE = "sasrec"  # the guide of the paper's "without TI-DiffRec"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study.
+
+    Attributes:
+        data: name of the data set.
+        model: ``"diffrec"``, ``"t-diffrec"``, ``"ti-diffrec"`` or an encoder's name.
+        modules: ``"none"``, or joined by ``+`` in the paper's order, e.g. ``"hbr+nns"``.
+        guide: source of the preferences, ``"ti-diffrec"`` or an encoder's name; "" without modules.
+        seed: of everything.
+    """
+
+    data: str
+    model: str
+    modules: str
+    guide: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the directory of its run, e.g. ``toy-sasrec+hbr+nns-0``."""
+        model = self.model if self.modules == PLAIN else f"{self.model}+{self.modules}"
+        by = f"-by-{self.guide}" if self.guide not in ("", GUIDE) else ""
+        return f"{self.data}-{model}{by}-{self.seed}"
+
+    @property
+    def needs(self) -> Job | None:
+        """The job that trains the diffusion model it is guided by."""
+        return Job(self.data, GUIDE, PLAIN, "", self.seed) if self.guide == GUIDE else None
+
+    @property
+    def encoder(self) -> str:
+        """As ``RunConfig`` calls it."""
+        return DIFFUSION if self.model in WEIGHTINGS else self.model
+
+    @property
+    def run_guide(self) -> str:
+        """The guide as ``RunConfig`` calls it."""
+        return DIFFUSION if self.guide in ("", GUIDE) else self.guide
+
+    @property
+    def run_modules(self) -> tuple[Module, ...]:
+        """The modules as ``RunConfig`` takes them."""
+        if self.modules == PLAIN:
+            return ()
+        return cast("tuple[Module, ...]", tuple(self.modules.split("+")))
+
+
+Variant = tuple[str, str, str]  # model, modules, guide
+
+
+def _main(encoders: Sequence[str]) -> Iterator[Variant]:
+    for model in WEIGHTINGS:
+        yield model, PLAIN, ""
+    for encoder in encoders:
+        yield encoder, PLAIN, ""
+        yield encoder, FULL, GUIDE
+
+
+def _increments(encoders: Sequence[str]) -> Iterator[Variant]:
+    yield GUIDE, PLAIN, ""
+    for encoder in encoders:
+        yield encoder, PLAIN, ""
+        for modules in INCREMENTS:
+            yield encoder, modules, GUIDE
+
+
+def _ablation(encoders: Sequence[str]) -> Iterator[Variant]:
+    yield from _increments(encoders)
+    for encoder in encoders:
+        for module in MODULES:
+            if module not in INCREMENTS:
+                yield encoder, module, GUIDE
+        yield encoder, FULL, OTHER_GUIDE
+
+
+def _cross_domain(encoders: Sequence[str]) -> Iterator[Variant]:
+    yield "t-diffrec", PLAIN, ""
+    yield from _increments(encoders)
+
+
+_VARIANTS: dict[Kind, Callable[[Sequence[str]], Iterator[Variant]]] = {
+    "main": _main,
+    "ablation": _ablation,
+    "universality": _increments,
+    "cross-domain": _cross_domain,
+}
+_ENCODERS: dict[Kind, tuple[str, ...]] = {
+    "main": ("gru4rec", "sasrec", "cl4srec"),
+    "ablation": ("sasrec",),
+    "universality": ("gru4rec", "cl4srec"),
+    "cross-domain": ("sasrec",),
+}
+
+
+def encoders_of(kind: Kind, encoders: Iterable[str] | None) -> list[str]:
+    """The encoders of a study: those given, or the paper's.
+
+    Raises:
+        ValueError: no such kind or encoder.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown study {kind!r}; choose one of {', '.join(KINDS)}")
+    chosen = list(dict.fromkeys(_ENCODERS[kind] if encoders is None else encoders))
+    for encoder in chosen:
+        if encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {encoder!r}; choose among {', '.join(ENCODERS)}")
+    return chosen
+
+
+def jobs_of(
+    kind: Kind, data: Iterable[str], encoders: Sequence[str], seeds: Sequence[int]
+) -> list[Job]:
+    """Every job: all of a seed before the next one, diffusion models first, those that guide ahead.
+
+    So the whole table is there early, for fewer seeds.
+    """
+    variants = sorted(
+        _VARIANTS[kind](encoders), key=lambda of: (of[0] not in WEIGHTINGS, of[0] != GUIDE)
+    )
+    return [Job(name, *variant, seed) for seed in seeds for name in data for variant in variants]

@@ -1,0 +1,254 @@
+"""Run a study: claim its directory, do what is not done yet, write the tables."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pdrec_fast
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.pipeline import LOG, differences, write_json
+from pdrec_fast.presets import PRESETS
+from pdrec_fast.studies.collect import STUDY, collect, need_extra
+from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
+from pdrec_fast.studies.pool import Task, run_tasks
+from pdrec_fast.studies.work import DONE, Dataset, config_of, directory_of, is_done
+
+_CHILD = "from pdrec_fast.studies.work import main; main()"
+# What a study's own jobs differ in.
+_NOT_TO_SET = ("diffusion.weighting", "diffusion.seed", "pdrec.modules", "pdrec.seed")
+
+
+def run_study(
+    kind: Kind,
+    data: Sequence[str | Path],
+    *,
+    out: str | Path,
+    source: str | Path | None = None,
+    presets: Sequence[str] | None = None,
+    encoders: Iterable[str] | None = None,
+    seeds: int = 5,
+    settings: Sequence[str] = (),
+    jobs: int = 1,
+    progress: bool = True,
+    command: str = "",
+) -> dict[str, str]:
+    """Train and test everything that one of the paper's tables or figures shows.
+
+    ``main`` is Table 1, ``ablation`` Fig. 4, ``universality`` Fig. 5 and ``cross-domain`` Table 3.
+    Each job is a run in a process of its own. A study that was interrupted continues when it is
+    started again; studies with one ``out`` share their runs and tables.
+
+    Args:
+        kind: which study.
+        data: files of interactions. A data set is called by its file's stem; that of
+            ``cross-domain``, which takes one file, ``source-to-target``.
+        out: directory of runs, CSV files and ``tables.md``.
+        source: for ``cross-domain``, interactions of the same users in another domain.
+        presets: one for each of ``data``; None takes the preset of the file's stem where there is
+            one, else ``"none"``.
+        encoders: which; None takes the paper's.
+        seeds: how many, from 0.
+        settings: changes for all jobs, as ``KEY=VALUE``.
+        jobs: processes at a time, each with an equal share of the cores.
+        progress: whether to print a line on it.
+        command: kept in ``study.json``.
+
+    Returns:
+        Name of each failed job -> its error; empty where all is well.
+
+    Raises:
+        ValueError: an argument that cannot be used.
+        CheckpointError: ``out`` holds a study of other data or settings, or something else; or
+            another process is at work on it.
+        ImportError: the extra ``studies`` is not installed.
+    """
+    need_extra()
+    out = Path(out)
+    chosen = encoders_of(kind, encoders)
+    sets = _datasets(kind, data, source, presets)
+    _check_numbers(seeds, jobs)
+    _check_settings(settings)
+    grid = jobs_of(kind, [of.name for of in sets], chosen, range(seeds))
+    by_name = {of.name: of for of in sets}
+    configs = {job: config_of(job, by_name[job.data].preset, settings) for job in grid}
+    described = [_describe(of) for of in sets]
+    with _sole_user(out):
+        _claim(out, kind, described, chosen, seeds, list(settings), command)
+        for job in grid:
+            _check_done(out, job, configs[job].describe())
+        open_jobs = [job for job in grid if not is_done(out, job)]
+        threads = max((os.cpu_count() or 1) // jobs, 1)
+        tasks = [_task(out, job, by_name[job.data], settings, threads) for job in open_jobs]
+        failed = run_tasks(tasks, jobs, done=len(grid) - len(tasks), progress=progress)
+        if len(failed) < len(grid):
+            collect(out)
+    return failed
+
+
+def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], threads: int) -> Task:
+    spec = {
+        "out": str(out),
+        "job": asdict(job),
+        "data": asdict(data),
+        "settings": list(settings),
+        "threads": threads,
+    }
+    needs = job.needs
+    return Task(
+        name=job.name,
+        command=(sys.executable, "-c", _CHILD, json.dumps(spec)),
+        log=directory_of(out, job) / LOG,
+        needs="" if needs is None else needs.name,
+    )
+
+
+def _datasets(
+    kind: Kind,
+    data: Sequence[str | Path],
+    source: str | Path | None,
+    presets: Sequence[str] | None,
+) -> list[Dataset]:
+    if (kind == "cross-domain") != (source is not None):
+        raise ValueError("a source domain belongs to the study cross-domain, and only to that")
+    if not data or (source is not None and len(data) > 1):
+        raise ValueError(f"{kind}: give {'one file' if source else 'at least one file'} of data")
+    if presets is not None and len(presets) != len(data):
+        raise ValueError(f"{len(presets)} presets for {len(data)} files: give one for each or none")
+    found = []
+    for place, file in enumerate(map(Path, data)):
+        preset = file.stem if file.stem in PRESETS else "none"
+        found.append(
+            Dataset(
+                name=file.stem if source is None else f"{Path(source).stem}-to-{file.stem}",
+                preset=preset if presets is None else presets[place],
+                file=str(file),
+                source="" if source is None else str(source),
+            )
+        )
+    names = [of.name for of in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two data sets are called {name!r}: rename a file")
+    return found
+
+
+def _check_numbers(seeds: int, jobs: int) -> None:
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
+def _check_settings(settings: Sequence[str]) -> None:
+    for setting in settings:
+        key = setting.partition("=")[0]
+        if key in _NOT_TO_SET:
+            raise ValueError(f"--set {setting}: the jobs of a study differ in {key}; leave it out")
+
+
+def _describe(data: Dataset) -> dict[str, Any]:
+    read = data.read()
+    return {
+        "name": data.name,
+        "preset": data.preset_name,
+        "users": read.n_users,
+        "items": read.n_items,
+        "records": read.n_records,
+        "fingerprint": read.fingerprint(),
+    }
+
+
+@contextmanager
+def _sole_user(out: Path) -> Iterator[None]:
+    """Refuse to share ``out`` with another study at work, which would do the same jobs."""
+    if out.exists() and not (out / STUDY).exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out}: exists and holds no study; use another directory")
+    out.mkdir(parents=True, exist_ok=True)
+    directory = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{out}: another study is at work here; wait for it, or use another directory"
+            ) from None
+        yield
+    finally:
+        os.close(directory)
+
+
+def _claim(
+    out: Path,
+    kind: str,
+    data: list[dict[str, Any]],
+    encoders: list[str],
+    seeds: int,
+    settings: list[str],
+    command: str,
+) -> None:
+    """Write ``study.json``, together with what it already says; or refuse."""
+    marker = out / STUDY
+    found: dict[str, Any] = {"study": "", "data": [], "encoders": [], "seeds": []}
+    if marker.exists():
+        try:
+            found = json.loads(marker.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{marker}: damaged ({error}); use another directory") from None
+        unlike = differences(found["settings"], settings, "settings")
+        there = {of["name"]: of for of in found["data"]}
+        for of in data:
+            unlike += differences(there.get(of["name"], of), of, of["name"])
+        if unlike:
+            raise CheckpointError(
+                f"{out}: holds a study with other {', '.join(unlike)}; use another directory"
+            )
+    known = [of["name"] for of in data]
+    kinds = [name for name in found["study"].split("+") if name]
+    write_json(
+        marker,
+        {
+            "study": "+".join(dict.fromkeys([*kinds, kind])),
+            "data": [of for of in found["data"] if of["name"] not in known] + data,
+            "encoders": list(dict.fromkeys([*found["encoders"], *encoders])),
+            "seeds": sorted({*found["seeds"], *range(seeds)}),
+            "settings": settings,
+            "version": pdrec_fast.__version__,
+            "torch": torch.__version__,
+            "machine": _machine(),
+            "command": command,
+        },
+    )
+
+
+def _check_done(out: Path, job: Job, config: dict[str, Any]) -> None:
+    """Refuse a finished job that was done with what are other settings now."""
+    marker = directory_of(out, job) / DONE
+    if marker.exists():
+        unlike = differences(json.loads(marker.read_text())["config"], config)
+        if unlike:
+            raise CheckpointError(
+                f"{marker.parent}: was run with other {', '.join(unlike)}; delete it, or use "
+                "another directory for the study"
+            )
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = named[0].partition(":")[2].strip() if named else model
+    text = f"{model}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        text += f", {torch.cuda.get_device_name()}"
+    return text

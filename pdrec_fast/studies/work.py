@@ -1,0 +1,167 @@
+"""One job of a study, in a process of its own.
+
+Beside the run's files its directory gets ``cases.npz`` (per case, what the metrics are means of),
+``hbr.csv`` where behaviours were reweighted and, last of all, ``job.json``: the job is done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Interactions, mix_domains
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.diffusion.config import Weighting
+from pdrec_fast.pipeline import RunConfig, RunResult, run, write_json
+from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
+from pdrec_fast.settings import with_setting
+from pdrec_fast.studies.jobs import WEIGHTINGS, Job
+from pdrec_fast.studies.pool import end_with_parent
+
+DONE = "job.json"
+CASES = "cases.npz"
+HBR = "hbr.csv"
+HBR_COLUMNS = ("user", "position", "item", "timestamp", "preference", "rank", "weight")
+_HISTORY_LENGTHS = (8, 20, 50)  # of the users in hbr.csv, about
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of a study.
+
+    Attributes:
+        name: in the study's files: the stem of ``file``, or ``source-to-target``.
+        preset: its settings, by name or by file.
+        file: interactions; source: those of a second domain, or "".
+    """
+
+    name: str
+    preset: str
+    file: str
+    source: str = ""
+
+    @property
+    def preset_name(self) -> str:
+        """In the study's files."""
+        return Path(self.preset).stem
+
+    def read(self) -> Interactions:
+        target = Interactions.from_file(self.file)
+        return mix_domains(target, Interactions.from_file(self.source)) if self.source else target
+
+
+def directory_of(out: Path, job: Job) -> Path:
+    """Where the job's run lies."""
+    return out / "runs" / job.name
+
+
+def is_done(out: Path, job: Job) -> bool:
+    """Whether the job has left everything that tables and other jobs need."""
+    return (directory_of(out, job) / DONE).exists()
+
+
+def config_of(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
+    """The settings of the job's run."""
+    config = RunConfig.from_preset(
+        preset, encoder=job.encoder, modules=job.run_modules, guide=job.run_guide, seed=job.seed
+    )
+    for setting in settings:
+        config = with_setting(config, setting)
+    if job.model in WEIGHTINGS:
+        weighting = cast("Weighting", WEIGHTINGS[job.model])
+        config = replace(config, diffusion=replace(config.diffusion, weighting=weighting))
+    return config
+
+
+def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
+    """Do a job whose diffusion model, if it needs one, is there; or continue it."""
+    directory, config = directory_of(out, job), config_of(job, data.preset, settings)
+    guide = job.needs
+    fitted = None if guide is None else DiffRec.load(directory_of(out, guide) / "diffusion")
+    result = run(data.read(), config, out=directory, diffusion=fitted)
+    _write_cases(directory / CASES, result)
+    if "hbr" in job.run_modules:
+        _write_hbr(directory / HBR, result, config)
+    # The largest file of a run, and the quickest to make again.
+    shutil.rmtree(directory / "preferences", ignore_errors=True)
+    done = {"job": asdict(job), "preset": data.preset_name, "config": config.describe()}
+    write_json(directory / DONE, done)
+
+
+def _write_cases(path: Path, result: RunResult) -> None:
+    """int32 [3, n] (greater, equal, candidates) for each ``protocol_split``, and whether the test's
+    targets occur in training."""
+    arrays: dict[str, Any] = {
+        f"{protocol}_{split}": np.stack([r.greater, r.equal, r.candidates]).astype(np.int32)
+        for protocol, by_split in result.ranks.items()
+        for split, r in by_split.items()
+    }
+    arrays["known"] = np.isin(result.split.test.targets, result.split.train.items)
+    np.savez_compressed(path, **arrays)
+
+
+def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
+    """What HBR makes of the training histories of three users."""
+    train, preferences, model = result.split.train, result.preferences, result.model
+    assert preferences is not None
+    assert model is not None
+    max_length = cast("Any", model.encoder).max_length
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(HBR_COLUMNS)
+        for user in _users_of_lengths(np.diff(train.indptr), max_length):
+            # A history's first item is nobody's next one.
+            records = slice(train.indptr[user] + 1, train.indptr[user + 1])
+            items, scores = train.items[records], preferences.observed_scores[records]
+            row = np.array([0, len(items)])
+            weights = hbr_weights(
+                row,
+                scores,
+                items,
+                rank_weight=config.pdrec.hbr_rank_weight,
+                clip=config.pdrec.hbr_clip,
+                rescale=config.pdrec.hbr_rescale,
+            )
+            times = [""] * len(items) if train.timestamps is None else train.timestamps[records]
+            columns = (
+                [train.user_ids[user]] * len(items),
+                range(2, len(items) + 2),
+                train.item_ids[items],
+                times,
+                scores,
+                ranks_within(row, scores, items),
+                weights,
+            )
+            writer.writerows(zip(*columns, strict=True))
+
+
+def _users_of_lengths(lengths: np.ndarray, max_length: int) -> list[int]:
+    """Different users whose histories are nearest to the lengths wanted, short ones first."""
+    usable = (lengths > 1) & (lengths <= max_length)
+    chosen: list[int] = []
+    for wanted in _HISTORY_LENGTHS:
+        distance = np.where(usable, np.abs(lengths - wanted), np.iinfo(np.int64).max)
+        distance[chosen] = np.iinfo(np.int64).max
+        user = int(distance.argmin())
+        if distance[user] < np.iinfo(np.int64).max:
+            chosen.append(user)
+    return chosen
+
+
+def main() -> None:
+    """Entry point of a job's process: the task is the last argument, as JSON."""
+    end_with_parent()
+    task = json.loads(sys.argv[-1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    torch.set_num_threads(task["threads"])
+    work(Path(task["out"]), Job(**task["job"]), Dataset(**task["data"]), task["settings"])

@@ -1,0 +1,348 @@
+"""Whole studies of a tiny data set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import pdrec_fast as pf
+from pdrec_fast import cli
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.preferences import hbr_weights
+from pdrec_fast.studies import collect, run_study
+from pdrec_fast.studies.collect import read_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = {
+    "results": "data,preset,model,modules,guide,seed,protocol,split,metric,value,seconds",
+    "comparisons": "data,preset,model,modules,guide,baseline,protocol,split,metric,seeds,users,"
+    "mean,sd,baseline_mean,baseline_sd,gain_percent,p_seeds,p_users",
+    "curves": "data,preset,model,modules,guide,seed,epoch,seconds,loss,valid",
+    "ranks": "data,preset,seed,known,rank_from,rank_to,cases",
+    "hbr": "data,preset,seed,user,position,item,timestamp,preference,rank,weight",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Directory of the study that most tests look at."""
+    return tmp_path_factory.mktemp("studies") / "out"
+
+
+@pytest.fixture
+def main_study(shared, toy, tiny, in_process):
+    """``main`` for two seeds, done once."""
+    if not shared.exists():
+        study = {"presets": ["none"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
+        assert run_study("main", [toy], out=shared, command="the command", **study) == {}
+        assert len(in_process.did) == 10
+    return shared
+
+
+def again(out, toy, tiny, kind="main", **changes):
+    options = {"presets": ["none"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
+    return run_study(kind, [toy], out=out, **(options | changes))
+
+
+def times(out):
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/metrics.json")}
+
+
+def test_csv_columns_are_the_contract(main_study):
+    for name, columns in COLUMNS.items():
+        assert (main_study / f"{name}.csv").read_text().splitlines()[0] == columns
+
+
+def test_study_json_is_the_contract(main_study, toy, tiny):
+    study = json.loads((main_study / "study.json").read_text())
+    data = pf.Interactions.from_file(toy)
+    counts = {"users": 60, "items": data.n_items, "records": data.n_records}
+    found = study["data"][0]
+    assert found.pop("fingerprint") == data.fingerprint()
+    assert study["data"] == [{"name": "toy", "preset": "none", **counts}]
+    assert (study["encoders"], study["settings"]) == (["sasrec"], list(tiny))
+    assert (study["version"], study["command"]) == (pf.__version__, "the command")
+    assert "cores" in study["machine"]
+
+
+def test_results_are_those_of_the_runs(main_study):
+    results = read_csv(main_study / "results.csv")
+    keys = ["model", "modules", "guide", "seed", "protocol", "split", "metric"]
+    assert not results.duplicated(keys).any()
+    assert len(results) == 5 * 2 * 2 * 2 * 12
+    assert (results[["data", "preset"]].drop_duplicates().to_numpy() == [["toy", "none"]]).all()
+    found = results.set_index(keys)
+    for name, key, stage in (
+        ("toy-t-diffrec-1", ("t-diffrec", "none", "", 1), "diffusion"),
+        ("toy-sasrec-0", ("sasrec", "none", "", 0), "encoder"),
+        ("toy-sasrec+hbr+nns+dpa-0", ("sasrec", "hbr+nns+dpa", "ti-diffrec", 0), "encoder"),
+    ):
+        metrics = json.loads((main_study / "runs" / name / "metrics.json").read_text())
+        row = found.loc[(*key, "full", "test", "ndcg@10")]
+        assert row["value"] == metrics["protocols"]["full"]["test"]["ndcg@10"]
+        assert row["seconds"] == metrics["seconds"][stage] > 0
+
+
+def test_the_guided_run_uses_the_model_of_its_seed(main_study):
+    runs = main_study / "runs"
+    for seed in (0, 1):
+        guide = pf.DiffRec.load(runs / f"toy-ti-diffrec-{seed}" / "diffusion")
+        run = json.loads((runs / f"toy-sasrec+hbr+nns+dpa-{seed}" / "run.json").read_text())
+        assert run["diffusion"] == guide.fingerprint()
+        assert guide.config.weighting == "interval"
+        assert guide.config.seed == seed
+
+
+def test_curves_have_time_loss_and_validation(main_study):
+    curves = pd.read_csv(main_study / "curves.csv", keep_default_na=False)
+    one = curves[(curves["model"] == "sasrec") & (curves["modules"] == "none")]
+    one = one[one["seed"] == 0]
+    history = json.loads((main_study / "runs" / "toy-sasrec-0" / "metrics.json").read_text())
+    history = history["history"]["encoder"]
+    assert one["epoch"].tolist() == [1, 2]
+    assert one["loss"].tolist() == pytest.approx(history["losses"])
+    assert one["valid"].astype(float).tolist() == pytest.approx([*history["validations"].values()])
+    assert one["seconds"].is_monotonic_increasing
+
+
+def test_epochs_without_validation_are_empty(toy, tiny, tmp_path, in_process):
+    again(tmp_path / "out", toy, [*tiny, "pdrec.eval_every=2"], seeds=1)
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv", keep_default_na=False)
+    assert (curves["valid"][curves["model"] == "sasrec"] == "").tolist() == [True, False] * 2
+
+
+def test_ranks_count_every_case_once(main_study, toy):
+    ranks = pd.read_csv(main_study / "ranks.csv")
+    split = pf.leave_one_out(pf.Interactions.from_file(toy))
+    known = np.isin(split.test.targets, split.train.items)
+    for seed in (0, 1):
+        of_seed = ranks[ranks["seed"] == seed]
+        assert of_seed[of_seed["known"] == 1]["cases"].sum() == known.sum()
+        assert of_seed[of_seed["known"] == 0]["cases"].sum() == (~known).sum()
+        bins = of_seed[of_seed["known"] == 1]
+        assert bins["rank_from"].tolist() == [1, 2, 3, 6, 11, 21, 51, 101]
+        assert bins["rank_to"].tolist() == [1, 2, 5, 10, 20, 50, 100, 200]
+    guide = json.loads((main_study / "runs" / "toy-ti-diffrec-0" / "metrics.json").read_text())
+    top_10 = ranks[(ranks["seed"] == 0) & (ranks["rank_to"] <= 10)]["cases"].sum()
+    hits = guide["protocols"]["full"]["test"]["hr@10"] * len(split.test)
+    assert top_10 == pytest.approx(hits)
+
+
+def test_hbr_weights_are_those_that_train(main_study, toy):
+    hbr = pd.read_csv(main_study / "hbr.csv")
+    train = pf.leave_one_out(pf.Interactions.from_file(toy)).train
+    config = pf.RunConfig.from_preset("none").pdrec
+    one = hbr[hbr["seed"] == 1]
+    assert one["user"].nunique() == 3
+    for user, rows in one.groupby("user", sort=False):
+        index = int(np.flatnonzero(train.user_ids == user)[0])
+        records = slice(train.indptr[index] + 1, train.indptr[index + 1])
+        assert rows["item"].tolist() == train.item_ids[train.items[records]].tolist()
+        assert rows["timestamp"].tolist() == train.timestamps[records].tolist()
+        assert rows["position"].tolist() == list(range(2, len(rows) + 2))
+        weights = hbr_weights(
+            np.array([0, len(rows)]),
+            rows["preference"].to_numpy(),
+            train.items[records],
+            rank_weight=config.hbr_rank_weight,
+            clip=config.hbr_clip,
+            rescale=config.hbr_rescale,
+        )
+        assert rows["weight"].to_numpy() == pytest.approx(weights, rel=1e-4)
+        assert sorted(rows["rank"]) == list(range(1, len(rows) + 1))
+        assert rows["rank"].iloc[rows["preference"].argmax()] == 1
+
+
+def test_comparisons_are_of_the_runs(main_study):
+    comparisons = read_csv(main_study / "comparisons.csv")
+    pairs = comparisons[["model", "modules", "baseline"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [["ti-diffrec", "none", "t-diffrec"], ["sasrec", "hbr+nns+dpa", "none"]]
+    results = read_csv(main_study / "results.csv")
+    place = {"protocol": "paper", "split": "test", "metric": "auc"}
+    for column, value in place.items():
+        results = results[results[column] == value]
+        comparisons = comparisons[comparisons[column] == value]
+    values = results[(results["model"] == "sasrec") & (results["modules"] == "none")]["value"]
+    row = comparisons[comparisons["model"] == "sasrec"].iloc[0]
+    assert row["baseline_mean"] == pytest.approx(values.mean())
+    assert row["baseline_sd"] == pytest.approx(values.std())
+    assert (row["seeds"], row["users"]) == (2, 60)
+    assert 0 <= row["p_users"] <= 1
+
+
+def test_tables_stand_beside_the_papers(main_study):
+    text = (main_study / "tables.md").read_text()
+    assert "paper 0.2286" in text
+    assert "paper 0.1823" in text
+    assert "| SASRec +HBR+NNS+DPA |" in text
+
+
+def test_finished_jobs_are_not_done_again_and_studies_share_them(main_study, toy, tiny, in_process):
+    before = times(main_study)
+    assert again(main_study, toy, tiny) == {}
+    assert in_process.did == []
+    assert again(main_study, toy, tiny, "ablation", seeds=1) == {}
+    assert len(in_process.did) == 5
+    after = times(main_study)
+    assert {name: after[name] for name in before} == before
+    assert json.loads((main_study / "study.json").read_text())["study"] == "main+ablation"
+    assert "SASRec +NNS" in (main_study / "tables.md").read_text()
+
+
+def test_a_study_of_other_data_or_settings_is_refused(main_study, toy, tiny, tmp_path):
+    before = (main_study / "study.json").read_text()
+    with pytest.raises(CheckpointError, match=r"other settings .*; use another directory"):
+        again(main_study, toy, tiny[:-1])
+    with pytest.raises(CheckpointError, match=r"other toy.preset \(none there, toy here\)"):
+        again(main_study, toy, tiny, presets=["toy"])
+    (tmp_path / "toy.inter").write_text("".join(toy.open().readlines()[:-1]))
+    with pytest.raises(CheckpointError, match=r"other toy.users|other toy.records"):
+        again(main_study, tmp_path / "toy.inter", tiny)
+    assert (main_study / "study.json").read_text() == before
+
+
+def test_a_finished_job_of_other_settings_is_refused(main_study, toy, tiny):
+    marker = main_study / "runs" / "toy-sasrec-0" / "job.json"
+    text = marker.read_text()
+    marker.write_text(text.replace('"batch_size": 128', '"batch_size": 127'))
+    try:
+        with pytest.raises(CheckpointError, match=r"pdrec.batch_size \(127 there, 128 here\)"):
+            again(main_study, toy, tiny)
+    finally:
+        marker.write_text(text)
+
+
+def test_a_foreign_directory_is_refused(toy, tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(CheckpointError, match="exists and holds no study"):
+        again(tmp_path, toy, tiny)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(CheckpointError, match="no study is here"):
+        collect(tmp_path)
+
+
+def test_one_at_a_time(toy, tiny, tmp_path, monkeypatch):
+    from pdrec_fast.studies import study
+
+    def meanwhile(*_, **__):
+        with pytest.raises(CheckpointError, match="another study is at work here"):
+            again(tmp_path / "out", toy, tiny)
+        return {"toy-sasrec-0": "broken"}
+
+    monkeypatch.setattr(study, "run_tasks", meanwhile)
+    monkeypatch.setattr(study, "collect", lambda out: None)
+    assert again(tmp_path / "out", toy, tiny, seeds=1) == {"toy-sasrec-0": "broken"}
+
+
+def test_a_failed_job_is_reported_and_done_next_time(toy, tiny, tmp_path, in_process, capsys):
+    in_process.breaks = ("toy-sasrec-0",)
+    out = tmp_path / "out"
+    arguments = ["study", "main", "--data", str(toy), "--out", str(out), "--preset", "none"]
+    arguments += ["--encoders", "sasrec", "--seeds", "1", *(f"--set={text}" for text in tiny)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pdrec-fast", *arguments])
+        with pytest.raises(SystemExit, match="1"):
+            cli.main()
+        assert "error: toy-sasrec-0: broken on purpose" in capsys.readouterr().err
+        assert "sasrec,none" not in (out / "results.csv").read_text()
+        in_process.breaks, in_process.did = (), []
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+    assert in_process.did == ["toy-sasrec-0"]
+    assert "sasrec,none" in (out / "results.csv").read_text()
+
+
+def test_two_domains(two_domains, tiny, tmp_path, in_process):
+    target, source = two_domains
+    out = tmp_path / "out"
+    options = {"presets": ["none"], "seeds": 1, "settings": tiny}
+    assert run_study("cross-domain", [target], source=source, out=out, **options) == {}
+    results = read_csv(out / "results.csv")
+    assert set(results["data"]) == {"toy-to-game"}
+    assert results["modules"].drop_duplicates().tolist() == [
+        "none",
+        "hbr",
+        "hbr+nns",
+        "hbr+nns+dpa",
+    ]
+    assert "paper 0.3905" in (out / "tables.md").read_text()
+    # The other direction belongs to the same table.
+    assert run_study("cross-domain", [source], source=target, out=out, **options) == {}
+    text = (out / "tables.md").read_text()
+    assert text.index("## toy-to-game") < text.index("## game-to-toy")
+
+
+def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pdrec_fast", "study", "main", "--data", str(toy)]
+    command += ["--preset", "none", "--encoders", "sasrec", "--seeds", "1", "--out", str(out)]
+    command += [f"--set={text}" for text in tiny]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*/job.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = times(out)
+    assert before.keys() >= {"toy-ti-diffrec-0"}
+    assert not (out / "tables.md").exists()
+    collect(out)
+    assert "TI-DiffRec" in (out / "tables.md").read_text()
+    time.sleep(0.5)  # its last job notices
+    finished = {path.parent.name for path in out.glob("runs/*/job.json")}
+    assert again(out, toy, tiny, seeds=1) == {}
+    assert set(in_process.did) == {
+        "toy-ti-diffrec-0", "toy-diffrec-0", "toy-t-diffrec-0", "toy-sasrec-0",
+        "toy-sasrec+hbr+nns+dpa-0",
+    } - finished  # fmt: skip
+    assert all(times(out)[name] == before[name] for name in finished & before.keys())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "cross-domain"}, "a source domain belongs to the study cross-domain"),
+        ({"source": "x.inter"}, "a source domain belongs to the study cross-domain"),
+        ({"data": []}, "main: give at least one file"),
+        ({"presets": ["toy", "book"]}, "2 presets for 1 files"),
+        ({"presets": ["toys"]}, "unknown preset='toys'"),
+        ({"data": ["a/x.inter", "b/x.inter"]}, "two data sets are called 'x'"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"jobs": 0}, "jobs=0 must be at least 1"),
+        ({"settings": ["pdrec.seed=3"]}, "the jobs of a study differ in pdrec.seed"),
+        ({"settings": ["pdrec.sed=3"]}, "no such setting"),
+        ({"encoders": ["x"]}, "unknown encoder 'x'"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_made(changes, message, toy, tmp_path):
+    options = {"kind": "main", "data": [toy], "out": tmp_path / "out"} | changes
+    with pytest.raises(ValueError, match=message):
+        run_study(**options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_presets_are_those_of_the_files_names(tmp_path):
+    from pdrec_fast.studies.study import _datasets
+
+    found = _datasets("main", ["x/toy.inter", "y/clicks.csv"], None, None)
+    assert [(of.name, of.preset) for of in found] == [("toy", "toy"), ("clicks", "none")]
+    mixed = _datasets("cross-domain", ["toy.inter"], "game.inter", None)
+    assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
+
+
+def test_without_the_extra_it_says_what_to_install(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ImportError, match=r"need scipy: pip install 'pdrec_fast\[studies\]'"):
+        run_study("main", [toy], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
