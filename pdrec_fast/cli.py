@@ -44,6 +44,7 @@ app = typer.Typer(
 
 app.command()(study_commands.study)
 app.command()(study_commands.collect)
+app.command()(study_commands.report)
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
 
 
