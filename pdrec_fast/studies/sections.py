@@ -62,8 +62,11 @@ def all_sections(studies: Studies) -> list[Section]:
 
 def _summary(studies: Studies) -> Section:
     found = statements(studies)
-    body = bullets(found) if found else _lacking(studies, "results.csv has no rows.", _TABLE_1)
-    return Section("summary", "What this shows", [body])
+    parts = [bullets(found)] if found else []
+    for name, rows in (("results.csv", studies.results), ("comparisons.csv", studies.comparisons)):
+        if not rows:
+            parts.append(_lacking(studies, f"{name} has no rows.", _TABLE_1))
+    return Section("summary", "What this shows", parts)
 
 
 def _setup(studies: Studies) -> Section:

@@ -31,7 +31,7 @@ def data_name(data_set: DataSet) -> str:
     """E.g. "Toy", or "Toy (preset toy-tuned)"; foreign names stay as they are."""
     parts = data_set.data.split("-to-")
     name = " → ".join(part.capitalize() if part in _PAPERS_DATA else part for part in parts)
-    expected = data_set.data.lower() if data_set.data.lower() in _PAPERS_DATA else "none"
+    expected = parts[-1] if parts[-1] in _PAPERS_DATA else "none"  # as a study chooses it
     return name if data_set.preset == expected else f"{name} (preset {data_set.preset})"
 
 
