@@ -183,8 +183,7 @@ def draw_training(studies: Studies) -> str | None:
     for axes, (data_set, lines) in zip(grid, panels.items(), strict=True):
         for variant, seeds in lines.items():
             _line(axes, variant, seeds)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        _log_axis(axes, "{x:g}")
         axes.set_title(data_name(data_set))
         axes.set_xlabel("seconds of training (log scale)")
         axes.set_ylabel(f"{metric_name(METRIC)} on validation")
@@ -196,6 +195,15 @@ def draw_training(studies: Studies) -> str | None:
         f"{metric_name(METRIC)} on validation over seconds of training, a line per model; encoders "
         "alone are dashed, PDRec is solid.",
     )
+
+
+def _log_axis(axes: Axes, template: str) -> None:
+    """Plain numbers, also between the powers of ten where there are few of those."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(template)
+    axes.xaxis.set_minor_formatter(LogFormatter())
 
 
 def _lines(studies: Studies, data_set: DataSet) -> dict[Variant, list[list[Epoch]]]:
@@ -283,8 +291,7 @@ def draw_ranks(studies: Studies) -> str | None:
                     group.chance, edges, color=_PAIRED, linestyle="--", label="in random order"
                 )
                 axes.legend(loc="upper left", fontsize=8)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:,.0f}")
+            _log_axis(axes, "{x:,.0f}")
             axes.yaxis.set_major_formatter("{x:.0f} %")
             axes.set_title(f"{data_name(data_set)}: {group.name}")
             axes.set_ylabel("cases")

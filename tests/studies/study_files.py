@@ -104,9 +104,11 @@ def _comparisons(data, preset, variants, seeds, protocols, p_seeds):
             for protocol in protocols:
                 for metric in TABLE_3_METRICS:
                     mean = value_of(variant, 1, metric, protocol)
-                    of = [baseline, protocol, "test", metric, len(seeds), 60]
                     gain = [7.25 if variant == GUIDED else -3.5, p_seeds, 0.0004]
-                    rows.append([data, preset, *variant, *of, mean, math.nan, 0.25, 0.0011, *gain])
+                    numbers = [mean, math.nan, 0.25, 0.0011, *gain]
+                    for split, values in (("test", numbers), ("valid", [0.9999] * 7)):
+                        of = [baseline, protocol, split, metric, len(seeds), 60]
+                        rows.append([data, preset, *variant, *of, *values])
     return rows
 
 

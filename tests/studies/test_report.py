@@ -132,6 +132,7 @@ def test_every_figure_has_text_and_an_alternative(page):
         for each in label.groups():
             assert re.search(rf'<(title|desc) id="{each}">[^<]+<', picture)
         assert "<text" in picture
+        assert "\\math" not in picture
 
 
 def test_numbers_of_the_tables_are_those_of_the_files(page):
@@ -247,6 +248,7 @@ def test_ids_and_names_from_the_data_are_text(tmp_path):
     assert "b" not in tags
     assert HOSTILE in page.sections["histories"]
     assert HOSTILE in page.sections["results"]
+    assert HOSTILE in page.sections["ranks"]  # a figure alone
     assert page.tables[f"HBR weights on {HOSTILE} (preset {HOSTILE}), seed 0"][1][2] == HOSTILE
 
 
