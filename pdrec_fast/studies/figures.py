@@ -260,7 +260,12 @@ def _label_lines(axes: Axes, lines: dict[Variant, list[list[Epoch]]]) -> None:
             fontsize=8.5,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour_of(variant.model), "alpha": 0.35},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "color": colour_of(variant.model),
+                "alpha": 0.35,
+            },
         )
     axes.set_ylim(low, high)
 
