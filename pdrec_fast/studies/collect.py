@@ -15,7 +15,7 @@ import numpy as np
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks
-from pdrec_fast.studies.jobs import FULL, GUIDE, PLAIN, WEIGHTINGS, Job
+from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
 from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS
 
 if TYPE_CHECKING:
@@ -217,16 +217,13 @@ def _rank_distribution(runs: list[Finished]) -> list[dict[str, Any]]:
 
 
 def _hbr(runs: list[Finished]) -> list[dict[str, Any]]:
-    """One run's for every data set and seed: of SASRec where there is one, with all modules."""
-
-    def rank(run: Finished) -> tuple[bool, bool]:
-        return run.job.model == "sasrec", run.job.modules == FULL
-
+    """One run's for every data set and seed: SASRec's where there is one, as settings may differ
+    between encoders."""
     rows = []
     usable = [run for run in runs if "hbr" in run.job.run_modules and run.job.guide == GUIDE]
     usable.sort(key=lambda run: (run.job.data, run.job.seed))
     for _, group in groupby(usable, key=lambda run: (run.job.data, run.job.seed)):
-        chosen = max(group, key=rank)
+        chosen = max(group, key=lambda run: run.job.model == "sasrec")
         with (chosen.directory / HBR).open(newline="", encoding="utf-8") as stream:
             rows += [{**chosen.key, **row} for row in csv.DictReader(stream)]
     return rows

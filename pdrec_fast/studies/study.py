@@ -160,7 +160,7 @@ def _describe(data: Dataset) -> dict[str, Any]:
     read = data.read()
     return {
         "name": data.name,
-        "preset": data.preset,
+        "preset": data.preset_name,
         "users": read.n_users,
         "items": read.n_items,
         "records": read.n_records,

@@ -41,7 +41,7 @@ class Dataset:
 
     Attributes:
         name: in the study's files: the stem of ``file``, or ``source-to-target``.
-        preset: name of its settings.
+        preset: its settings, by name or by file.
         file: interactions; source: those of a second domain, or "".
     """
 
@@ -49,6 +49,11 @@ class Dataset:
     preset: str
     file: str
     source: str = ""
+
+    @property
+    def preset_name(self) -> str:
+        """In the study's files."""
+        return Path(self.preset).stem
 
     def read(self) -> Interactions:
         target = Interactions.from_file(self.file)
@@ -89,7 +94,7 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
         _write_hbr(directory / HBR, result, config)
     # The largest file of a run, and the quickest to make again.
     shutil.rmtree(directory / "preferences", ignore_errors=True)
-    done = {"job": asdict(job), "preset": data.preset, "config": config.describe()}
+    done = {"job": asdict(job), "preset": data.preset_name, "config": config.describe()}
     write_json(directory / DONE, done)
 
 
