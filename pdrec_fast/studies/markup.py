@@ -9,12 +9,12 @@ from html import escape
 STYLE = """
 :root {
   color-scheme: light dark;
-  --text: #1c1c1c; --faint: #595959; --page: #fbfbfa; --card: #ffffff; --line: #dcdcd8;
+  --text: #1c1c1c; --faint: #595959; --page: #fbfbfa; --line: #dcdcd8;
   --accent: #005a8e; --up: #d9ecf8; --down: #fbe3d3; --warn: #fdf3d6;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --text: #e6e6e3; --faint: #a9a9a5; --page: #17181a; --card: #202225; --line: #3a3c40;
+    --text: #e6e6e3; --faint: #a9a9a5; --page: #17181a; --line: #3a3c40;
     --accent: #7cc0ee; --up: #17405c; --down: #5c3115; --warn: #453a17;
   }
 }
@@ -63,7 +63,10 @@ figcaption { font-size: .9rem; max-width: 46rem; }
 details { margin: .4rem 0 1rem; }
 summary { cursor: pointer; color: var(--accent); }
 @media print {
-  :root { --text: #000; --faint: #444; --page: #fff; --card: #fff; --accent: #000; }
+  :root {
+    --text: #000; --faint: #444; --page: #fff; --line: #ccc; --accent: #000;
+    --up: #d9ecf8; --down: #fbe3d3; --warn: #fdf3d6;
+  }
   body { max-width: none; font-size: 10pt; padding: 0; }
   nav { display: none; }
   .scroll { overflow: visible; }

@@ -18,8 +18,7 @@ class RankGroup:
         bins: (first, last) rank of each; the last ends with the corpus, where its size is known.
         cases: of each bin, over all seeds.
         total: cases of both groups.
-        corpus: number of items; None where that of the files does not fit the bins, as with two
-            domains, of which one is ranked.
+        corpus: number of items that are ranked; None where it is not known.
     """
 
     known: bool
@@ -73,7 +72,8 @@ def known_and_cold(studies: Studies, data_set: DataSet) -> list[RankGroup]:
     bins = sorted({place for _, place in counts})
     cases = [[counts[known, place] for place in bins] for known in (1, 0)]
     first, last = bins[-1]
-    corpus = studies.items(data_set)
+    # Of two domains only the target's items are ranked, and study.json counts all.
+    corpus = None if "-to-" in data_set.data else studies.items(data_set)
     if corpus is not None and first <= corpus <= last:
         bins[-1] = (first, corpus)
     else:

@@ -20,7 +20,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
     Args:
         directories: of ``run_study``. A model that stands in several is shown from the one with
             most seeds of it.
-        out: the page, e.g. ``report.html``; replaced where it exists.
+        out: the page, e.g. ``report.html``; replaced where it exists, its directory made.
 
     Returns:
         ``out``.
@@ -36,6 +36,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
     kinds = " + ".join(dict.fromkeys(info.text("study") for info in studies.infos))
     text = page(f"PDRec: {names}", f"Studies: {kinds}.", all_sections(studies))
     out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(out)

@@ -94,7 +94,8 @@ def figure(value: float, sign: bool = False) -> str:
     """A metric with four digits and no leading zero: ".2305"; "–" for NaN."""
     if math.isnan(value):
         return "–"
-    return _without_zero(f"{value:{'+' if sign else ''}.4f}")
+    rounded = round(value, 4) + 0.0  # no negative zero
+    return _without_zero(f"{rounded:{'+' if sign else ''}.4f}")
 
 
 def with_spread(mean: float, sd: float) -> str:
@@ -104,7 +105,9 @@ def with_spread(mean: float, sd: float) -> str:
 
 def percent(value: float) -> str:
     """ "+13.2 %"; "–" for NaN."""
-    return "–" if math.isnan(value) else f"{value:+.1f}{_SPACE}%".replace("-", "−")
+    if math.isnan(value):
+        return "–"
+    return f"{round(value, 1) + 0.0:+.1f}{_SPACE}%".replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -211,6 +211,13 @@ def test_what_was_run(page):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", studies["results written"])
 
 
+def test_ranks_stand_beside_a_random_order(page):
+    text = page.sections["ranks"]
+    assert text.count("in random order") == 2
+    assert "Toy: items that occur in training (75.0 % of the test)" in text
+    assert "Toy: cold items (25.0 % of the test)" in text
+
+
 def test_training_table(page):
     row = page.table("Training on Toy")["PDRec (SASRec)"]
     # Best at the third of four epochs: .15, .16, .17 after 7.5 seconds.
@@ -304,6 +311,7 @@ def test_other_encoders_data_and_timestamps(tmp_path):
     page = report_on(folder)
     assert "mine + NNS" in page.table("Every variant on the test split of a → b, protocol paper")
     assert page.tables["HBR weights on a → b, seed 0"][1][3] == ""
+    assert "in random order" not in page.sections["ranks"]  # not known how many are the target's
 
 
 def test_two_directories_become_one_page(tmp_path):
@@ -318,7 +326,7 @@ def test_two_directories_become_one_page(tmp_path):
 
 
 def test_the_command(tmp_path):
-    folder, out = write_study(tmp_path / "study"), tmp_path / "page.html"
+    folder, out = write_study(tmp_path / "study"), tmp_path / "new" / "page.html"
     result = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert result.output.strip() == f"written to {out}"
