@@ -7,19 +7,16 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import torch
 import typer
 
 import pdrec_fast
-from pdrec_fast.data import Interactions, mix_domains
+from pdrec_fast import options as opt
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
@@ -29,11 +26,13 @@ from pdrec_fast.evaluation import format_results
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
-from pdrec_fast.presets import PRESETS
+from pdrec_fast.presets import preset_names
+from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
-from pdrec_fast.settings import SETTINGS_HELP, with_setting
+from pdrec_fast.settings import with_setting
 from pdrec_fast.studies import command as study_commands
-from pdrec_fast.training import MODULES, Module, PDRec
+from pdrec_fast.training import PDRec
+from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
     help="Diffusion-guided sequential recommendation (PDRec, AAAI 2024).",
@@ -42,21 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command()(study_commands.study)
-app.command()(study_commands.collect)
-app.command()(study_commands.report)
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
-
-
-def _one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """A check of an option's value that names the choices."""
-
-    def check(value: str) -> str:
-        if value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
-        return value
-
-    return check
 
 
 class Format(str, Enum):
@@ -67,10 +52,6 @@ class Format(str, Enum):
     json = "json"
 
 
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
-]
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 
 
@@ -105,77 +86,49 @@ def version(
 
 @app.command()
 def run(
-    data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")],
+    data: opt.Data,
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            help="Interactions of the same users in another domain, mixed with --data in time "
-            "order; evaluated and recommended are items of --data alone."
-        ),
-    ] = None,
+    source: opt.Source = None,
     preset: Annotated[
         str,
         typer.Option(
-            callback=_one_of(PRESETS),
-            help=f"Settings of one of the paper's data sets ({', '.join(PRESETS)}); none: for "
-            "your own data.",
+            callback=opt.known_preset,
+            help=f"Settings by name ({', '.join(preset_names())}; none: for your own data), or a "
+            ".json file that tune --into wrote; see the command presets.",
         ),
     ] = "none",
     encoder: Annotated[
         str,
         typer.Option(
-            callback=_one_of(_ENCODER_NAMES),
+            callback=opt.one_of(_ENCODER_NAMES),
             help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
         ),
     ] = "sasrec",
-    modules: Annotated[
-        str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")
-    ] = ",".join(MODULES),
+    modules: opt.Modules = opt.ALL_MODULES,
     guide: Annotated[
         str,
         typer.Option(
-            callback=_one_of(_ENCODER_NAMES),
+            callback=opt.one_of(_ENCODER_NAMES),
             help="Source of the preferences: diffusion (TI-DiffRec), or an encoder trained without "
             f"modules in its place ({', '.join(ENCODERS)}).",
         ),
     ] = DIFFUSION,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0,
-    diffusion: Annotated[
-        Path | None,
-        typer.Option(help="Use the diffusion model of this other run of the same data."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change one setting, e.g. --set pdrec.epochs=50 --set diffusion.hidden=256 "
-            "--set encoder.width=32 --set omega_m=0.8. Repeatable. " + SETTINGS_HELP,
-        ),
-    ] = None,
-    user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
-    timestamp_column: Annotated[str | None, typer.Option(help="Default: timestamp.")] = None,
-    min_user: Annotated[int, typer.Option(min=1, help="Least interactions of a user.")] = 1,
-    min_item: Annotated[int, typer.Option(min=1, help="Least interactions of an item.")] = 1,
-    repeats: Annotated[
-        str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")
-    ] = "keep",
-    valid_from: Annotated[
-        float | None,
-        typer.Option(
-            help="Split by time: validation starts here, in the unit of the timestamps (datetime "
-            "columns: unix seconds). Needs --test-from. Default: leave-one-out."
-        ),
-    ] = None,
-    test_from: Annotated[
-        float | None, typer.Option(help="Split by time: test starts here.")
-    ] = None,
-    device: Device = "auto",
+    diffusion: opt.DiffusionRun = None,
+    settings: opt.Set = None,
+    user_column: opt.UserColumn = None,
+    item_column: opt.ItemColumn = None,
+    timestamp_column: opt.TimestampColumn = None,
+    min_user: opt.MinUser = 1,
+    min_item: opt.MinItem = 1,
+    repeats: opt.Repeats = "keep",
+    valid_from: opt.ValidFrom = None,
+    test_from: opt.TestFrom = None,
+    device: opt.Device = "auto",
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
     ] = False,
-    threads: Threads = None,
+    threads: opt.Threads = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -184,29 +137,32 @@ def run(
             "traces for Perfetto go to DIR.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Train diffusion and encoder, test both, and write OUT/metrics.json.
 
     A run that was interrupted continues when the same command is given again.
     """
-    _use_threads(threads)
+    opt.use_threads(threads)
     config = RunConfig.from_preset(
-        preset, encoder=encoder, modules=_modules(modules), guide=guide, seed=seed
+        preset, encoder=encoder, modules=opt.modules_of(modules), guide=guide, seed=seed
     )
-    config = replace(config, split=SplitSpec(valid_from, test_from))
+    chosen = opt.DataOptions(
+        data,
+        source,
+        user_column,
+        item_column,
+        timestamp_column,
+        min_user,
+        min_item,
+        repeats,
+        valid_from,
+        test_from,
+    )
+    config = replace(config, split=chosen.split)
     for setting in settings or []:
         config = with_setting(config, setting)
-    read = partial(
-        Interactions.from_file,
-        user=user_column,
-        item=item_column,
-        timestamp=timestamp_column,
-        min_user=min_user,
-        min_item=min_item,
-        repeats=repeats,  # type: ignore[arg-type]  # checked there
-    )
-    interactions = read(data) if source is None else mix_domains(read(data), read(source))
+    interactions = chosen.read()
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in settings or []):
@@ -242,7 +198,13 @@ def run(
 @app.command()
 def recommend(
     run_dir: RunDir,
-    users: Annotated[str, typer.Option(help="Comma-separated user ids.")],
+    users: Annotated[
+        str, typer.Option(help="Comma-separated user ids; spaces around them do not count.")
+    ] = "",
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="One user id exactly as in the data, commas and all. Repeatable."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
@@ -250,17 +212,19 @@ def recommend(
     output: Annotated[
         Format, typer.Option("--format", help="How results are printed.")
     ] = Format.table,
-    device: Device = "auto",
-    threads: Threads = None,
+    device: opt.Device = "auto",
+    threads: opt.Threads = None,
 ) -> None:
     """Print the items that users of a finished run would interact with next."""
-    _use_threads(threads)
+    opt.use_threads(threads)
+    ids = [name.strip() for name in users.split(",") if name.strip()] + (user or [])
+    if not ids:
+        raise ValueError("no user was named: give --users u1,u2, or --user ID once for each")
     model = _model_of(run_dir, device)
-    ids = [user.strip() for user in users.split(",")]
     items, scores = model.recommend(ids, k, filter_seen=not include_seen)
     rows = [
-        {"user": user, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
-        for user, row, row_scores in zip(ids, items, scores, strict=True)
+        {"user": name, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
+        for name, row, row_scores in zip(ids, items, scores, strict=True)
         for rank, (item, score) in enumerate(zip(row, row_scores, strict=True))
         if item is not None
     ]
@@ -271,9 +235,11 @@ def recommend(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(f"{'user':>12}  {'rank':>4}  {'item':>16}  {'score':>8}")
+        name, item = (max([12, *(len(str(row[of])) for row in rows)]) for of in ("user", "item"))
+        print(f"{'user':>{name}}  {'rank':>4}  {'item':>{item}}  {'score':>8}")
         for row in rows:
-            print(f"{row['user']:>12}  {row['rank']:>4}  {row['item']!s:>16}  {row['score']:8.4f}")
+            start = f"{row['user']:>{name}}  {row['rank']:>4}  {row['item']!s:>{item}}"
+            print(f"{start}  {row['score']:8.4f}")
 
 
 @app.command()
@@ -286,11 +252,11 @@ def evaluate(
         int | None, typer.Option(min=0, help="Of the sampled negatives. Default: the run's.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    device: opt.Device = "auto",
+    threads: opt.Threads = None,
 ) -> None:
     """Test the model of a finished run again, on the split it was trained with."""
-    _use_threads(threads)
+    opt.use_threads(threads)
     model = _model_of(run_dir, device)
     assert model.data is not None
     try:
@@ -318,13 +284,20 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Keep the runs here; default: keep nothing.")
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    device: opt.Device = "auto",
+    threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
 ) -> None:
     """The whole job on a generated data set: the plain encoder against PDRec."""
-    _use_threads(threads)
+    opt.use_threads(threads)
     run_demo(seed=seed, out=out, device=device, progress=not quiet)
+
+
+app.command()(tune)
+app.command()(presets)
+app.command()(study_commands.study)
+app.command()(study_commands.collect)
+app.command()(study_commands.report)
 
 
 def _model_of(run_dir: Path, device: str) -> PDRec:
@@ -352,14 +325,3 @@ def _metrics_text(metrics: dict[str, Any]) -> str:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     return f"{format_results(results)}\n\nseconds: {seconds}; peak {metrics['peak_rss_gib']} GiB"
-
-
-def _use_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def _modules(text: str) -> tuple[Module, ...]:
-    if text.strip() == "none":
-        return ()
-    return cast("tuple[Module, ...]", tuple(name.strip() for name in text.split(",")))

@@ -36,7 +36,7 @@ from pdrec_fast.evaluation import (
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.presets import PRESETS
+from pdrec_fast.presets import kind_of, preset_of
 from pdrec_fast.training import MODULES, Module, PDRec, PDRecConfig
 from pdrec_fast.training.batches import check_trainable
 
@@ -121,17 +121,25 @@ class RunConfig:
         guide: str = DIFFUSION,
         seed: int = 0,
     ) -> RunConfig:
-        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything."""
-        if name not in PRESETS:
-            raise ValueError(f"unknown preset={name!r}; choose one of {list(PRESETS)}")
-        preset = PRESETS[name]
+        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything.
+
+        A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
+        encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.
+
+        Raises:
+            ValueError: no such preset, or it has nothing for this encoder.
+        """
+        trained = None if encoder == DIFFUSION else encoder
+        preset = preset_of(name, encoder=trained, kind=kind_of(modules))
         return cls(
             diffusion=replace(preset.diffusion, seed=seed),
             pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
+            encoder_options=dict(preset.encoder_options),
             guide=guide,
             top_m=preset.top_m,
             omega_m=preset.omega_m,
+            n_draws=preset.n_draws,
         )
 
     @property
@@ -203,7 +211,7 @@ def run(
     config = config or RunConfig()
     out = None if out is None else Path(out)
     split = config.split.apply(data)
-    config, protocols = _with_possible_protocols(config, split)
+    config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
     model = guide = None
@@ -211,7 +219,7 @@ def run(
         model = _new_encoder(config, device, cuda_graphs)
     if config.guide != DIFFUSION:
         guide = _new_encoder(config.of_guide(), device, cuda_graphs)
-    _check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
+    check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
@@ -376,7 +384,7 @@ def _epochs(history: History | None) -> dict[str, int] | None:
     return {"trained": history.epochs, "best": history.best_epoch + 1}
 
 
-def _with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
+def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
     """Leave out the sampled protocol where a user has too few items to sample from."""
     tested = np.union1d(split.valid.users, split.test.users)
     if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
@@ -403,7 +411,7 @@ def _new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool) -> 
     )
 
 
-def _check_before_training(
+def check_before_training(
     config: RunConfig, split: Split, diffusion: DiffRec | None, encoders: Iterable[PDRec]
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
@@ -453,8 +461,13 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a file that a reader sees whole or not at all."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that a reader sees whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(values, indent=1) + "\n")
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 

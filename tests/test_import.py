@@ -20,7 +20,8 @@ LAYERS = [
     {"presets"},
     {"pipeline"},
     {"settings"},
-    {"demo", "studies"},
+    {"options"},
+    {"demo", "studies", "tuning"},
     {"cli"},
 ]
 
@@ -33,7 +34,9 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_import_needs_no_extra():
     extras = ["triton", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
-    result = python(f"import sys; sys.modules.update(dict.fromkeys({extras})); import pdrec_fast")
+    extras += ["optuna", "sqlalchemy"]
+    absent = f"import sys; sys.modules.update(dict.fromkeys({extras}))"
+    result = python(f"{absent}; import pdrec_fast.cli")
     assert result.returncode == 0, result.stderr
 
 

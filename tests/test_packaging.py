@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
+TUNED = "pdrec_fast/presets/packaged.json"  # stands for files of tuned settings
 
 
 def run(*command, cwd, **keywords):
@@ -39,6 +40,7 @@ def sdist(tmp_path_factory):
     built = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
     for name in ("csrc", "kernels", "pdrec_fast"):
         shutil.copytree(ROOT / name, source / name, ignore=built)
+    (source / TUNED).write_text('{"base": "toy", "encoders": {}}')
     build("sdist", source, work)
     return next(work.glob("*.tar.gz"))
 
@@ -59,21 +61,22 @@ def tree(*folders):
         path.relative_to(ROOT).as_posix()
         for folder in folders
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".pyi", ".typed", ".cpp", ".hpp"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".typed", ".json", ".cpp", ".hpp"}
+        or path.name == "py.typed"
     }
 
 
 def test_sdist_holds_all_sources(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert tree("csrc", "kernels", "pdrec_fast") | set(SHIPPED) <= names
+    assert tree("csrc", "kernels", "pdrec_fast") | {*SHIPPED, TUNED} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
 
 
 def test_wheel_has_one_top_level_name_and_all_modules(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pdrec_fast"}
-    modules = tree("pdrec_fast") | {f"pdrec_fast/{name}" for name in tree("kernels")}
+    modules = tree("pdrec_fast") | {TUNED} | {f"pdrec_fast/{name}" for name in tree("kernels")}
     assert modules <= set(names)
     assert [name for name in names if name.startswith("pdrec_fast/_C.") and name.endswith(".so")]
     assert not [name for name in names if name.endswith((".cpp", ".hpp", "CMakeLists.txt"))]
@@ -87,6 +90,7 @@ def test_installed_wheel_runs_from_a_foreign_directory(wheel, tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import pdrec_fast, pdrec_fast.kernels\n"
         "from pdrec_fast.build_info import build_info\n"
+        "assert 'packaged' in pdrec_fast.presets.preset_names()\n"
         "print(pdrec_fast.__file__, pdrec_fast.kernels.__file__, build_info()['extension'])"
     )
     package, kernels, built = run(sys.executable, "-c", code, str(site), cwd=tmp_path).split()

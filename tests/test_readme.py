@@ -1,28 +1,73 @@
-"""The README's Python runs as it is printed."""
+"""The README's commands and Python run as they are printed."""
 
 import csv
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 import pdrec_fast as pf
+from tests.test_pipeline import FAST, command
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
-def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    data = pf.synthetic(n_users=60, n_items=250, seed=0)
-    with (tmp_path / "clicks.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "timestamp"])
-        for user, item, when in zip(data.record_users, data.items, data.timestamps, strict=True):
-            writer.writerow([f"u{user}", f"i{item}", when])
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the files that the README speaks of."""
+    for seed, name in enumerate(("clicks.csv", "sales.csv")):
+        data = pf.synthetic(n_users=60, n_items=250, seed=seed)
+        with (tmp_path / name).open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["user_id", "item_id", "timestamp"])
+            records = zip(data.record_users, data.items, data.timestamps, strict=True)
+            writer.writerows((f"u{user}", f"i{item}", when) for user, item, when in records)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    return tmp_path
+
+
+def test_python_blocks_run_one_after_the_other(folder, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 5
+    names = {}
     for block in blocks:
         exec(block, names)
     assert "protocol: paper" in capsys.readouterr().out
     assert names["items"].shape == (2, 5)
-    assert (tmp_path / "clicks-model" / "manifest.json").exists()
+    assert (folder / "clicks-model" / "manifest.json").exists()
     assert names["model"].name == "LastItems+hbr+dpa+nns"
+    check_loss(names["pdrec_loss"], names["split"].train)
+
+
+def check_loss(loss_of, train):
+    """The README's loss on a batch: every state and item has its share of it."""
+    users = np.flatnonzero(np.diff(train.indptr) >= 2)[:5]
+    items = torch.from_numpy(train.items[train.indptr[users + 1] - 1]).long()
+    states, last, table = (torch.randn(n, 8, requires_grad=True) for n in (5, 5, train.n_items))
+    loss = loss_of(torch.from_numpy(users), items, states, last, table, 0)
+    loss.backward()
+    assert loss > 0
+    for part in (states.grad, last.grad, table.grad[items]):
+        assert part.norm(dim=1).min() > 0
+
+
+def test_commands_run_one_after_the_other(folder):
+    lines = re.findall(r"^    \.venv/bin/pdrec-fast (.*)$", README, flags=re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["run", "recommend", "evaluate", "run"]
+    for line in lines:
+        tiny = [*FAST, "--quiet"] if line.startswith("run") else []
+        result = command(*shlex.split(line), *tiny, "--threads", 1)
+        assert result.returncode == 0, result.stderr
+    assert (folder / "runs" / "both" / "metrics.json").exists()
+
+
+def test_options_of_the_table_exist(folder):
+    options = re.findall(r"^\| `(--.*?)` \|", README, flags=re.MULTILINE)
+    assert len(options) >= 8
+    # The data are looked for once all options have been understood.
+    for option in options:
+        result = command("run", "--data", "nowhere.csv", "--out", "out", *shlex.split(option))
+        assert result.stderr == "error: nowhere.csv: no such file\n"

@@ -122,7 +122,7 @@ class Interactions:
             min_item: least number of records of an item; users and items with fewer are removed
                 until both minima hold.
             repeats: ``"keep"`` every record of a (user, item) pair, or only the ``"first"`` or
-                ``"last"``; applied before the minima.
+                ``"last"``; applied before the minima. A warning counts those kept of equal time.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -205,6 +205,15 @@ class Interactions:
                 f"min_user={min_user}, min_item={min_item}, repeats={repeats!r}; lower the minima"
             )
         users, items = records.users[rows], records.items[rows]
+        times = None if records.timestamps is None else records.timestamps[rows]
+        copies = _count_copies(users, items, times)
+        if copies:
+            warnings.warn(
+                f"{copies} of {len(rows)} records in {records.source} repeat the one before, user, "
+                "item and time; a target that does is easily guessed. Unless they are meant, "
+                "remove them or pass repeats='first', on the command line --repeats first",
+                stacklevel=3,
+            )
         user_ids, item_ids = records.user_ids, records.item_ids
         if len(rows) < len(records.users):
             users, user_ids = _compact(users, user_ids)
@@ -212,7 +221,7 @@ class Interactions:
         return cls(
             indptr=np.concatenate([[0], np.cumsum(np.bincount(users))]),
             items=items,
-            timestamps=None if records.timestamps is None else records.timestamps[rows],
+            timestamps=times,
             user_ids=user_ids,
             item_ids=item_ids,
         )
@@ -340,6 +349,13 @@ def _check_options(min_user: int, min_item: int, repeats: str) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     if repeats not in get_args(Repeats):
         raise ValueError(f"repeats must be one of {get_args(Repeats)}, got {repeats!r}")
+
+
+def _count_copies(users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> int:
+    """How many of the ordered records have the user, item and time of the one before."""
+    if times is None:
+        return 0
+    return int(((np.diff(items) == 0) & (np.diff(users) == 0) & (np.diff(times) == 0)).sum())
 
 
 def _without_repeats(

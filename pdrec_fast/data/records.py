@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,6 +64,12 @@ def resolve_columns(
 def _find(name: str, argument: str, columns: list[str], source: str) -> str:
     count = columns.count(name)
     if count == 0:
+        found = re.search(r"[;,|\t]", str(columns[0])) if len(columns) == 1 else None
+        if found:
+            raise DataError(
+                f"{source}: the only column is {columns[0]!r}, as if {found[0]!r} stood between "
+                "columns; .csv takes commas, .tsv and .inter tabs: convert or rename the file"
+            )
         raise DataError(
             f"{source}: no column {name!r}; the columns are {columns}. "
             f"Pass {argument}=<name of the {argument} column>, on the command line "

@@ -92,7 +92,8 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     records = "records" if interactions.target_items is None else "records of the target domain"
     if not evaluated.any():
         raise DataError(
-            f"nothing to evaluate: none of {interactions.n_users} users has {min_length} {records}"
+            f"nothing to evaluate: none of {interactions.n_users} users has {min_length} {records};"
+            " bring longer histories, or split by time (--valid-from and --test-from)"
         )
     users = np.flatnonzero(evaluated)
     valid, test = targets[end[users] - 2], targets[end[users] - 1]

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -104,6 +104,7 @@ def run_loop(
     identity: Mapping[str, Any],
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    watch: Callable[[History], None] | None = None,
 ) -> History:
     """Train ``fit`` until it stops improving and leave it with its best weights.
 
@@ -114,6 +115,8 @@ def run_loop(
             checkpoint of another identity is refused.
         checkpoint: directory to resume from and to write to, first after one epoch; None keeps
             nothing.
+        watch: called after every epoch, and first of all with what a checkpoint holds; what it
+            raises ends the training.
 
     Raises:
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
@@ -123,6 +126,8 @@ def run_loop(
     if checkpoint is not None and bundle_exists(checkpoint):
         history, best = _resume(fit, checkpoint, identity)
         logger.info("%s: resuming after epoch %d", name, history.epochs)
+        if watch is not None:
+            watch(history)
     saved_at = -math.inf
     with tqdm(
         total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
@@ -147,6 +152,8 @@ def run_loop(
             if checkpoint is not None and (due or history.finished):
                 _save(fit, history, best, checkpoint, identity)
                 saved_at = time.monotonic()
+            if watch is not None:
+                watch(history)
     if best is not None:
         fit.load_weights(best)
     return history

@@ -15,6 +15,7 @@ import numpy as np
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks
+from pdrec_fast.pipeline import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
 from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS
 
@@ -120,9 +121,9 @@ def collect(out: str | Path) -> None:
     }
     for name, rows in frames.items():
         frame = pd.DataFrame(rows, columns=COLUMNS[name])
-        _write(out / f"{name}.csv", frame.to_csv(index=False, na_rep=_missing(name)))
+        write_text(out / f"{name}.csv", frame.to_csv(index=False, na_rep=_missing(name)))
     read = {name: read_csv(out / f"{name}.csv") for name in ("results", "comparisons")}
-    _write(out / "tables.md", format_tables(read["results"], read["comparisons"]))
+    write_text(out / "tables.md", format_tables(read["results"], read["comparisons"]))
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -135,12 +136,6 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _missing(name: str) -> str:
     return "" if name == "curves" else "nan"
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
 
 
 def _finished(out: Path) -> list[Finished]:

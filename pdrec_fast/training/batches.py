@@ -32,7 +32,10 @@ class TrainingTokens:
         histories = train.histories()
         histories = histories[np.flatnonzero(histories.lengths >= 2)]
         if not len(histories):
-            raise DataError("no user has two training records: there is no next item to learn")
+            raise DataError(
+                "no user has two training records: there is no next item to learn; bring longer "
+                "histories (leave-one-out keeps two records of a user for validation and test)"
+            )
         self.users = histories.users
         self.lengths = np.minimum(histories.lengths - 1, max_length)
         self.starts = np.cumsum(self.lengths) - self.lengths

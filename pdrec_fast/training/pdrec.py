@@ -88,6 +88,7 @@ class PDRec:
         *,
         checkpoint: str | Path | None = None,
         progress: bool = True,
+        watch: Callable[[History], None] | None = None,
     ) -> PDRec:
         """Train the encoder.
 
@@ -96,6 +97,7 @@ class PDRec:
                 plain interactions, all trained on for ``config.epochs`` epochs.
             preferences: inferred on the same training interactions; needed by every module.
             checkpoint: directory to resume from and to write to.
+            watch: see ``run_loop``; what it raises leaves no model.
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data.
@@ -115,6 +117,7 @@ class PDRec:
                 identity=self._identity(interactions, split, preferences),
                 checkpoint=checkpoint,
                 progress=progress,
+                watch=watch,
             )
         except BaseException:
             self.encoder = None  # half-trained weights are no model

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,6 +58,19 @@ def test_minima_hold_together():
     assert (data.n_users, data.n_items) == (1, 1)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6], [6, 4, 2, 0, 5, 3, 1]])
+def test_copies_are_counted_in_a_warning(order):
+    # Copies are the second (1, 10, 1) and the second (2, 10, 1); others differ in time or user.
+    rows = [(1, 10, 1), (1, 10, 1), (1, 10, 2), (1, 20, 2), (2, 10, 1), (2, 10, 1), (3, 10, 1)]
+    columns = [list(column) for column in zip(*(rows[i] for i in order), strict=True)]
+    with pytest.warns(UserWarning, match=r"2 of 7 records in the arrays .* --repeats first"):
+        assert Interactions.from_arrays(*columns).n_records == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Interactions.from_arrays(*columns, repeats="first").n_records == 4
+        assert Interactions.from_arrays([1, 2, 1], [5, 5, 5], [3, 3, 4]).n_records == 3
+
+
 def test_repeats_are_removed_before_the_minima():
     assert raw(make(min_item=2, repeats="first")) == [(1, 20), (2, 20), (3, 20)]
 
@@ -78,6 +93,7 @@ def test_bad_options(options, message):
         make(**options)
 
 
+@pytest.mark.filterwarnings("ignore:.* repeat the one before")
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)), min_size=1),
     st.integers(1, 3),

@@ -159,6 +159,14 @@ def test_missing_columns_say_what_to_pass(write):
         Interactions.from_file(path, user="uid", timestamp="time")
 
 
+@pytest.mark.parametrize(("name", "mark"), [("d.csv", ";"), ("d.csv", "\t"), ("d.inter", ",")])
+def test_another_delimiter_is_named(write, name, mark):
+    content = f"user_id{mark}item_id\n1{mark}2\n"
+    seen = re.escape(repr(mark))
+    with pytest.raises(DataError, match=rf"{name}: the only column is .* as if {seen} stood"):
+        Interactions.from_file(write(name, content))
+
+
 def test_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "no.csv"))):
         Interactions.from_file(tmp_path / "no.csv")

@@ -47,7 +47,7 @@ class Scripted:
         self.memory.copy_(state["memory"])
 
 
-def run(fit, checkpoint=None, identity=IDENTITY, **settings):
+def run(fit, checkpoint=None, identity=IDENTITY, watch=None, **settings):
     config = LoopConfig(**{"epochs": 10, "checkpoint_seconds": 0.0, **settings})
     return run_loop(
         fit,
@@ -57,6 +57,7 @@ def run(fit, checkpoint=None, identity=IDENTITY, **settings):
         identity=identity,
         checkpoint=checkpoint,
         progress=False,
+        watch=watch,
     )
 
 
@@ -69,6 +70,24 @@ def test_stops_after_patience_and_restores_the_best_weights():
     assert history.finished
     assert history.epochs == 5
     assert history.validations == {"0": 0.1, "1": 0.3, "2": 0.2, "3": 0.3, "4": 0.1}
+
+
+def test_a_watcher_sees_every_epoch_what_a_checkpoint_holds_and_may_end_the_training(tmp_path):
+    seen = []
+
+    def watch(history):
+        seen.append((history.epochs, history.best_value))
+        if history.epochs == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        run(Scripted([0.1, 0.3, 0.2, 0.4]), tmp_path / "c", watch=watch)
+    assert seen == [(1, 0.1), (2, 0.3), (3, 0.3)]
+    again = Scripted([0.1, 0.3, 0.2, 0.4])
+    with pytest.raises(TimeoutError):
+        run(again, tmp_path / "c", watch=watch)
+    assert seen[3:] == [(3, 0.3)]
+    assert not again.epochs
 
 
 def test_improvement_resets_patience():

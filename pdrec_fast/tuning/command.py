@@ -1,0 +1,174 @@
+"""``pdrec-fast tune``: search for settings on validation."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pdrec_fast import options as opt
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.pipeline import RunConfig, write_json
+from pdrec_fast.presets import PRESETS
+from pdrec_fast.settings import with_setting
+from pdrec_fast.tuning.results import SearchResult, check_file, merge
+from pdrec_fast.tuning.search import Search
+from pdrec_fast.tuning.search import tune as search_settings
+from pdrec_fast.tuning.space import as_arguments, value_of
+
+
+def tune(
+    data: opt.Data,
+    out: Annotated[Path, typer.Option(help="Directory for trials and the best; resumable.")],
+    source: opt.Source = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            callback=opt.one_of(PRESETS),
+            help=f"What the search begins with ({', '.join(PRESETS)}).",
+        ),
+    ] = "none",
+    encoder: Annotated[
+        str,
+        typer.Option(
+            callback=opt.one_of(ENCODERS), help=f"Sequence encoder ({', '.join(ENCODERS)})."
+        ),
+    ] = "sasrec",
+    modules: opt.Modules = opt.ALL_MODULES,
+    trials: Annotated[
+        int, typer.Option(min=1, help="In all; give more to a finished search to go on.")
+    ] = 30,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of a trial, at most; default: the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and of every trial.")] = 0,
+    diffusion: opt.DiffusionRun = None,
+    settings: opt.Set = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put the best settings into this .json file, which --preset of other commands "
+            "takes; entries of other encoders stay."
+        ),
+    ] = None,
+    user_column: opt.UserColumn = None,
+    item_column: opt.ItemColumn = None,
+    timestamp_column: opt.TimestampColumn = None,
+    min_user: opt.MinUser = 1,
+    min_item: opt.MinItem = 1,
+    repeats: opt.Repeats = "keep",
+    valid_from: opt.ValidFrom = None,
+    test_from: opt.TestFrom = None,
+    device: opt.Device = "auto",
+    threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Search for settings by validation NDCG@10; the test is never looked at.
+
+    The first trial has the preset's own settings. What --set fixes is not searched. Give the plain
+    encoder (--modules none) and the guided one the same trials and epochs before comparing them.
+    A search that was interrupted continues when the same command is given again.
+    """
+    opt.use_threads(threads)
+    chosen = opt.DataOptions(
+        data,
+        source,
+        user_column,
+        item_column,
+        timestamp_column,
+        min_user,
+        min_item,
+        repeats,
+        valid_from,
+        test_from,
+    )
+    search = Search(
+        preset=preset,
+        encoder=encoder,
+        modules=opt.modules_of(modules),
+        trials=trials,
+        epochs=epochs,
+        seed=seed,
+        split=chosen.split,
+    )
+    search = replace(search, fixed=_fixed(search.config(), settings or []))
+    if into is not None:
+        check_file(into, preset)
+    model = None if diffusion is None else DiffRec.load(diffusion / "diffusion", device=device)
+    try:
+        result = search_settings(
+            chosen.read(), search, out=out, diffusion=model, device=device, progress=not quiet
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the search", file=sys.stderr)
+        raise typer.Exit(130) from None
+    used = out if diffusion is None and result.modules else diffusion
+    best = _best(result, _run_command(chosen, result, used, out))
+    write_json(out / "best.json", best)
+    print(_text(best, out))
+    if into is not None:
+        merge(into, result, _search_command(chosen, result, diffusion))
+        print(f"merged into {into}")
+
+
+def _fixed(config: RunConfig, settings: Sequence[str]) -> dict[str, Any]:
+    """The values that ``--set`` gives."""
+    for setting in settings:
+        config = with_setting(config, setting)
+    keys = [setting.partition("=")[0] for setting in settings]
+    return {key: value_of(config, key) for key in keys}
+
+
+def _best(result: SearchResult, command: str) -> dict[str, Any]:
+    return result.summary() | {
+        "settings": result.settings,
+        "set": as_arguments(result.settings),
+        "run": command,
+    }
+
+
+def _run_command(
+    data: opt.DataOptions, result: SearchResult, diffusion: Path | None, out: Path
+) -> str:
+    """The ``pdrec-fast run`` that uses the best settings, and the search's diffusion model."""
+    settings = result.settings
+    if diffusion is not None:
+        settings = {k: v for k, v in settings.items() if not k.startswith("diffusion.")}
+    assigned = [text for pair in as_arguments(settings) for text in ("--set", pair)]
+    where = ["--out", str(out / "best")]
+    return shlex.join(["pdrec-fast", "run", *_common(data, result, diffusion), *assigned, *where])
+
+
+def _search_command(data: opt.DataOptions, result: SearchResult, diffusion: Path | None) -> str:
+    """The search, for readers elsewhere: files by their names."""
+    named = replace(data, data=Path(data.data.name), source=data.source and Path(data.source.name))
+    budget = ["--trials", str(len(result.trials)), "--epochs", str(result.epochs)]
+    assigned = [text for pair in as_arguments(result.fixed) for text in ("--set", pair)]
+    model = None if diffusion is None else Path(diffusion.name)
+    return shlex.join(["pdrec-fast", "tune", *_common(named, result, model), *budget, *assigned])
+
+
+def _common(data: opt.DataOptions, result: SearchResult, diffusion: Path | None) -> list[str]:
+    chosen = [*data.arguments(), "--preset", result.base, "--encoder", result.encoder]
+    chosen += ["--modules", ",".join(result.modules) or "none", "--seed", str(result.seed)]
+    return chosen if diffusion is None else [*chosen, "--diffusion", str(diffusion)]
+
+
+def _text(best: dict[str, Any], out: Path) -> str:
+    before = "diverged" if best["before"] is None else f"{best['before']:.4f}"
+    lines = [
+        f"{best['metric']}: {before} with the preset, {best['after']:.4f} with trial "
+        f"{best['best_trial']} of {best['trials']} (epoch {best['best_epoch']})",
+        *(f"  --set {setting}" for setting in best["set"]),
+        "",
+        best["run"],
+        "",
+        f"written to {out / 'best.json'} and {out / 'trials.csv'}",
+    ]
+    return "\n".join(lines)

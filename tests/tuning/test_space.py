@@ -1,0 +1,111 @@
+"""What is searched."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+import pdrec_fast as pf
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.presets.base import README_COMMANDS
+from pdrec_fast.tuning import Choice, Range, search_space
+from pdrec_fast.tuning.space import value_of, with_values
+
+BACKBONE = {
+    "pdrec.lr",
+    "pdrec.lr_decay",
+    "pdrec.temperature",
+    "pdrec.random_negatives",
+    "pdrec.batch_size",
+    "encoder.dropout",
+}
+OF_HBR = {"pdrec.hbr_clip", "pdrec.hbr_rescale", "pdrec.hbr_rank_weight"}
+OF_DPA = {"pdrec.dpa_weight", "pdrec.dpa_top_n", "top_m"}
+OF_NNS = {"pdrec.safe_negatives", "omega_m"}
+
+
+def holds(dimension, value):
+    if isinstance(dimension, Range):
+        return dimension.low <= value <= dimension.high and dimension.rounded(value) == value
+    return value in dimension.values
+
+
+@pytest.mark.parametrize(
+    ("modules", "wanted"),
+    [
+        ((), BACKBONE),
+        (("hbr",), BACKBONE | OF_HBR),
+        (("dpa",), BACKBONE | OF_DPA),
+        (("hbr", "dpa", "nns"), BACKBONE | OF_HBR | OF_DPA | OF_NNS),
+    ],
+)
+def test_modules_add_their_settings(modules, wanted):
+    config = pf.RunConfig.from_preset("toy", modules=modules)
+    assert search_space(config).keys() == wanted
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("preset", pf.PRESETS)
+def test_the_space_holds_the_presets_own_settings_and_the_readmes(preset, encoder):
+    config = pf.RunConfig.from_preset(preset, encoder=encoder)
+    space = search_space(config)
+    readme = README_COMMANDS.get(preset, {}).get(encoder, {})
+    for key, dimension in space.items():
+        assert holds(dimension, value_of(config, key)), key
+        assert key not in readme or holds(dimension, readme[key]), key
+
+
+def test_the_space_is_widened_to_unusual_settings():
+    config = with_values(
+        pf.RunConfig.from_preset("toy"),
+        {"pdrec.lr": 0.5, "pdrec.batch_size": 77, "encoder.dropout": 0.7, "top_m": 60},
+    )
+    space = search_space(config)
+    assert space["pdrec.lr"] == Range(5e-4, 0.5, log=True)
+    assert space["pdrec.batch_size"] == Choice((64, 77, 128, 256, 512))
+    assert space["encoder.dropout"] == Range(0.0, 0.7)
+    assert space["top_m"] == Choice((10, 20, 50, 60, 100))
+
+
+def test_what_is_fixed_is_not_searched():
+    config = pf.RunConfig.from_preset("toy", modules=())
+    assert search_space(config, {"pdrec.lr", "top_m"}).keys() == BACKBONE - {"pdrec.lr"}
+
+
+def test_the_dot_product_has_no_temperature():
+    config = pf.RunConfig.from_preset("toy", modules=())
+    config = replace(config, pdrec=replace(config.pdrec, similarity="dot"))
+    assert "pdrec.temperature" not in search_space(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "fixed"),
+    [
+        ({}, ()),
+        ({"top_m": 4, "pdrec.dpa_top_n": 1}, ()),
+        ({"top_m": 4, "pdrec.dpa_top_n": 1}, ("top_m",)),
+        ({"top_m": 40, "pdrec.dpa_top_n": 30}, ()),
+        ({"top_m": 40, "pdrec.dpa_top_n": 30}, ("pdrec.dpa_top_n",)),
+    ],
+)
+def test_every_m_goes_with_every_n(values, fixed):
+    # The new m must hold for the preset's n first, as --set changes one after the other.
+    config = pf.RunConfig.from_preset("none")
+    config = with_values(config, dict(reversed(values.items())) if "top_m" in fixed else values)
+    space = search_space(config, fixed)
+    searched = [key for key in ("pdrec.dpa_top_n", "top_m") if key in space]
+    assert searched
+    for chosen in product(*(space[key].values for key in searched)):
+        with_values(config, dict(zip(searched, chosen, strict=True)))  # refuses n > m
+
+
+def test_values_of_a_config():
+    config = pf.RunConfig.from_preset("toy", encoder="cl4srec")
+    assert value_of(config, "pdrec.lr") == 0.005
+    assert value_of(config, "omega_m") == 0.5
+    assert value_of(config, "encoder.dropout") == 0.2
+    changed = with_values(config, {"pdrec.lr": 0.01, "encoder.dropout": 0.5, "omega_m": 0.9})
+    assert changed.encoder_options == {"dropout": 0.5}
+    assert (changed.pdrec.lr, changed.omega_m) == (0.01, 0.9)
+    assert value_of(changed, "encoder.dropout") == 0.5
+    assert config.encoder_options == {}
