@@ -97,7 +97,7 @@ def collect(
 
 def report(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Directories of studies.")
+        list[Path], typer.Argument(metavar="DIR", help="Directories of studies.")
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
 ) -> None:
