@@ -297,6 +297,7 @@ app.command()(tune)
 app.command()(presets)
 app.command()(study_commands.study)
 app.command()(study_commands.collect)
+app.command()(study_commands.report)
 
 
 def _model_of(run_dir: Path, device: str) -> PDRec:

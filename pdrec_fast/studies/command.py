@@ -1,4 +1,4 @@
-"""The commands ``pdrec-fast study`` and ``pdrec-fast collect``."""
+"""The commands ``pdrec-fast study``, ``pdrec-fast collect`` and ``pdrec-fast report``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from pdrec_fast.settings import SETTINGS_HELP
 from pdrec_fast.studies.collect import collect as collect_tables
 from pdrec_fast.studies.jobs import KINDS
+from pdrec_fast.studies.report import write_report
 from pdrec_fast.studies.study import run_study
 
 StudyKind = Enum("StudyKind", {kind: kind for kind in KINDS}, type=str)  # type: ignore[misc]
@@ -92,3 +93,13 @@ def collect(
     """Write a study's CSV files and tables.md from the jobs that are finished so far."""
     collect_tables(out)
     print(f"written to {out / 'tables.md'}")
+
+
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Directories of studies.")
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write tables and figures of finished studies as one HTML page that needs no network."""
+    print(f"written to {write_report(directories, out)}")

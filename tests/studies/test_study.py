@@ -16,7 +16,7 @@ import pdrec_fast as pf
 from pdrec_fast import cli
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.preferences import hbr_weights
-from pdrec_fast.studies import collect, run_study
+from pdrec_fast.studies import collect, run_study, write_report
 from pdrec_fast.studies.collect import read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,6 +182,17 @@ def test_tables_stand_beside_the_papers(main_study):
     assert "paper 0.2286" in text
     assert "paper 0.1823" in text
     assert "| SASRec +HBR+NNS+DPA |" in text
+
+
+def test_a_report_has_all_but_the_ablation(main_study, tmp_path):
+    page = write_report([main_study], tmp_path / "report.html").read_text()
+    assert page.count("Made by") == 1
+    assert "No single modules and steps for Toy" in page
+    mean = read_csv(main_study / "results.csv").query(
+        "model == 'sasrec' and modules == 'none' and protocol == 'full' and split == 'test'"
+    )
+    mean = mean[mean["metric"] == "ndcg@10"]["value"].mean()
+    assert f"{mean:.4f}".removeprefix("0") in page
 
 
 def test_finished_jobs_are_not_done_again_and_studies_share_them(main_study, toy, tiny, in_process):

@@ -1,0 +1,96 @@
+"""Names, orders and numbers."""
+
+import math
+
+import pytest
+
+from pdrec_fast.studies import wording
+from pdrec_fast.studies.load import DataSet, Variant
+
+NAN = math.nan
+
+
+def variant(model, modules="none", guide=""):
+    return Variant("toy", "toy", model, modules, guide)
+
+
+@pytest.mark.parametrize(
+    ("of", "name"),
+    [
+        (variant("t-diffrec"), "T-DiffRec"),
+        (variant("sasrec"), "SASRec"),
+        (variant("sasrec", "hbr+nns", "ti-diffrec"), "SASRec + HBR + NNS"),
+        (variant("sasrec", "hbr+nns+dpa", "ti-diffrec"), "PDRec (SASRec)"),
+        (variant("sasrec", "hbr+nns+dpa", "gru4rec"), "PDRec (SASRec), guide GRU4Rec"),
+        (variant("sasrec", "dpa", "sasrec"), "SASRec + DPA, guide SASRec"),
+        (variant("mine"), "mine"),
+    ],
+)
+def test_names_of_variants(of, name):
+    assert wording.variant_name(of) == name
+
+
+@pytest.mark.parametrize(
+    ("data", "preset", "name"),
+    [
+        ("toy", "toy", "Toy"),
+        ("toy", "none", "Toy (preset none)"),
+        ("toy", "toy-tuned", "Toy (preset toy-tuned)"),
+        ("shop", "none", "shop"),
+        ("shop", "toy", "shop (preset toy)"),
+        ("game-to-toy", "toy", "Game → Toy"),
+        ("game-to-toy", "none", "Game → Toy (preset none)"),
+    ],
+)
+def test_names_of_data(data, preset, name):
+    assert wording.data_name(DataSet(data, preset)) == name
+
+
+def test_order():
+    expected = [
+        variant("diffrec"),
+        variant("ti-diffrec"),
+        variant("gru4rec"),
+        variant("sasrec"),
+        variant("sasrec", "hbr", "ti-diffrec"),
+        variant("sasrec", "hbr+nns", "ti-diffrec"),
+        variant("sasrec", "hbr+nns+dpa", "ti-diffrec"),
+        variant("sasrec", "dpa", "ti-diffrec"),
+        variant("sasrec", "nns", "ti-diffrec"),
+        variant("sasrec", "hbr+nns+dpa", "sasrec"),
+        variant("mine"),
+    ]
+    assert wording.in_order(reversed(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (wording.figure(0.23049), ".2305"),
+        (wording.figure(1.0), "1.0000"),
+        (wording.figure(10.0), "10.0000"),
+        (wording.figure(NAN), "–"),
+        (wording.figure(-0.0112, sign=True), "−.0112"),
+        (wording.figure(0.0112, sign=True), "+.0112"),
+        (wording.figure(-0.00001, sign=True), "+.0000"),
+        (wording.with_spread(0.25, 0.0021), ".2500 ± .0021"),
+        (wording.with_spread(0.25, NAN), ".2500"),
+        (wording.percent(-4.36), "−4.4 %"),
+        (wording.percent(13.2), "+13.2 %"),
+        (wording.percent(-0.01), "+0.0 %"),
+        (wording.percent(NAN), "–"),
+        (wording.p_value(0.0004), "p < .001"),
+        (wording.p_value(0.0031), "p = .003"),
+        (wording.p_value(1.0), "p = 1.000"),
+        (wording.p_value(NAN), "p not defined"),
+    ],
+)
+def test_numbers(shown, text):
+    assert shown.replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_mean_and_sd():
+    assert wording.mean_and_sd([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))
+    assert wording.mean_and_sd([2.0])[0] == 2.0
+    assert math.isnan(wording.mean_and_sd([2.0])[1])
+    assert all(map(math.isnan, wording.mean_and_sd([])))
