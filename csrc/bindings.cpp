@@ -296,17 +296,36 @@ double weighted_bce(const Array<float>& states, const Array<float>& table,
   return pdrec::weighted_bce(args, n_threads);
 }
 
-void weighted_bce_states(const Array<float>& states, const Array<float>& table,
-                         const Array<std::int32_t>& items, float upstream,
-                         const Array<float>& by_dot, const Array<float>& by_state,
-                         Array<float> out, int n_threads) {
+double sampled_softmax(const Array<float>& states, const Array<float>& table,
+                       const Array<std::int32_t>& items, const Array<float>& weights, bool cosine,
+                       float temperature, Array<float> by_dot, Array<float> by_item,
+                       Array<float> by_state, int n_threads) {
+  require(items.ndim() == 2 && items.shape(1) > 0, "items with a column of positives");
+  require_rows(weights, states.shape(0), "weights of shape [n_rows]");
+  require_like(by_dot, items, "by_dot of the shape of items");
+  require_like(by_item, items, "by_item of the shape of items");
+  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+  const pdrec::SampledSoftmaxArgs args{candidates(states, table, items),
+                                       {cosine, temperature},
+                                       weights.data(),
+                                       nullptr,
+                                       by_dot.mutable_data(),
+                                       by_item.mutable_data(),
+                                       by_state.mutable_data()};
+  const py::gil_scoped_release release;
+  return pdrec::sampled_softmax(args, n_threads);
+}
+
+void states_gradient(const Array<float>& states, const Array<float>& table,
+                     const Array<std::int32_t>& items, float upstream, const Array<float>& by_dot,
+                     const Array<float>& by_state, Array<float> out, int n_threads) {
   require_like(by_dot, items, "by_dot of the shape of items");
   require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
   require_matrix(out, states.shape(0), states.shape(1), "out of the shape of states");
-  const pdrec::WeightedBceStatesArgs args{candidates(states, table, items), upstream,
-                                          by_dot.data(), by_state.data(), out.mutable_data()};
+  const pdrec::StatesGradientArgs args{candidates(states, table, items), upstream, by_dot.data(),
+                                       by_state.data(), out.mutable_data()};
   const py::gil_scoped_release release;
-  pdrec::weighted_bce_states(args, n_threads);
+  pdrec::states_gradient(args, n_threads);
 }
 
 py::tuple group_by_item(const Array<std::int32_t>& items) {
@@ -320,11 +339,11 @@ py::tuple group_by_item(const Array<std::int32_t>& items) {
 }
 
 // With `compact`, row i of out belongs to group_items[i], else to item i.
-void weighted_bce_table(const Array<float>& states, const Array<float>& table,
-                        const Array<std::int32_t>& items, const Array<std::int32_t>& group_items,
-                        const Array<std::int64_t>& group_starts, const Array<std::int32_t>& order,
-                        float upstream, const Array<float>& by_dot, const Array<float>& by_item,
-                        bool compact, Array<float> out, int n_threads) {
+void table_gradient(const Array<float>& states, const Array<float>& table,
+                    const Array<std::int32_t>& items, const Array<std::int32_t>& group_items,
+                    const Array<std::int64_t>& group_starts, const Array<std::int32_t>& order,
+                    float upstream, const Array<float>& by_dot, const Array<float>& by_item,
+                    bool compact, Array<float> out, int n_threads) {
   const py::ssize_t n_groups = group_items.size();
   require_rows(group_items, n_groups, "group_items of shape [n_groups]");
   require_rows(group_starts, n_groups + 1, "group_starts of shape [n_groups + 1]");
@@ -333,18 +352,18 @@ void weighted_bce_table(const Array<float>& states, const Array<float>& table,
   require_like(by_item, items, "by_item of the shape of items");
   require_matrix(out, compact ? n_groups : table.shape(0), table.shape(1),
                  "out of shape [n_items or n_groups, width]");
-  const pdrec::WeightedBceTableArgs args{candidates(states, table, items),
-                                         n_groups,
-                                         group_items.data(),
-                                         group_starts.data(),
-                                         order.data(),
-                                         upstream,
-                                         by_dot.data(),
-                                         by_item.data(),
-                                         compact,
-                                         out.mutable_data()};
+  const pdrec::TableGradientArgs args{candidates(states, table, items),
+                                      n_groups,
+                                      group_items.data(),
+                                      group_starts.data(),
+                                      order.data(),
+                                      upstream,
+                                      by_dot.data(),
+                                      by_item.data(),
+                                      compact,
+                                      out.mutable_data()};
   const py::gil_scoped_release release;
-  pdrec::weighted_bce_table(args, n_threads);
+  pdrec::table_gradient(args, n_threads);
 }
 
 }  // namespace
@@ -392,12 +411,16 @@ PYBIND11_MODULE(_C, m) {
         arg("items").noconvert(), arg("weights").noconvert(), arg("n_positives"), arg("cosine"),
         arg("temperature"), arg("by_dot").noconvert(), arg("by_item").noconvert(),
         arg("by_state").noconvert(), arg("n_threads"));
-  m.def("weighted_bce_states", &weighted_bce_states, arg("states").noconvert(),
+  m.def("sampled_softmax", &sampled_softmax, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("weights").noconvert(), arg("cosine"), arg("temperature"),
+        arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("by_state").noconvert(),
+        arg("n_threads"));
+  m.def("states_gradient", &states_gradient, arg("states").noconvert(),
         arg("table").noconvert(), arg("items").noconvert(), arg("upstream"),
         arg("by_dot").noconvert(), arg("by_state").noconvert(), arg("out").noconvert(),
         arg("n_threads"));
   m.def("group_by_item", &group_by_item, arg("items").noconvert());
-  m.def("weighted_bce_table", &weighted_bce_table, arg("states").noconvert(),
+  m.def("table_gradient", &table_gradient, arg("states").noconvert(),
         arg("table").noconvert(), arg("items").noconvert(), arg("group_items").noconvert(),
         arg("group_starts").noconvert(), arg("order").noconvert(), arg("upstream"),
         arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("compact"),

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "float_bits.hpp"
+
 #ifdef PDREC_ISA
 #include <cmath>
 #include <cstring>
@@ -175,6 +177,14 @@ template <bool kCosine>
 inline float logit_scale(float temperature, float state_square, float item_square) {
   if (!kCosine) return 1.0f;
   return temperature / (norm_at_least_eps(state_square) * norm_at_least_eps(item_square));
+}
+
+// The multiple of its own vector in the gradient of a vector that cosines normalise; `product` is
+// the sum of its logits times their derivatives. A norm below eps counts as constant.
+template <bool kCosine>
+inline float own_multiple(float product, float square) {
+  const bool varies = kCosine && !(std::sqrt(square) < kNormEps);
+  return select(varies, -product / square, 0.0f);
 }
 
 // out += sum_k coefficients[k] rows[k], in the order of k.

@@ -54,6 +54,15 @@ void run(const Args& args, std::int64_t n_rows, int n_threads,
   });
 }
 
+template <class Args>
+double sum_of_losses(Args args, int n_threads,
+                     void (*kernel)(const Args&, std::int64_t, std::int64_t)) {
+  std::vector<double> losses(static_cast<std::size_t>(args.candidates.n_rows));
+  args.losses = losses.data();
+  run(args, args.candidates.n_rows, n_threads, kernel);
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
 template <class Out>
 void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
                      void (*kernel)(const NoisyInputArgs&, Out*, std::int64_t, std::int64_t,
@@ -209,18 +218,19 @@ void item_logits(const ItemLogitsArgs& args, int n_threads) {
 }
 
 double weighted_bce(WeightedBceArgs args, int n_threads) {
-  std::vector<double> losses(static_cast<std::size_t>(args.candidates.n_rows));
-  args.losses = losses.data();
-  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce);
-  return std::accumulate(losses.begin(), losses.end(), 0.0);
+  return sum_of_losses(args, n_threads, current().load()->weighted_bce);
 }
 
-void weighted_bce_states(const WeightedBceStatesArgs& args, int n_threads) {
-  run(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce_states);
+double sampled_softmax(SampledSoftmaxArgs args, int n_threads) {
+  return sum_of_losses(args, n_threads, current().load()->sampled_softmax);
 }
 
-void weighted_bce_table(const WeightedBceTableArgs& args, int n_threads) {
-  run(args, args.n_groups, n_threads, current().load()->weighted_bce_table);
+void states_gradient(const StatesGradientArgs& args, int n_threads) {
+  run(args, args.candidates.n_rows, n_threads, current().load()->states_gradient);
+}
+
+void table_gradient(const TableGradientArgs& args, int n_threads) {
+  run(args, args.n_groups, n_threads, current().load()->table_gradient);
 }
 
 }  // namespace pdrec

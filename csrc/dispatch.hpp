@@ -24,7 +24,8 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, int n_threads);
 void item_logits(const ItemLogitsArgs& args, int n_threads);
 double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
-void weighted_bce_states(const WeightedBceStatesArgs& args, int n_threads);
-void weighted_bce_table(const WeightedBceTableArgs& args, int n_threads);
+double sampled_softmax(SampledSoftmaxArgs args, int n_threads);  // likewise
+void states_gradient(const StatesGradientArgs& args, int n_threads);
+void table_gradient(const TableGradientArgs& args, int n_threads);
 
 }  // namespace pdrec

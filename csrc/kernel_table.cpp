@@ -11,9 +11,9 @@ const KernelTable table = {
     &select_unobserved,           &sample_pool,
     &noisy_input<float>,          &noisy_input<std::uint16_t>,
     &packed_dropout,              &packed_attention,
-    &packed_attention_backward,
-    &item_logits,                 &weighted_bce,
-    &weighted_bce_states,         &weighted_bce_table,
+    &packed_attention_backward,   &item_logits,
+    &weighted_bce,                &sampled_softmax,
+    &states_gradient,             &table_gradient,
 };
 
 }  // namespace pdrec::PDREC_ISA

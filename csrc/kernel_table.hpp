@@ -5,12 +5,14 @@
 
 #include <cstdint>
 
+#include "candidate_gradients.hpp"
 #include "counter_rng.hpp"
 #include "item_logits.hpp"
 #include "noisy_input.hpp"
 #include "packed_attention.hpp"
 #include "packed_dropout.hpp"
 #include "pool_sampling.hpp"
+#include "sampled_softmax.hpp"
 #include "selection.hpp"
 #include "weighted_bce.hpp"
 
@@ -36,8 +38,9 @@ struct KernelTable {
                                     const PackedAttentionScratch&);
   void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
   void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
-  void (*weighted_bce_states)(const WeightedBceStatesArgs&, std::int64_t begin, std::int64_t end);
-  void (*weighted_bce_table)(const WeightedBceTableArgs&, std::int64_t begin, std::int64_t end);
+  void (*sampled_softmax)(const SampledSoftmaxArgs&, std::int64_t begin, std::int64_t end);
+  void (*states_gradient)(const StatesGradientArgs&, std::int64_t begin, std::int64_t end);
+  void (*table_gradient)(const TableGradientArgs&, std::int64_t begin, std::int64_t end);
 };
 
 namespace baseline {

@@ -150,7 +150,19 @@ def weighted_bce(
     by_state: _F32,
     n_threads: int,
 ) -> float: ...
-def weighted_bce_states(
+def sampled_softmax(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    weights: _F32,
+    cosine: bool,
+    temperature: float,
+    by_dot: _F32,
+    by_item: _F32,
+    by_state: _F32,
+    n_threads: int,
+) -> float: ...
+def states_gradient(
     states: _F32,
     table: _F32,
     items: _I32,
@@ -161,7 +173,7 @@ def weighted_bce_states(
     n_threads: int,
 ) -> None: ...
 def group_by_item(items: _I32) -> tuple[_I32, _I64, _I32]: ...
-def weighted_bce_table(
+def table_gradient(
     states: _F32,
     table: _F32,
     items: _I32,

@@ -77,13 +77,16 @@ def test_diffusion_epochs_stay_on_the_device(split, precision, prediction, shape
 @pytest.mark.usefixtures("no_updates")
 @pytest.mark.parametrize("modules", [(), ("hbr", "nns"), MODULES])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-@pytest.mark.parametrize("encoder", sorted(ENCODERS))
-def test_encoder_epochs_stay_on_the_device(split, encoder, modules, similarity):
+@pytest.mark.parametrize(
+    ("encoder", "loss"), [*((name, "bce") for name in sorted(ENCODERS)), ("sasrec", "softmax")]
+)
+def test_encoder_epochs_stay_on_the_device(split, encoder, loss, modules, similarity):
     preferences = Preferences.infer(Popular(), split.train, top_m=5, n_draws=8, progress=False)
     model = PDRec(
         encoder,
         modules=modules,
         similarity=similarity,
+        loss=loss,
         batch_size=16,
         device="meta",
         encoder_options={"width": 8, "max_length": 12},

@@ -77,10 +77,11 @@ def test_bf16_losses_are_close(split):
     torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
 @pytest.mark.parametrize("modules", [(), MODULES])
-def test_recorded_steps_are_the_steps(split, preferences, modules):
+def test_recorded_steps_are_the_steps(split, preferences, modules, loss):
     plain, recorded = (
-        encoder_fit(split, preferences, "cuda", modules, cuda_graphs=graphs)
+        encoder_fit(split, preferences, "cuda", modules, cuda_graphs=graphs, loss=loss)
         for graphs in (False, True)
     )
     for epoch in range(3):

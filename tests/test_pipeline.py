@@ -449,6 +449,7 @@ def test_evaluate_repeats_the_tested_numbers(finished):
             "no such setting",
         ),
         ([*RUN, "--set", "pdrec.lr=fast"], 1, "type float"),
+        ([*RUN, "--set", "pdrec.loss=bpr"], 1, "loss='bpr': choose one of ('bce', 'softmax')"),
         (
             [*RUN, "--set", "pdrec.lr=-1"],
             1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from bench.padded import logits
 from bench.registry import Case, Floor, Implementation, call, operation
 from bench.target import eager, target
 from pdrec_fast.ops.item_logits import item_logits
+from pdrec_fast.ops.sampled_softmax import sampled_softmax
 from pdrec_fast.ops.weighted_bce import weighted_bce
 
 COSINE = pf.PDRecConfig(similarity="cosine", temperature=5.0)
@@ -76,32 +78,24 @@ def candidate_logits(tokens: int, candidates: int, items: int, width: int, preci
     )
 
 
-@operation(
-    "weighted_bce",
-    "kernel",
-    sizes={"tokens": 2_048, "candidates": 3, **_TABLE, "precision": "fp32"},
-    gpu_sizes=(
-        {"tokens": 2**20, "candidates": 3, **_TABLE, "precision": "fp32"},
-        {"tokens": 2_048, "candidates": 3, **_TABLE, "precision": "fp32"},
-        {"tokens": 2**20, "candidates": 3, **_TABLE, "precision": "bf16"},
-    ),
-    small={"tokens": 7, "candidates": 3, "items": 31, "width": 9, "precision": "fp32"},
-    check_at_size=True,
-)
-def loss(tokens: int, candidates: int, items: int, width: int, precision: str) -> Case:
+def _sizes(candidates: int) -> dict[str, Any]:
+    """Of a loss, as ``operation`` takes them."""
+    shape = {"candidates": candidates, **_TABLE}
+    return {
+        "sizes": {"tokens": 2_048, **shape, "precision": "fp32"},
+        "gpu_sizes": (
+            {"tokens": 2**20, **shape, "precision": "fp32"},
+            {"tokens": 2_048, **shape, "precision": "fp32"},
+            {"tokens": 2**20, **shape, "precision": "bf16"},
+        ),
+        "small": {"tokens": 7, "candidates": 3, "items": 31, "width": 9, "precision": "fp32"},
+        "check_at_size": True,
+    }
+
+
+@operation("weighted_bce", "kernel", **_sizes(candidates=3))
+def bce(tokens: int, candidates: int, items: int, width: int, precision: str) -> Case:
     """A batch's ranking loss, one positive and the rest negatives, forward and backward."""
-    states, table, chosen = _inputs(tokens, candidates, items, width, precision)
-    weights = torch.rand(tokens, candidates, generator=torch.Generator().manual_seed(1))
-    weights = weights.to(target().device)
-    inputs = states.requires_grad_(), table.requires_grad_()
-    wide_inputs = tuple(x.detach().float().requires_grad_() for x in inputs)
-
-    def gradients(forward: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> tuple:
-        value = forward(*inputs, chosen, weights)
-        return value.detach(), *torch.autograd.grad(value, inputs)
-
-    def package(impl: str) -> Callable[..., torch.Tensor]:
-        return partial(weighted_bce, n_positives=1, **_SETTINGS, impl=impl)
 
     def plain(
         states: torch.Tensor, table: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
@@ -110,17 +104,58 @@ def loss(tokens: int, candidates: int, items: int, width: int, precision: str) -
         signed = torch.cat([-scores[:, :1], scores[:, 1:]], dim=1)
         return (weights * F.softplus(signed)).sum()
 
-    wide, on_gpu = precision == "fp32", target().gpu
-    reference = call(gradients, package("reference"), *wide_inputs)
+    weights = torch.rand(tokens, candidates, generator=torch.Generator().manual_seed(1))
+    inputs = _inputs(tokens, candidates, items, width, precision)
+    return _loss(partial(weighted_bce, n_positives=1), plain, inputs, weights)
+
+
+@operation("sampled_softmax", "kernel", **_sizes(candidates=17))
+def softmax(tokens: int, candidates: int, items: int, width: int, precision: str) -> Case:
+    """A batch's ranking loss of each positive among its negatives, forward and backward."""
+
+    def plain(
+        states: torch.Tensor, table: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        scores = logits(COSINE, states, F.embedding(chosen, table))
+        return -(weights * scores.log_softmax(dim=1)[:, 0]).sum()
+
+    weights = torch.rand(tokens, generator=torch.Generator().manual_seed(1))
+    inputs = _inputs(tokens, candidates, items, width, precision)
+    return _loss(sampled_softmax, plain, inputs, weights)
+
+
+def _loss(
+    of_package: Callable[..., torch.Tensor],
+    plain: Callable[..., torch.Tensor],
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    weights: torch.Tensor,
+) -> Case:
+    """A loss of (states, table, chosen) and weights, with its gradients."""
+    states, table, chosen = inputs
+    weights = weights.to(target().device)
+    leaves = states.requires_grad_(), table.requires_grad_()
+    wide_leaves = tuple(x.detach().float().requires_grad_() for x in leaves)
+
+    def gradients(forward: Callable[..., torch.Tensor], *leaves: torch.Tensor) -> tuple:
+        value = forward(*leaves, chosen, weights)
+        return value.detach(), *torch.autograd.grad(value, leaves)
+
+    def package(impl: str) -> Callable[..., torch.Tensor]:
+        return partial(of_package, **_SETTINGS, impl=impl)
+
+    wide, on_gpu = states.dtype == torch.float32, target().gpu
+    reference = call(gradients, package("reference"), *wide_leaves)
     # Read states and candidates, write the gradients of both; the rest of the table's is zero.
-    rows = 2 * tokens + chosen.unique().numel() + items
+    rows = 2 * len(states) + chosen.unique().numel() + len(table)
     return Case(
-        {impl: call(gradients, package(impl), *inputs) for impl in target().kernels}
+        {impl: call(gradients, package(impl), *leaves) for impl in target().kernels}
         | {"reference": Implementation(reference.prepare, timed=not on_gpu)}
-        | eager("torch eager", lambda forward: gradients(forward, *inputs), plain, comparable=wide),
+        | eager("torch eager", lambda forward: gradients(forward, *leaves), plain, comparable=wide),
         reference="reference",
         baseline="torch eager" if on_gpu else "",
-        floor=Floor(bytes=states.itemsize * width * rows + chosen.nbytes + weights.nbytes),
+        floor=Floor(
+            bytes=states.itemsize * states.shape[1] * rows + chosen.nbytes + weights.nbytes
+        ),
         rtol=1e-4 if wide else 1.6e-2,
         atol=1e-4,
         by_norm=not wide,

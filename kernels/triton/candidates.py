@@ -91,3 +91,35 @@ def logit_scale(state_squares, item_squares, temperature, COSINE: tl.constexpr):
         return tl.div_rn(temperature, norms)
     else:
         return tl.full(item_squares.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def own_multiple(product, squares, COSINE: tl.constexpr):
+    """The multiple of its own vector in the gradient of a vector that cosines normalise.
+
+    ``product`` is the sum of its logits times their derivatives. A norm below eps counts as
+    constant.
+    """
+    if COSINE:
+        return -product / tl.where(tl.sqrt_rn(squares) < NORM_EPS, float("inf"), squares)
+    else:
+        return tl.zeros(product.shape, tl.float32)
+
+
+@triton.jit
+def _log1p_of_fraction(x):
+    """ln(1 + x) for x in [0, 1], as 2 artanh(x / (2 + x)): keeps the digits of a small x."""
+    s = x / (2.0 + x)
+    z = s * s
+    q = 0.14012232 * z + 0.1399957
+    q = q * z + 0.2001085
+    q = q * z + 0.33333206
+    return 2.0 * (s + s * z * q)
+
+
+@triton.jit
+def softplus(x):
+    """(softplus(x), its derivative); NaN for NaN."""
+    decay = tl.exp(-tl.abs(x))
+    loss = tl.where(x < 0, 0.0, x) + _log1p_of_fraction(decay)
+    return loss, tl.where(x < 0, decay, 1.0) / (1.0 + decay)

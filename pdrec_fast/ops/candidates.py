@@ -1,4 +1,4 @@
-"""What ``item_logits`` and ``weighted_bce`` share: checks, and how many threads pay."""
+"""What operations on candidate items share: checks, and how many threads pay."""
 
 from __future__ import annotations
 

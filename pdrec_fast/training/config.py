@@ -10,6 +10,7 @@ from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 Module = Literal["hbr", "dpa", "nns"]
 MODULES: tuple[Module, ...] = get_args(Module)
 Similarity = Literal["cosine", "dot"]
+Loss = Literal["bce", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class PDRecConfig:
     Attributes:
         modules: which of PDRec's modules guide the encoder; empty is the plain backbone.
         similarity, temperature: how states and items make logits, see ``item_logits``.
+        loss: of the ranking, see ``Objective``: ``"bce"`` is the paper's (eq. 4); ``"softmax"``
+            sets every positive against its own negatives.
         hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
@@ -35,6 +38,7 @@ class PDRecConfig:
     modules: tuple[Module, ...] = MODULES
     similarity: Similarity = "cosine"
     temperature: float = 5.0
+    loss: Loss = "bce"
     hbr_rank_weight: float = 0.1
     hbr_clip: float = 3.0
     hbr_rescale: float = 2.0
@@ -60,6 +64,7 @@ class PDRecConfig:
         object.__setattr__(self, "modules", tuple(m for m in MODULES if m in self.modules))
         for name, allowed in (
             ("similarity", get_args(Similarity)),
+            ("loss", get_args(Loss)),
             ("select_by", get_args(SelectBy)),
         ):
             if getattr(self, name) not in allowed:

@@ -1,13 +1,16 @@
-"""PDRec's objective (paper, eqs. 4 to 6)."""
+"""PDRec's objective (paper, eqs. 4 to 6), and another ranking loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 
 from pdrec_fast.ops.item_logits import item_logits
+from pdrec_fast.ops.sampled_softmax import sampled_softmax
 from pdrec_fast.ops.weighted_bce import weighted_bce
+from pdrec_fast.training.config import Loss
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,22 @@ class Objective:
     Attributes:
         similarity, temperature: how states and items make logits, see ``item_logits``.
         sparse_grad: give the table's gradient as a sparse tensor, see ``weighted_bce``.
-        impl: of ``weighted_bce`` and ``item_logits``.
+        impl: of ``weighted_bce``, ``sampled_softmax`` and ``item_logits``.
+        loss: of the ranking, ``"bce"`` or ``"softmax"``.
+
+    Raises:
+        ValueError: an unknown loss.
     """
 
     similarity: str
     temperature: float
     sparse_grad: bool = False
     impl: str = "auto"
+    loss: str = "bce"
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"loss={self.loss!r}: choose one of {get_args(Loss)}")
 
     def logits(
         self, states: torch.Tensor, table: torch.Tensor, items: torch.Tensor
@@ -46,7 +58,8 @@ class Objective:
         weights: torch.Tensor | None = None,
         count: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """L_R (eq. 4): ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``.
+        """L_R: with ``loss="bce"`` eq. 4, ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``; with
+        ``"softmax"`` ``mean(w * -log(exp(s+) / (exp(s+) + sum exp(s-))))``.
 
         The sums of eq. 4 are taken as means over the positives and over all negatives, as the
         authors' code does, so that the two sides weigh the same whatever the number of negatives.
@@ -60,16 +73,16 @@ class Objective:
         """
         n_tokens, n_candidates = items.shape
         if count is None:
-            shares = states.new_full(items.shape, 1 / max(n_tokens * (n_candidates - 1), 1))
-            shares[:, 0] = 1 / max(n_tokens, 1)
+            share = states.new_full((n_tokens,), 1 / max(n_tokens, 1))
         else:
             counts = torch.arange(n_tokens, device=states.device) < count
             share = counts.to(states.dtype) / count.clamp_min(1)
-            shares = (share / max(n_candidates - 1, 1))[:, None].repeat(1, n_candidates)
-            shares[:, 0] = share
-        if weights is not None:
-            shares[:, 0] *= weights
-        return self._bce(states, table, items, shares, 1)
+        of_positives = share if weights is None else share * weights
+        if self.loss == "softmax":
+            return sampled_softmax(states, table, items, of_positives, **self._settings)
+        shares = (share / max(n_candidates - 1, 1))[:, None].repeat(1, n_candidates)
+        shares[:, 0] = of_positives
+        return weighted_bce(states, table, items, shares, 1, **self._settings)
 
     def distillation(
         self, states: torch.Tensor, table: torch.Tensor, candidates: torch.Tensor, top_n: int
@@ -90,24 +103,14 @@ class Objective:
         items = candidates.gather(1, best)
         present = items >= 0
         shares = present / present.sum().clamp_min(1)
-        return self._bce(states, table, items, shares.to(states.dtype), items.shape[1])
+        shares = shares.to(states.dtype)
+        return weighted_bce(states, table, items, shares, items.shape[1], **self._settings)
 
-    def _bce(
-        self,
-        states: torch.Tensor,
-        table: torch.Tensor,
-        items: torch.Tensor,
-        shares: torch.Tensor,
-        n_positives: int,
-    ) -> torch.Tensor:
-        return weighted_bce(
-            states,
-            table,
-            items,
-            shares,
-            n_positives,
-            similarity=self.similarity,
-            temperature=self.temperature,
-            sparse_grad=self.sparse_grad,
-            impl=self.impl,
-        )
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "similarity": self.similarity,
+            "temperature": self.temperature,
+            "sparse_grad": self.sparse_grad,
+            "impl": self.impl,
+        }

@@ -158,7 +158,8 @@ class PDRec:
     @property
     def objective(self) -> Objective:
         """The losses that the configuration describes."""
-        return Objective(self.config.similarity, self.config.temperature)
+        config = self.config
+        return Objective(config.similarity, config.temperature, loss=config.loss)
 
     def evaluate(self, split: Split, **options: Any) -> Results:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
@@ -288,7 +289,11 @@ class PDRec:
     ) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued."""
         used = preferences if self.config.modules else None
-        return self._description() | {
+        description = self._description()
+        if self.config.loss == "bce":
+            # Nor do checkpoints name it that are older than the choice.
+            del description["config"]["loss"]
+        return description | {
             "data": train.fingerprint(),
             "validation data": split.data.fingerprint() if split else None,
             "preferences": used.fingerprint() if used else None,

@@ -47,10 +47,20 @@ def item_logits(dtype: torch.dtype, n: int) -> None:
 
 def weighted_bce(dtype: torch.dtype, n: int) -> None:
     module, inputs = kernels("weighted_bce"), candidates(dtype, n)
-    weights, by_state = torch.ones(n, 100), torch.ones(n)
+    weights = torch.ones(n, 100)
     for cosine in (False, True):
         module.weighted_bce(*inputs, weights, 1, cosine, 1.0)
-    upstream = torch.ones(())
+
+
+def sampled_softmax(dtype: torch.dtype, n: int) -> None:
+    for cosine in (False, True):
+        inputs = candidates(dtype, n)
+        kernels("sampled_softmax").sampled_softmax(*inputs, torch.ones(n), cosine, 1.0)
+
+
+def candidate_gradients(dtype: torch.dtype, n: int) -> None:
+    module, inputs = kernels("candidate_gradients"), candidates(dtype, n)
+    upstream, weights, by_state = torch.ones(()), torch.ones(n, 100), torch.ones(n)
     module.states_gradient(upstream, *inputs, weights, by_state)
     for gradient in (module.table_gradient, module.sparse_table_gradient):
         gradient(upstream, *inputs, weights, weights)
@@ -132,6 +142,8 @@ LAUNCHES = {
     for launch in (
         item_logits,
         weighted_bce,
+        sampled_softmax,
+        candidate_gradients,
         packed_dropout,
         packed_attention,
         noisy_input,

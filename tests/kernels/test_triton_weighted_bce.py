@@ -242,9 +242,9 @@ def test_custom_op_contracts(device):
         _, by_dot, by_item, by_state = operations.weighted_bce(*arguments)
     upstream = torch.tensor(0.5, device=device)
     given = (upstream, *(tensor.detach() for tensor in floats), items, by_dot)
-    torch.library.opcheck(operations.weighted_bce_states.default, (*given, by_state, "triton"))
-    torch.library.opcheck(operations.weighted_bce_table.default, (*given, by_item, "triton"))
-    torch.library.opcheck(operations.weighted_bce_table_rows.default, (*given, by_item))
+    torch.library.opcheck(operations.states_gradient.default, (*given, by_state, "triton"))
+    torch.library.opcheck(operations.table_gradient.default, (*given, by_item, "triton"))
+    torch.library.opcheck(operations.table_gradient_rows.default, (*given, by_item))
 
 
 def test_compiles_without_a_graph_break(device):

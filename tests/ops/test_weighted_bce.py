@@ -247,7 +247,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_instruction_set(settings):
 @needs_extension
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_only_the_gradients_asked_for_are_computed(wanted, monkeypatch):
-    name = ("weighted_bce_table", "weighted_bce_states")[wanted]
+    name = ("table_gradient", "states_gradient")[wanted]
     monkeypatch.setattr(extension, name, None)
     floats, rest = make_inputs(5, 7, 9, 17, 2)
     floats[wanted].requires_grad_()
@@ -317,8 +317,8 @@ def test_custom_op_contracts():
     with torch.no_grad():
         _, by_dot, by_item, by_state = operations.weighted_bce(*arguments)
     given = (torch.tensor(0.5), *(tensor.detach() for tensor in floats), items, by_dot)
-    torch.library.opcheck(operations.weighted_bce_states.default, (*given, by_state))
-    torch.library.opcheck(operations.weighted_bce_table.default, (*given, by_item))
+    torch.library.opcheck(operations.states_gradient.default, (*given, by_state))
+    torch.library.opcheck(operations.table_gradient.default, (*given, by_item))
 
 
 def test_compiles_without_a_graph_break():

@@ -32,9 +32,9 @@ def preferences(train) -> Preferences:
     return Preferences.infer(Popular(), train, top_m=5, n_draws=8, progress=False)
 
 
-def fit_of(train, preferences, modules, batch_size=16, encoder="sasrec") -> PDRecFit:
+def fit_of(train, preferences, modules, batch_size=16, encoder="sasrec", loss="bce") -> PDRecFit:
     options = {"width": 8, "max_length": MAX_LENGTH, "dropout": 0.3}
-    settings = {"batch_size": batch_size, "dpa_top_n": 2}
+    settings = {"batch_size": batch_size, "dpa_top_n": 2, "loss": loss}
     model = PDRec(encoder, modules=modules, encoder_options=options, **settings)
     model.encoder = model.new_encoder(train.n_items)
     return PDRecFit(model, train, preferences, None)
@@ -57,10 +57,18 @@ def loss_and_gradients(fit, batch):
 
 @pytest.mark.parametrize("modules", SUBSETS)
 @pytest.mark.parametrize(
-    ("encoder", "impl"), [("sasrec", "cpp"), ("sasrec", "reference"), ("gru4rec", "auto")]
+    ("encoder", "impl", "loss_name"),
+    [
+        ("sasrec", "cpp", "bce"),
+        ("sasrec", "cpp", "softmax"),
+        ("sasrec", "reference", "bce"),
+        ("gru4rec", "auto", "bce"),
+    ],
 )
-def test_padding_changes_neither_loss_nor_gradients(train, preferences, modules, encoder, impl):
-    fit = fit_of(train, preferences, modules, encoder=encoder)
+def test_padding_changes_neither_loss_nor_gradients(
+    train, preferences, modules, encoder, impl, loss_name
+):
+    fit = fit_of(train, preferences, modules, encoder=encoder, loss=loss_name)
     fit.encoder.train()
     for module in fit.encoder.modules():
         if hasattr(module, "impl"):

@@ -29,6 +29,30 @@ def test_ranking_by_hand() -> None:
     assert found == pytest.approx(weighted, rel=1e-6)
 
 
+def test_softmax_ranking_by_hand() -> None:
+    objective = Objective("dot", 1.0, loss="softmax")
+    states = torch.tensor([[2.0, 0.5, 1.0, 7.0], [-3.0, -1.0, 7.0, 0.0]])
+    items = torch.tensor([[0, 1, 2], [1, 0, 3]])
+    first = math.log(1 + math.exp(0.5 - 2) + math.exp(1 - 2))
+    second = math.log(1 + math.exp(-3 + 1) + math.exp(0 + 1))
+    assert objective.ranking(states, UNITS, items).item() == pytest.approx((first + second) / 2)
+    found = objective.ranking(states, UNITS, items, torch.tensor([0.5, 3.0])).item()
+    assert found == pytest.approx((0.5 * first + 3 * second) / 2)
+    found = objective.ranking(states, UNITS, items, count=torch.tensor(1)).item()
+    assert found == pytest.approx(first)
+
+
+def test_distillation_is_the_same_with_every_ranking_loss() -> None:
+    states, candidates = torch.tensor([[2.0, 0.5, 1.0, 7.0]]), torch.tensor([[0, 1, 2]])
+    found = Objective("dot", 1.0, loss="softmax").distillation(states, UNITS, candidates, 2)
+    assert found.item() == DOT.distillation(states, UNITS, candidates, 2).item()
+
+
+def test_an_unknown_loss_is_named() -> None:
+    with pytest.raises(ValueError, match=r"loss='bpr': choose one of \('bce', 'softmax'\)"):
+        Objective("dot", 1.0, loss="bpr")
+
+
 def test_similarity_and_temperature_reach_the_logits() -> None:
     objective = Objective("cosine", 5.0)
     states, items = torch.tensor([[3.0, 4.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
@@ -45,11 +69,12 @@ def test_losses_stay_finite_at_extreme_logits() -> None:
     assert DOT.ranking(states, UNITS, torch.tensor([[0, 1]])).item() == pytest.approx(2e4)
 
 
-def test_the_table_s_gradient_is_sparse_where_asked() -> None:
+@pytest.mark.parametrize("loss_name", ["bce", "softmax"])
+def test_the_table_s_gradient_is_sparse_where_asked(loss_name: str) -> None:
     gradients = []
     for sparse in (False, True):
         table = UNITS.clone().requires_grad_()
-        objective = Objective("cosine", 2.0, sparse_grad=sparse)
+        objective = Objective("cosine", 2.0, sparse_grad=sparse, loss=loss_name)
         states = torch.tensor([[1.0, 2.0, 0.5, 0.0]])
         loss = objective.ranking(states, table, torch.tensor([[0, 1]]))
         loss = loss + objective.distillation(states, table, torch.tensor([[2, 3]]), 1)

@@ -13,6 +13,7 @@ from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import SASRec
 from pdrec_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate
+from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec, PDRecConfig
 from pdrec_fast.training.batches import Batch
@@ -119,6 +120,15 @@ def test_the_seed_decides_the_weights(split: Split, preferences: Preferences) ->
     )
     assert same_weights(first, again)
     assert not same_weights(first, other)
+
+
+def test_softmax_trains_and_repeats_bit_equal(split: Split, preferences: Preferences) -> None:
+    settings = {"modules": MODULES, "loss": "softmax", "random_negatives": 7, "epochs": 4}
+    first, again = (fitted(split, preferences, **settings) for _ in range(2))
+    assert same_weights(first, again)
+    assert first.history is not None
+    assert first.history.losses[-1] < first.history.losses[0]
+    assert not same_weights(first, fitted(split, preferences, **{**settings, "loss": "bce"}))
 
 
 def test_the_seed_decides_order_and_dropout(
@@ -253,6 +263,22 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(CheckpointError, match=difference):
         PDRec(encoder, **settings).fit(
             data, preferences, checkpoint=tmp_path / "run", progress=False
+        )
+
+
+def test_what_is_older_than_the_choice_of_a_loss_still_loads(split: Split, tmp_path: Path) -> None:
+    settings = {"modules": (), "epochs": 2, **SMALL}
+    model = PDRec("sasrec", **settings)
+    model.fit(split, checkpoint=tmp_path / "run", progress=False).save(tmp_path / "model")
+    of_run, _ = read_bundle(tmp_path / "run", "training checkpoint")
+    assert "loss" not in of_run["identity"]["config"]
+    meta, files = read_bundle(tmp_path / "model", "PDRec model")
+    del meta["config"]["loss"]
+    write_bundle(tmp_path / "older", "PDRec model", meta, files)
+    assert PDRec.load(tmp_path / "older").config == model.config
+    with pytest.raises(CheckpointError, match="different config"):
+        PDRec("sasrec", loss="softmax", **settings).fit(
+            split, checkpoint=tmp_path / "run", progress=False
         )
 
 

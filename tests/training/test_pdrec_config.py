@@ -15,6 +15,7 @@ def test_modules_have_one_canonical_order() -> None:
         ("modules", ("hbr", "hrb")),
         ("similarity", "euclidean"),
         ("select_by", "test"),
+        ("loss", "bpr"),
         ("temperature", 0.0),
         ("lr", -1e-3),
         ("lr", float("nan")),

@@ -169,16 +169,24 @@ def equation_2(scores: list[float], *, rank_weight: float, clip: float, rescale:
 def loss_from_the_equations(
     fit: PDRecFit, preferences: Preferences, batch: list[int], negatives: np.ndarray
 ) -> float:
-    """Equations 2 and 4 to 6 for a batch of rows of the tokens, one token at a time."""
+    """Equations 2 and 4 to 6, or a softmax for 4, for a batch of rows of the tokens, one token at a
+    time."""
     config = fit.config
     vectors = fit.encoder.item_embedding.weight.detach().double().numpy()
 
-    def nll(last: int, item: int, sign: int) -> float:
+    def logit_of(last: int, item: int) -> float:
         a, b = 2 * vectors[last], vectors[item]
         logit = float(a @ b)
         if config.similarity == "cosine":
             logit *= config.temperature / math.sqrt(float(a @ a) * float(b @ b))
-        return math.log1p(math.exp(-sign * logit))
+        return logit
+
+    def nll(last: int, item: int, sign: int) -> float:
+        return math.log1p(math.exp(-sign * logit_of(last, item)))
+
+    def softmax_nll(last: int, items: list[int]) -> float:
+        exponentials = [math.exp(logit_of(last, item)) for item in items]
+        return -math.log(exponentials[0] / sum(exponentials))
 
     users = [0, 3, 4, 5]
     starts = [0, 3, 4, 6]
@@ -197,26 +205,36 @@ def loss_from_the_equations(
                 rescale=config.hbr_rescale,
             )
         for place, (last, target) in enumerate(pairs):
+            drawn = negatives[starts[row] + place].tolist()
+            if config.loss == "softmax":
+                positives.append(weights[place] * softmax_nll(last, [target, *drawn]))
+                continue
             positives.append(weights[place] * nll(last, target, +1))
-            negative += [nll(last, item, -1) for item in negatives[starts[row] + place]]
+            negative += [nll(last, item, -1) for item in drawn]
         if "dpa" in config.modules:
             present = [item for item in preferences.top_items[user].tolist() if item >= 0]
             losses = sorted(nll(sequence[-1], item, +1) for item in present)
             soft += losses[: config.dpa_top_n]
-    loss = sum(positives) / len(positives) + sum(negative) / len(negative)
+    loss = sum(positives) / len(positives) + sum(negative) / max(len(negative), 1)
     return loss + (config.dpa_weight * sum(soft) / len(soft) if soft else 0.0)
 
 
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("modules", SUBSETS)
 def test_batch_loss_follows_the_equations(
-    train: Interactions, preferences: Preferences, modules: tuple[str, ...], similarity: str
+    train: Interactions,
+    preferences: Preferences,
+    modules: tuple[str, ...],
+    similarity: str,
+    loss: str,
 ) -> None:
     fit = fit_of(
         train,
         preferences,
         modules,
         similarity=similarity,
+        loss=loss,
         temperature=2.5,
         hbr_rank_weight=0.3,
         hbr_clip=1.2,
