@@ -56,12 +56,27 @@ def check_loss(loss_of, train):
 
 def test_commands_run_one_after_the_other(folder):
     lines = re.findall(r"^    \.venv/bin/pdrec-fast (.*)$", README, flags=re.MULTILINE)
-    assert [line.split()[0] for line in lines] == ["run", "recommend", "evaluate", "run"]
-    for line in lines:
-        tiny = [*FAST, "--quiet"] if line.startswith("run") else []
-        result = command(*shlex.split(line), *tiny, "--threads", 1)
+    tiny = {
+        "run": [*FAST, "--quiet", "--threads", 1],
+        "tune": ["--trials", 2, "--epochs", 1, "--quiet"],
+        "study": [*FAST, "--seeds", 1, "--quiet"],
+    }
+    names = [line.split()[0] for line in lines]
+    assert sorted({*names}) == [
+        "evaluate",
+        "presets",
+        "recommend",
+        "report",
+        "run",
+        "study",
+        "tune",
+    ]
+    for name, line in zip(names, lines, strict=True):
+        result = command(*shlex.split(line), *tiny.get(name, []))
         assert result.returncode == 0, result.stderr
     assert (folder / "runs" / "both" / "metrics.json").exists()
+    assert (folder / "clicks-tuned.json").exists()
+    assert (folder / "report.html").exists()
 
 
 def test_options_of_the_table_exist(folder):

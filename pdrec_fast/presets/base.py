@@ -30,7 +30,7 @@ _AS = {"game": "toy", "music": "book"}  # whose values stand in where the author
 # Source -> data sets -> settings. Nothing is in two sources.
 _TABLE: dict[str, dict[str, dict[str, Any]]] = {
     PAPER: {
-        "all": {"diffusion.weighting": "interval", "pdrec.lr": 5e-3},
+        "all": {"diffusion.weighting": "interval", "pdrec.loss": "bce", "pdrec.lr": 5e-3},
         "amazon": {"omega_m": 0.5, "top_m": 50, "pdrec.dpa_top_n": 5, "pdrec.dpa_weight": 0.3},
         "douban": {"omega_m": 0.8, "top_m": 100, "pdrec.dpa_top_n": 1, "pdrec.dpa_weight": 0.01},
         "toy": {"pdrec.hbr_rank_weight": 0.1, "pdrec.hbr_clip": 3.0, "pdrec.hbr_rescale": 2.0},
