@@ -62,7 +62,8 @@ def draw_ablation(studies: Studies, protocol: str) -> str | None:
     drawing = new_figure(WIDTH, sum(heights))
     grid = drawing.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (data_set, variants) in zip(grid, panels.items(), strict=True):
-        _dots(axes, [list(studies.values(of, protocol, METRIC).values()) for of in variants])
+        rows = [list(studies.values(of, protocol, METRIC).values()) for of in variants]
+        _dots(axes, rows, alone=variants[0].modules == PLAIN)
         axes.set_yticks(range(len(variants)), [variant_name(of) for of in variants])
         axes.set_title(data_name(data_set))
         axes.set_xlabel(f"{metric_name(METRIC)} on test (this axis does not start at 0)")
@@ -85,11 +86,11 @@ def ablated(studies: Studies, data_set: DataSet, protocol: str) -> list[Variant]
     return most if any(of.modules != PLAIN and not is_full(of) for of in most) else []
 
 
-def _dots(axes: Axes, rows: Sequence[Sequence[float]]) -> None:
-    """A row of dots from top to bottom; the first is the one to compare with."""
+def _dots(axes: Axes, rows: Sequence[Sequence[float]], *, alone: bool) -> None:
+    """A row of dots from top to bottom; if ``alone``, the first is what to compare with."""
     for place, values in enumerate(rows):
         mean, sd = mean_and_sd(values)
-        colour = _PAIRED if place == 0 else _COLOURS["sasrec"]
+        colour = _PAIRED if alone and place == 0 else _COLOURS["sasrec"]
         axes.plot(
             values, [place + 0.2] * len(values), "o", markersize=3.5, color=colour, alpha=0.55
         )
@@ -104,7 +105,8 @@ def _dots(axes: Axes, rows: Sequence[Sequence[float]]) -> None:
             ha="center",
             fontsize=8,
         )
-    axes.axvline(mean_and_sd(rows[0])[0], color=_PAIRED, linewidth=1, linestyle="--", zorder=0)
+    if alone:
+        axes.axvline(mean_and_sd(rows[0])[0], color=_PAIRED, linewidth=1, linestyle="--", zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.75)
     axes.margins(x=0.08)
     axes.grid(axis="y", visible=False)

@@ -295,6 +295,14 @@ def test_a_study_without_any_row(tmp_path):
     assert "<svg" not in page.source
 
 
+def test_nothing_is_drawn_as_the_encoder_alone_where_that_is_missing(tmp_path):
+    dashed = re.compile(r"stroke-dasharray")
+    for name, variants in (("with", VARIANTS), ("without", [v for v in VARIANTS if v != PLAIN])):
+        page = report_on(write_study(tmp_path / name, variants=variants))
+        picture = page.source.split('id="ablation"')[1].split("</svg>")[0]
+        assert bool(dashed.search(picture)) == (name == "with")
+
+
 def test_without_an_ablation_the_section_says_so(tmp_path):
     variants = [PLAIN, GUIDED]
     page = report_on(write_study(tmp_path / "study", variants=variants))
