@@ -17,7 +17,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.pipeline import LOG, differences, write_json
+from pdrec_fast.pipeline import LOG, as_of_now, differences, write_json
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.studies.collect import STUDY, collect, need_extra
 from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
@@ -234,7 +234,7 @@ def _check_done(out: Path, job: Job, config: dict[str, Any]) -> None:
     """Refuse a finished job that was done with what are other settings now."""
     marker = directory_of(out, job) / DONE
     if marker.exists():
-        unlike = differences(json.loads(marker.read_text())["config"], config)
+        unlike = differences(as_of_now(json.loads(marker.read_text())["config"]), config)
         if unlike:
             raise CheckpointError(
                 f"{marker.parent}: was run with other {', '.join(unlike)}; delete it, or use "

@@ -22,6 +22,7 @@ from pdrec_fast.fitting.loop import History
 from pdrec_fast.pipeline import (
     RunConfig,
     SplitSpec,
+    as_of_now,
     check_before_training,
     differences,
     logger,
@@ -272,6 +273,7 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
             found = json.loads(marker.read_text())
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
+        found = {**found, "config": as_of_now(found.get("config"))}
         if found != description:
             raise CheckpointError(
                 f"{out}: holds a search with other {', '.join(differences(found, description))}; "
