@@ -437,10 +437,9 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     marker = out / "run.json"
     if marker.exists():
         try:
-            found = json.loads(marker.read_text())
+            found = as_of_now(json.loads(marker.read_text()))
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
-        found = {**found, "config": as_of_now(found.get("config"))}
         if found != description:
             raise CheckpointError(
                 f"{out}: holds a run with other {', '.join(differences(found, description))}; use "
@@ -453,23 +452,20 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     write_json(marker, description)
 
 
-def as_of_now(config: Any) -> Any:
-    """A ``RunConfig`` as an older version described it, with what it did not have yet at its default.
+def as_of_now(description: Any) -> Any:
+    """What an older version wrote of a ``config``, with the fields it lacked at their defaults.
 
     A field added later must therefore default to what runs did before.
     """
+    return _with_defaults(description, {"config": RunConfig().describe()})
 
-    def filled(values: Any, defaults: dict[str, Any]) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return values | {
-            key: filled(values[key], default)
-            if key in values and isinstance(default, dict)
-            else values.get(key, default)
-            for key, default in defaults.items()
-        }
 
-    return filled(config, RunConfig().describe())
+def _with_defaults(values: Any, defaults: Any) -> Any:
+    if not (isinstance(values, dict) and isinstance(defaults, dict)):
+        return values
+    return values | {
+        key: _with_defaults(values.get(key, default), default) for key, default in defaults.items()
+    }
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

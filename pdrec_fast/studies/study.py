@@ -234,7 +234,7 @@ def _check_done(out: Path, job: Job, config: dict[str, Any]) -> None:
     """Refuse a finished job that was done with what are other settings now."""
     marker = directory_of(out, job) / DONE
     if marker.exists():
-        unlike = differences(as_of_now(json.loads(marker.read_text())["config"]), config)
+        unlike = differences(as_of_now(json.loads(marker.read_text()))["config"], config)
         if unlike:
             raise CheckpointError(
                 f"{marker.parent}: was run with other {', '.join(unlike)}; delete it, or use "
