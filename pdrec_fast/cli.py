@@ -21,8 +21,8 @@ from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFiniteLossError
+from pdrec_fast.evaluation import Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
-from pdrec_fast.evaluation import format_results
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
@@ -189,7 +189,7 @@ def run(
         raise typer.Exit(130) from None
     print(result.split.report)
     print()
-    print(_metrics_text(result.metrics))
+    print(_metrics_text(result.metrics, None if diffusion is None else _tested_alone(diffusion)))
     if profiled is not None:
         print(f"\n{profiled.table()}")
     print(f"\nwritten to {out / 'metrics.json'}")
@@ -313,12 +313,24 @@ def _model_of(run_dir: Path, device: str) -> PDRec:
     return PDRec.load(run_dir / "model", device=device)
 
 
-def _metrics_text(metrics: dict[str, Any]) -> str:
+def _tested_alone(run_dir: Path) -> Results | None:
+    """What the diffusion model of another run reached there; None where nobody tested it."""
+    try:
+        found: Results | None = json.loads((run_dir / "metrics.json").read_text())["diffusion"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
+def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
+    """Args: diffusion: results of a model that the run was given."""
     config = metrics["config"]
     name = "+".join([config["encoder"], *config["pdrec"]["modules"]])
     results = {}
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
+    elif diffusion is not None:
+        results["diffusion alone, in its own run"] = diffusion
     if metrics["guide"] is not None:
         results[f"{config['guide']} (guide)"] = metrics["guide"]
     if config["encoder"] != DIFFUSION:

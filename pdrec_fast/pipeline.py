@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,8 @@ def run(
             with the same data and settings continues, to the same result; what is finished is not
             done again. None keeps everything in memory.
         diffusion: a model already fitted on this data's training part, instead of a new one;
-            its settings replace ``config.diffusion``.
+            its settings replace ``config.diffusion``. As a guide it is not tested here: the metrics
+            have None for it.
         device: where the models are trained and score: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` is a
             GPU where there is one. A run can be continued on another.
         cuda_graphs: see ``PDRec``.
@@ -229,7 +230,8 @@ def run(
         _claim(out, description)
     stages = _Stages(out, device, progress)
     preferences = None
-    diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
+    given = diffusion
+    diffusion = stages.diffusion(config, split, given) if config.needs_diffusion else None
     if guide is not None:
         guide = stages.encoder("guide", guide, split, None)
     source = diffusion if guide is None else guide
@@ -238,7 +240,9 @@ def run(
         preferences = stages.preferences(config, split, source)
     if model is not None:
         model = stages.encoder("model", model, split, preferences)
-    metrics, ranks = _report(config, split, protocols, stages, diffusion, guide, model)
+    models = {"diffusion": diffusion, "guide": guide, "encoder": model}
+    untested = () if given is None else ("diffusion",)
+    metrics, ranks = _report(config, split, protocols, stages, models, untested)
     if out is not None:
         write_json(out / "metrics.json", metrics)
     return RunResult(metrics, ranks, split, diffusion, preferences, model, guide)
@@ -327,31 +331,32 @@ def _report(
     split: Split,
     protocols: tuple[str, ...],
     stages: _Stages,
-    diffusion: DiffRec | None,
-    guide: PDRec | None,
-    model: PDRec | None,
+    models: Mapping[str, DiffRec | PDRec | None],
+    untested: Collection[str],
 ) -> tuple[dict[str, Any], AllRanks]:
+    """The metrics, and the ranks of the recommender, which is tested in any case."""
     started = time.monotonic()
     evaluator = Evaluator(split, seed=config.evaluation_seed)
-    recommender = model or diffusion
+    recommender = models["encoder"] or models["diffusion"]
     assert recommender is not None
     ranks = evaluator.all_ranks(recommender, protocols)
 
-    def tested(scorer: Scorer | None) -> Results | None:
-        if scorer is None:
+    def tested(name: str) -> Results | None:
+        model = models[name]
+        if model is recommender:
+            return summarize_all(ranks)
+        if model is None or name in untested:
             return None
-        found = ranks if scorer is recommender else evaluator.all_ranks(scorer, protocols)
-        return summarize_all(found)
+        return summarize_all(evaluator.all_ranks(model, protocols))
 
-    of_model, of_diffusion, of_guide = tested(recommender), tested(diffusion), tested(guide)
+    of_diffusion, of_guide = tested("diffusion"), tested("guide")
     stages.record("evaluation", time.monotonic() - started)
-    models = {"diffusion": diffusion, "guide": guide, "encoder": model}
     histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}
     metrics = {
         "dataset": _dataset(split.data),
         "config": config.describe(),
-        "protocols": of_model,
+        "protocols": summarize_all(ranks),
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
         "diffusion": of_diffusion,
         "guide": of_guide,
@@ -432,7 +437,7 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     marker = out / "run.json"
     if marker.exists():
         try:
-            found = json.loads(marker.read_text())
+            found = as_of_now(json.loads(marker.read_text()))
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         if found != description:
@@ -445,6 +450,22 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
         raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
     out.mkdir(parents=True, exist_ok=True)
     write_json(marker, description)
+
+
+def as_of_now(description: Any) -> Any:
+    """What an older version wrote of a ``config``, with the fields it lacked at their defaults.
+
+    A field added later must therefore default to what runs did before.
+    """
+    return _with_defaults(description, {"config": RunConfig().describe()})
+
+
+def _with_defaults(values: Any, defaults: Any) -> Any:
+    if not (isinstance(values, dict) and isinstance(defaults, dict)):
+        return values
+    return values | {
+        key: _with_defaults(values.get(key, default), default) for key, default in defaults.items()
+    }
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -158,6 +158,23 @@ def test_directory_of_another_run_is_refused(finished, data_file):
     assert "Traceback" not in result.stderr
 
 
+def test_a_run_older_than_a_setting_had_its_default(data, tmp_path):
+    out, config = tmp_path / "out", fast_config(modules=())
+    first = pf.run(data, config, out=out, progress=False)
+    marker = json.loads((out / "run.json").read_text())
+    del marker["config"]["pdrec"]["loss"], marker["config"]["guide"]
+    (out / "run.json").write_text(json.dumps(marker))
+    again = pf.run(data, config, out=out, progress=False)
+    assert again.metrics["seconds"]["encoder"] == first.metrics["seconds"]["encoder"]
+    other = replace(config, pdrec=replace(config.pdrec, loss="softmax"))
+    with pytest.raises(CheckpointError, match=r"pdrec\.loss \(bce there, softmax here"):
+        pf.run(data, other, out=out, progress=False)
+    marker["config"]["pdrec"]["speed"] = 9  # of a newer version
+    (out / "run.json").write_text(json.dumps(marker))
+    with pytest.raises(CheckpointError, match=r"config\.pdrec\.speed \(9 there, None here"):
+        pf.run(data, config, out=out, progress=False)
+
+
 def test_foreign_directory_is_refused(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(CheckpointError, match="exists and is no run"):
@@ -228,9 +245,20 @@ def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
     assert result.returncode == 0, result.stderr
     metrics = json.loads((out / "metrics.json").read_text())
     first = json.loads((finished[0] / "metrics.json").read_text())
-    assert metrics["diffusion"] == first["diffusion"]
+    # Tested in its own run, and not again.
+    assert metrics["diffusion"] is None
+    lines = [line for line in result.stdout.splitlines() if "alone, in its own run" in line]
+    value = f"{first['diffusion']['paper']['test']['ndcg@10']:.4f}"
+    assert any(value in line for line in lines)
     assert metrics["config"]["pdrec"]["modules"] == ["nns"]
     assert not (out / "diffusion").exists()
+
+
+def test_a_given_diffusion_model_that_recommends_is_tested(data):
+    config = fast_config(encoder="diffusion")
+    first = pf.run(data, config, progress=False)
+    again = pf.run(data, config, diffusion=first.diffusion, progress=False)
+    assert again.metrics["diffusion"] == again.metrics["protocols"] == first.metrics["protocols"]
 
 
 def test_plain_backbone_trains_no_diffusion(data):

@@ -19,43 +19,48 @@ from pdrec_fast.studies.study import run_study
 StudyKind = Enum("StudyKind", {kind: kind for kind in KINDS}, type=str)  # type: ignore[misc]
 
 
+Kind = Annotated[
+    StudyKind,
+    typer.Argument(
+        help="main: the paper's Table 1; ablation: Fig. 4; universality: Fig. 5; cross-domain: "
+        "Table 3."
+    ),
+]
+Data = Annotated[
+    list[Path], typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet. Repeatable.")
+]
+Out = Annotated[Path, typer.Option(help="Directory for runs, CSV files and tables.md; resumable.")]
+Source = Annotated[
+    Path | None,
+    typer.Option(help="cross-domain: interactions of the same users in another domain."),
+]
+PresetNames = Annotated[
+    list[str] | None,
+    typer.Option(help="One for each --data. Default: the preset of the file's name, or none."),
+]
+Encoders = Annotated[str | None, typer.Option(help="Comma-separated. Default: those of the paper.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many, from 0.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change one setting of all runs, as in run. Repeatable. " + SETTINGS_HELP
+    ),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes at a time; they share the cores.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No line on progress.")]
+
+
 def study(
-    kind: Annotated[
-        StudyKind,
-        typer.Argument(
-            help="main: the paper's Table 1; ablation: Fig. 4; universality: Fig. 5; cross-domain: "
-            "Table 3."
-        ),
-    ],
-    data: Annotated[
-        list[Path],
-        typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet. Repeatable."),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Directory for runs, CSV files and tables.md; resumable.")
-    ],
-    source: Annotated[
-        Path | None,
-        typer.Option(help="cross-domain: interactions of the same users in another domain."),
-    ] = None,
-    preset: Annotated[
-        list[str] | None,
-        typer.Option(help="One for each --data. Default: the preset of the file's name, or none."),
-    ] = None,
-    encoders: Annotated[
-        str | None, typer.Option(help="Comma-separated. Default: those of the paper.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Change one setting of all runs, as in run. Repeatable. " + SETTINGS_HELP
-        ),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Processes at a time; they share the cores.")
-    ] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line on progress.")] = False,
+    kind: Kind,
+    data: Data,
+    out: Out,
+    source: Source = None,
+    preset: PresetNames = None,
+    encoders: Encoders = None,
+    seeds: Seeds = 5,
+    settings: Set = None,
+    jobs: Jobs = 1,
+    quiet: Quiet = False,
 ) -> None:
     """Train and test every model of one of the paper's tables, and write the tables.
 

@@ -20,6 +20,14 @@ PLAIN = "none"
 INCREMENTS = ("hbr", "hbr+nns", "hbr+nns+dpa")
 FULL = INCREMENTS[-1]
 OTHER_GUIDE = "sasrec"  # the guide of the paper's "without TI-DiffRec"
+MODEL_NAMES = {  # as the paper writes them
+    "diffrec": "DiffRec",
+    "t-diffrec": "T-DiffRec",
+    "ti-diffrec": "TI-DiffRec",
+    "gru4rec": "GRU4Rec",
+    "sasrec": "SASRec",
+    "cl4srec": "CL4SRec",
+}
 
 
 @dataclass(frozen=True)

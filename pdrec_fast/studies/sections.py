@@ -98,12 +98,16 @@ def _setup(studies: Studies) -> Section:
     return Section("setup", "What was run", parts)
 
 
-def _written(info: StudyInfo) -> str:
-    """When results.csv was written, as the file says."""
-    path = info.directory / "results.csv"
-    if not path.exists():
-        return "not yet"
-    return datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+def _finished(info: StudyInfo) -> str:
+    """A date that cannot be read stands as it is."""
+    if not info.values.get("finished"):
+        return "not recorded" if "finished" not in info.values else "not yet"
+    text = info.text("finished")
+    try:
+        when = datetime.fromisoformat(text).astimezone(timezone.utc)
+    except ValueError:
+        return text
+    return when.strftime("%Y-%m-%d %H:%M UTC")
 
 
 _STUDY_ROWS: list[tuple[str, Callable[[StudyInfo], str]]] = [
@@ -115,7 +119,7 @@ _STUDY_ROWS: list[tuple[str, Callable[[StudyInfo], str]]] = [
     ("machine", lambda info: info.text("machine")),
     ("pdrec_fast", lambda info: info.text("version")),
     ("torch", lambda info: info.text("torch")),
-    ("results written", _written),
+    ("finished", _finished),
 ]
 
 

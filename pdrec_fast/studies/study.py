@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.pipeline import LOG, differences, write_json
+from pdrec_fast.pipeline import LOG, as_of_now, differences, write_json
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.studies.collect import STUDY, collect, need_extra
 from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
@@ -75,34 +76,51 @@ def run_study(
     """
     need_extra()
     out = Path(out)
+    sets = {of.name: of for of in _datasets(kind, data, source, presets)}
     chosen = encoders_of(kind, encoders)
-    sets = _datasets(kind, data, source, presets)
-    _check_numbers(seeds, jobs)
-    _check_settings(settings)
-    grid = jobs_of(kind, [of.name for of in sets], chosen, range(seeds))
-    by_name = {of.name: of for of in sets}
-    configs = {job: config_of(job, by_name[job.data].preset, settings) for job in grid}
-    described = [_describe(of) for of in sets]
+    _check_arguments(seeds, jobs, settings)
+    grid = jobs_of(kind, list(sets), chosen, range(seeds))
+    configs = {job: config_of(job, sets[job.data].preset, settings) for job in grid}
+    about = {
+        "study": kind,
+        "data": [_describe(of) for of in sets.values()],
+        "encoders": chosen,
+        "seeds": list(range(seeds)),
+        "settings": list(settings),
+        "command": command,
+    }
+    tasks = {job: _task(out, job, sets[job.data], settings, jobs) for job in grid}
     with _sole_user(out):
-        _claim(out, kind, described, chosen, seeds, list(settings), command)
-        for job in grid:
-            _check_done(out, job, configs[job].describe())
-        open_jobs = [job for job in grid if not is_done(out, job)]
-        threads = max((os.cpu_count() or 1) // jobs, 1)
-        tasks = [_task(out, job, by_name[job.data], settings, threads) for job in open_jobs]
-        failed = run_tasks(tasks, jobs, done=len(grid) - len(tasks), progress=progress)
-        if len(failed) < len(grid):
-            collect(out)
+        study = _joined(out / STUDY, about)
+        for job, config in configs.items():
+            _check_done(out, job, config.describe())
+        return _complete(out, study, tasks, jobs, progress)
+
+
+def _complete(
+    out: Path, study: dict[str, Any], tasks: Mapping[Job, Task], jobs: int, progress: bool
+) -> dict[str, str]:
+    """Do what is not done yet; what failed. The date of the study is that of its last job."""
+    left = [task for job, task in tasks.items() if not is_done(out, job)]
+    if left:
+        study["finished"] = ""
+    write_json(out / STUDY, study)
+    failed = run_tasks(left, jobs, done=len(tasks) - len(left), progress=progress)
+    if len(failed) < len(tasks):
+        collect(out)
+    if not (failed or study["finished"]):
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_json(out / STUDY, study | {"finished": now})
     return failed
 
 
-def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], threads: int) -> Task:
+def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], jobs: int) -> Task:
     spec = {
         "out": str(out),
         "job": asdict(job),
         "data": asdict(data),
         "settings": list(settings),
-        "threads": threads,
+        "threads": max((os.cpu_count() or 1) // jobs, 1),
     }
     needs = job.needs
     return Task(
@@ -143,13 +161,10 @@ def _datasets(
     return found
 
 
-def _check_numbers(seeds: int, jobs: int) -> None:
+def _check_arguments(seeds: int, jobs: int, settings: Sequence[str]) -> None:
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-
-
-def _check_settings(settings: Sequence[str]) -> None:
     for setting in settings:
         key = setting.partition("=")[0]
         if key in _NOT_TO_SET:
@@ -187,54 +202,44 @@ def _sole_user(out: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def _claim(
-    out: Path,
-    kind: str,
-    data: list[dict[str, Any]],
-    encoders: list[str],
-    seeds: int,
-    settings: list[str],
-    command: str,
-) -> None:
-    """Write ``study.json``, together with what it already says; or refuse."""
-    marker = out / STUDY
+def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """``study.json`` for a study, together with what it already says; or a refusal."""
     found: dict[str, Any] = {"study": "", "data": [], "encoders": [], "seeds": []}
     if marker.exists():
         try:
             found = json.loads(marker.read_text())
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another directory") from None
-        unlike = differences(found["settings"], settings, "settings")
+        unlike = differences(found["settings"], about["settings"], "settings")
         there = {of["name"]: of for of in found["data"]}
-        for of in data:
+        for of in about["data"]:
             unlike += differences(there.get(of["name"], of), of, of["name"])
         if unlike:
             raise CheckpointError(
-                f"{out}: holds a study with other {', '.join(unlike)}; use another directory"
+                f"{marker.parent}: holds a study with other {', '.join(unlike)}; use another "
+                "directory"
             )
-    known = [of["name"] for of in data]
     kinds = [name for name in found["study"].split("+") if name]
-    write_json(
-        marker,
-        {
-            "study": "+".join(dict.fromkeys([*kinds, kind])),
-            "data": [of for of in found["data"] if of["name"] not in known] + data,
-            "encoders": list(dict.fromkeys([*found["encoders"], *encoders])),
-            "seeds": sorted({*found["seeds"], *range(seeds)}),
-            "settings": settings,
-            "version": pdrec_fast.__version__,
-            "torch": torch.__version__,
-            "machine": _machine(),
-            "command": command,
-        },
-    )
+    others = [of for of in found["data"] if of not in about["data"]]
+    return {
+        "study": "+".join(dict.fromkeys([*kinds, about["study"]])),
+        "data": others + about["data"],
+        "encoders": list(dict.fromkeys([*found["encoders"], *about["encoders"]])),
+        "seeds": sorted({*found["seeds"], *about["seeds"]}),
+        "settings": about["settings"],
+        "version": pdrec_fast.__version__,
+        "torch": torch.__version__,
+        "machine": _machine(),
+        "command": about["command"],
+        "finished": found.get("finished", ""),
+    }
 
 
 def _check_done(out: Path, job: Job, config: dict[str, Any]) -> None:
     """Refuse a finished job that was done with what are other settings now."""
     marker = directory_of(out, job) / DONE
     if marker.exists():
-        unlike = differences(json.loads(marker.read_text())["config"], config)
+        unlike = differences(as_of_now(json.loads(marker.read_text()))["config"], config)
         if unlike:
             raise CheckpointError(
                 f"{marker.parent}: was run with other {', '.join(unlike)}; delete it, or use "

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING
 
 from pdrec_fast.evaluation import PROTOCOLS
 from pdrec_fast.studies.comparisons import sample_sd
-from pdrec_fast.studies.jobs import FULL, GUIDE, OTHER_GUIDE, PLAIN, WEIGHTINGS
+from pdrec_fast.studies.jobs import FULL, GUIDE, MODEL_NAMES, OTHER_GUIDE, PLAIN, WEIGHTINGS
 from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAMES = {
-    "diffrec": "DiffRec",
-    "t-diffrec": "T-DiffRec",
-    "ti-diffrec": "TI-DiffRec",
-    "gru4rec": "GRU4Rec",
-    "sasrec": "SASRec",
-    "cl4srec": "CL4SRec",
-}
 _STARS = ((0.001, "\\*\\*\\*"), (0.01, "\\*\\*"), (0.05, "\\*"))
 _LEGEND = (
     "Test split; mean over the seeds (standard deviation). Gains are relative to the model in "
@@ -110,7 +102,7 @@ def _tables(selection: Selection) -> list[str]:
         in_table = [row for row in variants if _in_table_1(row)]
         parts.append(_markdown(selection, _with_gains(in_table), TABLE_1_METRICS))
     for rows in taken_apart:
-        parts.append(f"**{_NAMES[rows[0].model]} and its variants**")
+        parts.append(f"**{MODEL_NAMES[rows[0].model]} and its variants**")
         parts.append(_markdown(selection, _with_gains([*diffusions, *rows]), TABLE_3_METRICS))
     return parts
 
@@ -143,18 +135,20 @@ def _markdown(selection: Selection, rows: Sequence[Row], metrics: Sequence[str])
 
 def _head(row: Row) -> str:
     if row.baseline:
-        shown = {PLAIN: _NAMES[row.model], **_NAMES}.get(row.baseline, _modules(row.baseline))
+        shown = {PLAIN: MODEL_NAMES[row.model], **MODEL_NAMES}.get(
+            row.baseline, _modules(row.baseline)
+        )
         return f"gain over {shown}"
     if row.modules == PLAIN:
-        return _NAMES[row.model]
-    by = "" if row.guide == GUIDE else f", guided by {_NAMES[row.guide]}"
-    return f"{_NAMES[row.model]} {_modules(row.modules)}{by}"
+        return MODEL_NAMES[row.model]
+    by = "" if row.guide == GUIDE else f", guided by {MODEL_NAMES[row.guide]}"
+    return f"{MODEL_NAMES[row.model]} {_modules(row.modules)}{by}"
 
 
 def _modules(text: str) -> str:
     """``hbr+nns by sasrec`` as ``+HBR+NNS by SASRec``."""
     modules, _, guide = text.partition(" by ")
-    return f"+{modules.upper()}" + (f" by {_NAMES[guide]}" if guide else "")
+    return f"+{modules.upper()}" + (f" by {MODEL_NAMES[guide]}" if guide else "")
 
 
 def _where(frame: pd.DataFrame, row: Row, metric: str) -> pd.DataFrame:

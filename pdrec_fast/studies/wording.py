@@ -7,24 +7,16 @@ import re
 import statistics
 from collections.abc import Iterable
 
-from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, PLAIN, WEIGHTINGS
+from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, MODEL_NAMES, PLAIN, WEIGHTINGS
 from pdrec_fast.studies.load import DataSet, Variant
 
-_MODELS = {
-    "diffrec": "DiffRec",
-    "t-diffrec": "T-DiffRec",
-    "ti-diffrec": "TI-DiffRec",
-    "gru4rec": "GRU4Rec",
-    "sasrec": "SASRec",
-    "cl4srec": "CL4SRec",
-}
 _PAPERS_DATA = ("toy", "game", "book", "music")
 _SPACE = "\N{NO-BREAK SPACE}"
 _STEPS = (PLAIN, *INCREMENTS)
 
 
 def model_name(model: str) -> str:
-    return _MODELS.get(model, model)
+    return MODEL_NAMES.get(model, model)
 
 
 def data_name(data_set: DataSet) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.tuning.results import COMPLETE, FAILED, PRUNED, Trial
-from pdrec_fast.tuning.space import Dimension, Range
+from pdrec_fast.tuning.space import Dimension, Range, settings_of
 
 _NAME = "search"
 # A trial whose best value so far is below the median of the others' at the same epoch ends, but
@@ -65,7 +65,7 @@ class Study:
 
     Args:
         path: SQLite file of Optuna's storage, made where there is none.
-        starts: settings of the first trials.
+        starts: points of the space for the first trials.
     """
 
     def __init__(
@@ -119,8 +119,7 @@ class Study:
         if number < len(self._starts):
             study.enqueue_trial(self._starts[number])
         trial = study.ask(self._distributions)
-        settings = {key: self._space[key].rounded(value) for key, value in trial.params.items()}
-        return Proposal(trial, settings)
+        return Proposal(trial, settings_of(trial.params, self._space))
 
     def keep(self, proposal: Proposal, state: str, history: History) -> None:
         """Store what came of a proposal."""

@@ -22,6 +22,7 @@ from pdrec_fast.fitting.loop import History
 from pdrec_fast.pipeline import (
     RunConfig,
     SplitSpec,
+    as_of_now,
     check_before_training,
     differences,
     logger,
@@ -42,7 +43,14 @@ from pdrec_fast.tuning.results import (
     best_of,
     write_trials,
 )
-from pdrec_fast.tuning.space import Choice, Dimension, search_space, value_of, with_values
+from pdrec_fast.tuning.space import (
+    Choice,
+    Dimension,
+    point_of,
+    search_space,
+    settings_of,
+    with_values,
+)
 
 
 @dataclass(frozen=True)
@@ -257,11 +265,13 @@ def without_test(split: Split) -> Split:
 def _starts(
     search: Search, config: RunConfig, space: Mapping[str, Dimension]
 ) -> list[dict[str, Any]]:
-    """Settings of the first trials: the preset's and, where they differ, the README's."""
-    own = {key: value_of(config, key) for key in space}
+    """The first trials: the preset's settings and, where they differ, the README's."""
+    own = point_of(config, space)
     commands = README_COMMANDS.get(search.preset, {}).get(search.encoder, {})
-    readme = own | {key: value for key, value in commands.items() if key in space}
-    return [own] if readme == own else [own, readme]
+    searched = settings_of(own, space)
+    readme = with_values(config, {k: value for k, value in commands.items() if k in searched})
+    points = [own, point_of(readme, space)]
+    return points[:1] if points[1] == own else points
 
 
 def _claim(out: Path, description: dict[str, Any]) -> None:
@@ -269,7 +279,7 @@ def _claim(out: Path, description: dict[str, Any]) -> None:
     marker = out / "search.json"
     if marker.exists():
         try:
-            found = json.loads(marker.read_text())
+            found = as_of_now(json.loads(marker.read_text()))
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         if found != description:

@@ -27,7 +27,7 @@ class Range:
 
     def rounded(self, value: float) -> float:
         """To as many digits as anyone would type."""
-        return float(f"{value:.{_DIGITS}g}")
+        return _rounded(value)
 
 
 @dataclass(frozen=True)
@@ -45,35 +45,50 @@ class Choice:
 
 Dimension = Range | Choice
 
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+# About the mean of HBR's weights: its rescale times its clip or 1, whichever is less, as weights
+# before clipping average less than 1. Searched in place of the rescale, so that every clip, down to
+# those that weigh all behaviours alike, comes with weights of a reasonable size.
+HBR_MEAN = "mean weight of hbr"
+# Plain or guided, an encoder may have up to 64 negatives in all.
+_NEGATIVES = (1, 2, 4, 8, 16, 32)
+_MOST_NEGATIVES = 64
+
 _BACKBONE: dict[str, Dimension] = {
+    "pdrec.loss": Choice(("bce", "softmax")),
     "pdrec.lr": Range(5e-4, 2e-2, log=True),
     "pdrec.lr_decay": Range(0.95, 1.0),
-    "pdrec.temperature": Range(2.0, 20.0, log=True),
-    "pdrec.random_negatives": Choice((1, 2, 4, 8)),
+    "pdrec.temperature": Range(3.0, 15.0, log=True),
+    "pdrec.random_negatives": Choice((*_NEGATIVES, _MOST_NEGATIVES)),
     "pdrec.batch_size": Choice((64, 128, 256, 512)),
     "encoder.dropout": Range(0.0, 0.6),
 }
 _OF_MODULE: dict[str, dict[str, Dimension]] = {
-    # clip x rescale = 1 with a small clip weighs nearly every behaviour alike: no module at all.
     "hbr": {
         "pdrec.hbr_clip": Range(0.1, 5.0, log=True),
         "pdrec.hbr_rescale": Range(0.5, 10.0, log=True),
         "pdrec.hbr_rank_weight": Range(0.0, 1.0),
     },
     "dpa": {
-        "pdrec.dpa_weight": Range(1e-3, 0.5, log=True),
+        "pdrec.dpa_weight": Range(5e-3, 0.5, log=True),
         "pdrec.dpa_top_n": Choice((1, 2, 5, 10)),
         "top_m": Choice((10, 20, 50, 100)),
     },
     "nns": {
-        "pdrec.safe_negatives": Choice((1, 2, 4)),
+        "pdrec.random_negatives": Choice(_NEGATIVES),
+        "pdrec.safe_negatives": Choice(_NEGATIVES),
         "omega_m": Choice((0.2, 0.5, 0.8, 0.9)),
     },
 }
 
 
 def search_space(config: RunConfig, fixed: Collection[str] = ()) -> dict[str, Dimension]:
-    """What to search for a run: of the backbone, and of its modules.
+    """What to search for a run: of the backbone, and of its modules. ``settings_of`` turns a point
+    of the space into settings.
 
     Args:
         config: the run that the search begins with; the space is widened to include it.
@@ -84,14 +99,29 @@ def search_space(config: RunConfig, fixed: Collection[str] = ()) -> dict[str, Di
         space |= _OF_MODULE[module]
     if config.pdrec.similarity == "dot":
         del space["pdrec.temperature"]  # not used
+    space = {key: dimension for key, dimension in space.items() if key not in fixed}
+    if {"pdrec.hbr_clip", "pdrec.hbr_rescale"} <= space.keys():
+        del space["pdrec.hbr_rescale"]
+        space[HBR_MEAN] = Range(0.5, 4.0, log=True)
+    point = point_of(config, space)
     return _possible(
-        config,
-        {
-            key: dimension.including(value_of(config, key))
-            for key, dimension in space.items()
-            if key not in fixed
-        },
+        config, {key: dimension.including(point[key]) for key, dimension in space.items()}
     )
+
+
+def point_of(config: RunConfig, space: Collection[str]) -> dict[str, Any]:
+    """Where a run lies in a space."""
+    mean = config.pdrec.hbr_rescale * min(config.pdrec.hbr_clip, 1.0)
+    return {key: mean if key == HBR_MEAN else value_of(config, key) for key in space}
+
+
+def settings_of(point: Mapping[str, Any], space: Mapping[str, Dimension]) -> dict[str, Any]:
+    """The settings, as ``--set`` names them, of a point of the space; as round as one types."""
+    settings = {key: space[key].rounded(value) for key, value in point.items()}
+    if HBR_MEAN in settings:
+        mean, scale = settings.pop(HBR_MEAN), min(settings["pdrec.hbr_clip"], 1.0)
+        settings["pdrec.hbr_rescale"] = _rounded(mean / scale)
+    return settings
 
 
 def _possible(config: RunConfig, space: dict[str, Dimension]) -> dict[str, Dimension]:

@@ -254,6 +254,7 @@ class TestCandidates:
             np.testing.assert_array_equal(left.candidates, right.candidates)
 
 
+@pytest.mark.filterwarnings("ignore:.* repeat the one before")  # what Toy really holds
 def test_cases_of_a_real_file_are_those_of_the_target_domain_alone(real_data):
     data = Interactions.from_file(real_data("toy.inter"))
     target, source = two_domains(data, np.arange(data.n_items) % 2 == 0)

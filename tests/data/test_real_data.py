@@ -5,6 +5,9 @@ import pytest
 
 from pdrec_fast.data import Interactions, leave_one_out
 
+# What Toy really holds; tests/data/test_interactions.py tests the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:.* repeat the one before")
+
 
 @pytest.mark.parametrize(
     ("name", "users", "items", "records"),

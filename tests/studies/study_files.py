@@ -56,6 +56,7 @@ def write_study(
         "version": "9.8.7",
         "torch": "2.0",
         "machine": "an abacus, 2 cores",
+        "finished": "2026-05-04T23:30:00+00:00",
         "command": f"pdrec-fast study main --data {data}.inter --out {folder.name}",
     }
     (folder / "study.json").write_text(json.dumps(study))

@@ -1,5 +1,6 @@
 """The page: what it holds, that it needs nothing else, and what it says where rows are missing."""
 
+import json
 import re
 import statistics
 from html.parser import HTMLParser
@@ -208,7 +209,7 @@ def test_what_was_run(page):
     assert studies["seeds"] == "0, 1, 2"
     assert studies["settings"] == "none"
     assert studies["command"] == "pdrec-fast study main --data toy.inter --out study"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", studies["results written"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", studies["finished"])
 
 
 def test_ranks_stand_beside_a_random_order(page):
@@ -287,11 +288,30 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(name, anchors, t
     assert f"--out {tmp_path / 'study'}" in page.sections[found[-1]]
 
 
+@pytest.mark.parametrize(
+    ("finished", "shown"),
+    [
+        ("", "not yet"),
+        (None, "not recorded"),
+        ("2026-05-04T23:30:00+02:00", "2026-05-04 21:30 UTC"),
+        ("in May", "in May"),
+    ],
+)
+def test_when_a_study_finished(tmp_path, finished, shown):
+    folder = write_study(tmp_path / "study", seeds=(0,))
+    study = json.loads((folder / "study.json").read_text())
+    del study["finished"]
+    if finished is not None:
+        study["finished"] = finished
+    (folder / "study.json").write_text(json.dumps(study))
+    assert report_on(folder).table("Studies")["finished"] == {"study": shown}
+
+
 def test_a_study_without_any_row(tmp_path):
     files = ("results", "comparisons", "curves", "ranks", "hbr")
     page = report_on(write_study(tmp_path / "study", without=files))
     assert list(page.sections) == ANCHORS
-    assert page.table("Studies")["results written"] == {"study": "not yet"}
+    assert page.table("Studies")["finished"] == {"study": "2026-05-04 23:30 UTC"}
     assert "<svg" not in page.source
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ def test_study_json_is_the_contract(main_study, toy, tiny):
     assert (study["encoders"], study["settings"]) == (["sasrec"], list(tiny))
     assert (study["version"], study["command"]) == (pf.__version__, "the command")
     assert "cores" in study["machine"]
+    finished = datetime.fromisoformat(study["finished"])
+    assert finished.utcoffset() == timedelta(0)
+    assert abs(datetime.now(timezone.utc) - finished) < timedelta(hours=1)
 
 
 def test_results_are_those_of_the_runs(main_study):
@@ -197,13 +201,20 @@ def test_a_report_has_all_but_the_ablation(main_study, tmp_path):
 
 def test_finished_jobs_are_not_done_again_and_studies_share_them(main_study, toy, tiny, in_process):
     before = times(main_study)
+    study = json.loads((main_study / "study.json").read_text())
+    study["finished"] = "2026-05-04T23:30:00+00:00"
+    (main_study / "study.json").write_text(json.dumps(study))
     assert again(main_study, toy, tiny) == {}
+    unchanged = json.loads((main_study / "study.json").read_text())
+    assert unchanged["finished"] == study["finished"]
     assert in_process.did == []
     assert again(main_study, toy, tiny, "ablation", seeds=1) == {}
     assert len(in_process.did) == 5
     after = times(main_study)
     assert {name: after[name] for name in before} == before
-    assert json.loads((main_study / "study.json").read_text())["study"] == "main+ablation"
+    joined = json.loads((main_study / "study.json").read_text())
+    assert joined["study"] == "main+ablation"
+    assert joined["finished"] > study["finished"]
     assert "SASRec +NNS" in (main_study / "tables.md").read_text()
 
 
@@ -263,6 +274,7 @@ def test_a_failed_job_is_reported_and_done_next_time(toy, tiny, tmp_path, in_pro
             cli.main()
         assert "error: toy-sasrec-0: broken on purpose" in capsys.readouterr().err
         assert "sasrec,none" not in (out / "results.csv").read_text()
+        assert json.loads((out / "study.json").read_text())["finished"] == ""
         in_process.breaks, in_process.did = (), []
         with pytest.raises(SystemExit, match="0"):
             cli.main()

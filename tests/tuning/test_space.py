@@ -3,15 +3,18 @@
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
 import pdrec_fast as pf
 from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.presets.base import README_COMMANDS
 from pdrec_fast.tuning import Choice, Range, search_space
-from pdrec_fast.tuning.space import value_of, with_values
+from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of, value_of, with_values
 
 BACKBONE = {
+    "pdrec.loss",
     "pdrec.lr",
     "pdrec.lr_decay",
     "pdrec.temperature",
@@ -19,14 +22,14 @@ BACKBONE = {
     "pdrec.batch_size",
     "encoder.dropout",
 }
-OF_HBR = {"pdrec.hbr_clip", "pdrec.hbr_rescale", "pdrec.hbr_rank_weight"}
+OF_HBR = {"pdrec.hbr_clip", HBR_MEAN, "pdrec.hbr_rank_weight"}
 OF_DPA = {"pdrec.dpa_weight", "pdrec.dpa_top_n", "top_m"}
 OF_NNS = {"pdrec.safe_negatives", "omega_m"}
 
 
 def holds(dimension, value):
     if isinstance(dimension, Range):
-        return dimension.low <= value <= dimension.high and dimension.rounded(value) == value
+        return dimension.low <= value <= dimension.high
     return value in dimension.values
 
 
@@ -49,10 +52,56 @@ def test_modules_add_their_settings(modules, wanted):
 def test_the_space_holds_the_presets_own_settings_and_the_readmes(preset, encoder):
     config = pf.RunConfig.from_preset(preset, encoder=encoder)
     space = search_space(config)
-    readme = README_COMMANDS.get(preset, {}).get(encoder, {})
-    for key, dimension in space.items():
-        assert holds(dimension, value_of(config, key)), key
-        assert key not in readme or holds(dimension, readme[key]), key
+    readme = with_values(config, README_COMMANDS.get(preset, {}).get(encoder, {}))
+    for run in (config, readme):
+        point = point_of(run, space)
+        for key, dimension in space.items():
+            assert holds(dimension, point[key]), key
+        for key, value in settings_of(point, space).items():
+            assert value == value_of(run, key), key
+
+
+@pytest.mark.parametrize("fixed", ["pdrec.hbr_clip", "pdrec.hbr_rescale"])
+def test_one_of_clip_and_rescale_alone_is_searched_as_it_is(fixed):
+    space = search_space(pf.RunConfig.from_preset("toy", modules=("hbr",)), {fixed})
+    other = {"pdrec.hbr_clip", "pdrec.hbr_rescale"} - {fixed}
+    assert {key for key in space if "hbr" in key} == {*other, "pdrec.hbr_rank_weight"}
+
+
+@pytest.mark.parametrize("mean", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("clip", [0.1, 0.3, 1.0, 5.0])
+def test_hbr_weights_have_about_the_mean_that_is_searched(clip, mean):
+    config = pf.RunConfig.from_preset("toy", modules=("hbr",))
+    space = search_space(config)
+    config = with_values(
+        config,
+        settings_of(point_of(config, space) | {"pdrec.hbr_clip": clip, HBR_MEAN: mean}, space),
+    )
+    scores, items = np.random.default_rng(0).normal(size=400), np.arange(400)
+    weights = hbr_weights(
+        np.arange(0, 401, 8),
+        scores,
+        items,
+        rank_weight=config.pdrec.hbr_rank_weight,
+        clip=config.pdrec.hbr_clip,
+        rescale=config.pdrec.hbr_rescale,
+    )
+    assert 0.7 * mean < weights.mean() <= mean
+    if clip == 0.1:
+        assert (weights == np.float32(mean)).mean() > 0.8  # nearly as without the module
+
+
+def test_plain_and_guided_may_have_as_many_negatives():
+    most = {}
+    for modules in ((), ("dpa",), ("nns",), ("hbr", "dpa", "nns")):
+        space = search_space(pf.RunConfig.from_preset("toy", modules=modules))
+        found = [
+            space[f"pdrec.{kind}_negatives"].values
+            for kind in ("random", "safe")
+            if f"pdrec.{kind}_negatives" in space
+        ]
+        most[modules] = sum(map(max, found))
+    assert set(most.values()) == {64}
 
 
 def test_the_space_is_widened_to_unusual_settings():
