@@ -62,8 +62,8 @@ def draw_ablation(studies: Studies, protocol: str) -> str | None:
     drawing = new_figure(WIDTH, sum(heights))
     grid = drawing.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (data_set, variants) in zip(grid, panels.items(), strict=True):
-        rows = [list(studies.values(of, protocol, METRIC).values()) for of in variants]
-        _dots(axes, rows, alone=variants[0].modules == PLAIN)
+        values = [list(studies.values(of, protocol, METRIC).values()) for of in variants]
+        _dots(axes, values, alone=variants[0].modules == PLAIN)
         axes.set_yticks(range(len(variants)), [variant_name(of) for of in variants])
         axes.set_title(data_name(data_set))
         axes.set_xlabel(f"{metric_name(METRIC)} on test (this axis does not start at 0)")
