@@ -79,7 +79,7 @@ def study(
             settings=settings or [],
             jobs=jobs,
             progress=not quiet,
-            command=shlex.join(["pdrec-fast", *sys.argv[1:]]),
+            command=_shared(sys.argv[1:]),
         )
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -90,6 +90,16 @@ def study(
         print(f"written to {out / 'tables.md'}")
     if failed:
         raise typer.Exit(1)
+
+
+def _shared(arguments: list[str]) -> str:
+    """The command as others can read it: files by their names, whatever folders they lie in."""
+    words = []
+    for word in arguments:
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        is_path = Path(value).is_absolute() and not option.startswith("--set")
+        words.append(f"{option}{equals}{Path(value).name if is_path else value}")
+    return shlex.join(["pdrec-fast", *words])
 
 
 def collect(

@@ -317,6 +317,9 @@ def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    kept = json.loads((out / "study.json").read_text())["command"]
+    assert f"--data {toy.name} " in kept
+    assert str(tmp_path) not in kept  # others have other folders
     before = times(out)
     assert before.keys() >= {"toy-ti-diffrec-0"}
     assert not (out / "tables.md").exists()
