@@ -227,7 +227,7 @@ def run(
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if out is not None:
-        _claim(out, description)
+        claim(out, "run", description, beside=LOG)
     stages = _Stages(out, device, progress)
     preferences = None
     given = diffusion
@@ -432,22 +432,29 @@ def check_before_training(
         check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
 
 
-def _claim(out: Path, description: dict[str, Any]) -> None:
-    """Mark ``out`` as this run's, or refuse if it is another's."""
-    marker = out / "run.json"
+def claim(out: Path, kind: str, description: dict[str, Any], *, beside: str = "") -> None:
+    """Mark ``out`` as that of one ``"run"`` or ``"search"``, or refuse if it is another's.
+
+    Args:
+        kind: what lies there, described in ``<kind>.json``.
+        beside: name of a file that may be there before.
+    """
+    marker = out / f"{kind}.json"
     if marker.exists():
         try:
             found = as_of_now(json.loads(marker.read_text()))
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         if found != description:
+            unlike = ", ".join(differences(found, description))
             raise CheckpointError(
-                f"{out}: holds a run with other {', '.join(differences(found, description))}; use "
-                "another directory or delete it"
+                f"{out}: holds a {kind} with other {unlike}; use another directory or delete it"
             )
         return
-    if out.exists() and (not out.is_dir() or any(file.name != LOG for file in out.iterdir())):
-        raise CheckpointError(f"{out}: exists and is no run of pdrec-fast; use another directory")
+    if out.exists() and (not out.is_dir() or any(file.name != beside for file in out.iterdir())):
+        raise CheckpointError(
+            f"{out}: exists and is no {kind} of pdrec-fast; use another directory"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_json(marker, description)
 

@@ -16,18 +16,16 @@ from pdrec_fast.data.histories import Holdout
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
-from pdrec_fast.errors import CheckpointError, NonFiniteLossError
+from pdrec_fast.errors import NonFiniteLossError
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.pipeline import (
     RunConfig,
     SplitSpec,
-    as_of_now,
     check_before_training,
-    differences,
+    claim,
     logger,
     with_possible_protocols,
-    write_json,
 )
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -132,7 +130,7 @@ def tune(
     trainer = _Trainer(data, search, out, diffusion, resolve_device(device), progress)
     config, space = trainer.config, trainer.space
     import_optuna()
-    _claim(out, trainer.description)
+    claim(out, "search", trainer.description)
     study = Study(out / "trials.db", space, _starts(search, config, space), seed=search.seed)
     try:
         while len(study.trials) < search.trials:
@@ -272,26 +270,6 @@ def _starts(
     readme = with_values(config, {k: value for k, value in commands.items() if k in searched})
     points = [own, point_of(readme, space)]
     return points[:1] if points[1] == own else points
-
-
-def _claim(out: Path, description: dict[str, Any]) -> None:
-    """Mark ``out`` as this search's, or refuse if it is another's."""
-    marker = out / "search.json"
-    if marker.exists():
-        try:
-            found = as_of_now(json.loads(marker.read_text()))
-        except ValueError as error:
-            raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
-        if found != description:
-            raise CheckpointError(
-                f"{out}: holds a search with other {', '.join(differences(found, description))}; "
-                "use another directory or delete it"
-            )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists and is no search; use another directory")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(marker, description)
 
 
 def _log(trials: Sequence[Trial], wanted: int) -> None:
