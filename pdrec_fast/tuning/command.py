@@ -50,6 +50,14 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of the proposals and of every trial.")] = 0,
     diffusion: opt.DiffusionRun = None,
     settings: opt.Set = None,
+    first: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="'KEY=VALUE ...'",
+            help="Settings of one of the first trials; the others are the preset's. Repeatable.",
+        ),
+    ] = None,
     into: Annotated[
         Path | None,
         typer.Option(
@@ -71,9 +79,9 @@ def tune(
 ) -> None:
     """Search for settings by validation NDCG@10; the test is never looked at.
 
-    The first trial has the preset's own settings. What --set fixes is not searched. Give the plain
-    encoder (--modules none) and the guided one the same trials and epochs before comparing them.
-    A search that was interrupted continues when the same command is given again.
+    The first trial has the preset's own settings; --try adds others to begin with. What --set fixes
+    is not searched. Give the plain encoder (--modules none) and the guided one the same trials and
+    epochs before comparing them. A search that was interrupted continues when the same command is given again.
     """
     opt.use_threads(threads)
     chosen = opt.DataOptions(
@@ -97,7 +105,9 @@ def tune(
         seed=seed,
         split=chosen.split,
     )
-    search = replace(search, fixed=_fixed(search.config(), settings or []))
+    search = replace(search, fixed=_values(search.config(), settings or []))
+    tries = tuple(_values(search.config(), text.split()) for text in first or [])
+    search = replace(search, first=tries)
     if into is not None:
         check_file(into, preset)
     model = None if diffusion is None else DiffRec.load(diffusion / "diffusion", device=device)
@@ -117,8 +127,8 @@ def tune(
         print(f"merged into {into}")
 
 
-def _fixed(config: RunConfig, settings: Sequence[str]) -> dict[str, Any]:
-    """The values that ``--set`` gives."""
+def _values(config: RunConfig, settings: Sequence[str]) -> dict[str, Any]:
+    """The values that settings written as ``KEY=VALUE`` give."""
     for setting in settings:
         config = with_setting(config, setting)
     keys = [setting.partition("=")[0] for setting in settings]
@@ -150,8 +160,10 @@ def _search_command(data: opt.DataOptions, result: SearchResult, diffusion: Path
     named = replace(data, data=Path(data.data.name), source=data.source and Path(data.source.name))
     budget = ["--trials", str(len(result.trials)), "--epochs", str(result.epochs)]
     assigned = [text for pair in as_arguments(result.fixed) for text in ("--set", pair)]
+    tries = [text for of in result.first for text in ("--try", " ".join(as_arguments(of)))]
     model = None if diffusion is None else Path(diffusion.name)
-    return shlex.join(["pdrec-fast", "tune", *_common(named, result, model), *budget, *assigned])
+    options = [*_common(named, result, model), *budget, *assigned, *tries]
+    return shlex.join(["pdrec-fast", "tune", *options])
 
 
 def _common(data: opt.DataOptions, result: SearchResult, diffusion: Path | None) -> list[str]:

@@ -49,6 +49,7 @@ class SearchResult:
         protocol: of the validation NDCG@10.
         data: fingerprint of the interactions.
         fixed: settings that differ from the base and were not searched.
+        first: settings that the search was told to try first.
         trials: in their order; the first has the base's own settings.
     """
 
@@ -60,6 +61,7 @@ class SearchResult:
     protocol: str
     data: str
     fixed: dict[str, Any]
+    first: Sequence[dict[str, Any]]
     trials: Sequence[Trial]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Search:
         seed: of the proposals and of every training.
         fixed: settings (as ``--set`` names them) that differ from the preset's and are not
             searched.
+        first: settings of further first trials, each a change of the preset's in what is searched.
         split: how the data are split; the test part is put aside.
     """
 
@@ -74,6 +75,7 @@ class Search:
     epochs: int | None = None
     seed: int = 0
     fixed: dict[str, Any] = field(default_factory=dict)
+    first: tuple[dict[str, Any], ...] = ()
     split: SplitSpec = field(default_factory=SplitSpec)
 
     def __post_init__(self) -> None:
@@ -110,9 +112,9 @@ def tune(
     """Search for settings by validation NDCG@10 (protocol ``select_by``); never looks at the test.
 
     The first trial has the preset's own settings, the next those of the authors' README where they
-    are others, so that the best trial is no worse than either on validation. The trials of a search
-    depend on its seed and on the trials before them alone: one that was killed goes on where it
-    was, to the same result.
+    are others, then come the search's ``first``, so that the best trial is no worse than any of
+    them on validation. The trials of a search depend on its seed and on the trials before them
+    alone: one that was killed goes on where it was, to the same result.
 
     Args:
         out: directory for the diffusion model, if one is needed and none was given, and for
@@ -131,7 +133,7 @@ def tune(
     config, space = trainer.config, trainer.space
     import_optuna()
     claim(out, "search", trainer.description)
-    study = Study(out / "trials.db", space, _starts(search, config, space), seed=search.seed)
+    study = Study(out / "trials.db", space, trainer.starts, seed=search.seed)
     try:
         while len(study.trials) < search.trials:
             proposal = study.propose()
@@ -151,6 +153,7 @@ def tune(
         protocol=config.pdrec.select_by,
         data=data.fingerprint(),
         fixed=dict(search.fixed),
+        first=search.first,
         trials=trials,
     )
 
@@ -177,9 +180,10 @@ class _Trainer:
         self.config, _ = with_possible_protocols(config, split)
         self.split = without_test(split)
         check_before_training(self.config, self.split, diffusion, [self.model(self.config)])
-        self.space = search_space(self.config, search.fixed)
+        self.space, self.starts = _space_and_starts(search, self.config)
         self.description: dict[str, Any] = {
             "config": self.config.describe(),
+            "first": list(search.first),
             "space": json.loads(json.dumps({k: asdict(v) for k, v in self.space.items()})),
             "data": data.fingerprint(),
             "diffusion": diffusion.fingerprint() if diffusion else None,
@@ -260,16 +264,28 @@ def without_test(split: Split) -> Split:
     return replace(split, test=Holdout(split.test.histories[:0], split.test.targets[:0]))
 
 
-def _starts(
-    search: Search, config: RunConfig, space: Mapping[str, Dimension]
-) -> list[dict[str, Any]]:
-    """The first trials: the preset's settings and, where they differ, the README's."""
+def _space_and_starts(
+    search: Search, config: RunConfig
+) -> tuple[dict[str, Dimension], list[dict[str, Any]]]:
+    """Where to search, and the first trials there: the preset's settings, the README's where they
+    differ, and what the search says."""
+    space = search_space(config, search.fixed)
     own = point_of(config, space)
-    commands = README_COMMANDS.get(search.preset, {}).get(search.encoder, {})
     searched = settings_of(own, space)
-    readme = with_values(config, {k: value for k, value in commands.items() if k in searched})
-    points = [own, point_of(readme, space)]
-    return points[:1] if points[1] == own else points
+    commands = README_COMMANDS.get(search.preset, {}).get(search.encoder, {})
+    changes = [{k: v for k, v in commands.items() if k in searched}, *search.first]
+    for first in search.first:
+        if unknown := first.keys() - searched.keys():
+            raise ValueError(f"{', '.join(sorted(unknown))}: not searched, so not to be tried")
+    points = [own]
+    for change in changes:
+        point = point_of(with_values(config, change), space)
+        if point not in points:
+            points.append(point)
+    for key in space:
+        for point in points:
+            space[key] = space[key].including(point[key])
+    return space, points
 
 
 def _log(trials: Sequence[Trial], wanted: int) -> None:

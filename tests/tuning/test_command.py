@@ -75,12 +75,14 @@ def test_the_printed_run_reaches_what_the_search_found(data_file, tmp_path, modu
 
 def test_the_file_names_no_place_on_this_machine(data_file, tmp_path):
     file = tmp_path / "mine.json"
-    tune(data_file, tmp_path / "search", "--modules", "none", "--into", file)
+    first = "pdrec.lr=0.01 pdrec.loss=softmax"
+    tune(data_file, tmp_path / "search", "--modules", "none", "--into", file, "--try", first)
     assert str(tmp_path) not in file.read_text()
     found = json.loads(file.read_text())["encoders"]["sasrec"]["plain"]["search"]["command"]
     assert found == (
         "pdrec-fast tune --data clicks.csv --item-column thing --preset none --encoder sasrec "
-        "--modules none --seed 0 --trials 2 --epochs 1 --set encoder.width=8 --set n_draws=16"
+        "--modules none --seed 0 --trials 2 --epochs 1 --set encoder.width=8 --set n_draws=16 "
+        """--try 'pdrec.lr=0.01 pdrec.loss="softmax"'"""
     )
 
 
@@ -98,6 +100,8 @@ def test_a_finished_search_can_be_merged_later(data_file, tmp_path):
     ("options", "error", "message"),
     [
         (["--set", "pdrec.speed=9"], ValueError, "no such setting"),
+        (["--try", "pdrec.lr=0.01 top_m"], ValueError, "write KEY=VALUE"),
+        (["--try", "pdrec.hbr_decay=1"], ValueError, "no such setting"),
         (["--into", "notes.txt"], ValueError, "NAME.json"),
         (["--modules", "dpo"], ValueError, "dpo"),
     ],

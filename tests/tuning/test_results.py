@@ -28,6 +28,7 @@ def result(**changes):
         "protocol": "paper",
         "data": "abc",
         "fixed": {"encoder.width": 8},
+        "first": (),
         "trials": TRIALS,
     }
     return SearchResult(**(values | changes))

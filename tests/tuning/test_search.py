@@ -92,6 +92,18 @@ def test_the_authors_own_settings_are_tried_second(data, search, tmp_path, diffu
     }
 
 
+def test_given_settings_come_next_and_widen_the_space(data, search, tmp_path):
+    first = ({"pdrec.lr": 0.05, "pdrec.loss": "softmax"}, {"pdrec.random_negatives": 3})
+    wanted = search(modules=(), trials=3, epochs=1, first=first)
+    trials = tune(data, wanted, out=tmp_path / "out", progress=False).trials
+    assert trials[1].settings == trials[0].settings | first[0]
+    assert trials[2].settings == trials[0].settings | first[1]
+    with pytest.raises(CheckpointError, match="first"):
+        tune(data, replace(wanted, first=()), out=tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="omega_m: not searched"):
+        tune(data, replace(wanted, first=({"omega_m": 0.5},)), out=tmp_path / "b", progress=False)
+
+
 def test_the_test_split_is_never_looked_at(data, search, tmp_path, monkeypatch):
     looked = []
     ranks = Evaluator.ranks
