@@ -81,7 +81,8 @@ def tune(
 
     The first trial has the preset's own settings; --try adds others to begin with. What --set fixes
     is not searched. Give the plain encoder (--modules none) and the guided one the same trials and
-    epochs before comparing them. A search that was interrupted continues when the same command is given again.
+    epochs before comparing them. A search that was interrupted continues when the same command is
+    given again.
     """
     opt.use_threads(threads)
     chosen = opt.DataOptions(
