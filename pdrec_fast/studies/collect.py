@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import AllRanks, Ranks
+from pdrec_fast.evaluation import AllRanks, Ranks, per_case
 from pdrec_fast.pipeline import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
 from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STUDY = "study.json"
+BY_POPULARITY = "ndcg@10"
 VARIANT = ["data", "preset", "model", "modules", "guide"]
 COLUMNS = {
     "results": [*VARIANT, "seed", "protocol", "split", "metric", "value", "seconds"],
@@ -32,6 +33,9 @@ COLUMNS = {
     ],
     "curves": [*VARIANT, "seed", "epoch", "seconds", "loss", "valid"],
     "ranks": ["data", "preset", "seed", "known", "rank_from", "rank_to", "cases"],
+    "popularity": [
+        *VARIANT, "seed", "protocol", "metric", "records_from", "records_to", "cases", "value",
+    ],
     "hbr": ["data", "preset", "seed", *HBR_COLUMNS],
 }  # fmt: skip
 
@@ -75,9 +79,9 @@ class Finished:
             return dict(file)
 
     @property
-    def known(self) -> np.ndarray:
-        """bool [n], whether the test's targets occur in training."""
-        return self._cases["known"]
+    def records(self) -> np.ndarray:
+        """int [n], how many records of the test's targets are in training."""
+        return self._cases["records"]
 
     @cached_property
     def ranks(self) -> AllRanks:
@@ -117,6 +121,7 @@ def collect(out: str | Path) -> None:
         "comparisons": compare(runs),
         "curves": _curves(runs),
         "ranks": _rank_distribution(runs),
+        "popularity": _popularity(runs),
         "hbr": _hbr(runs),
     }
     for name, rows in frames.items():
@@ -198,17 +203,45 @@ def _rank_distribution(runs: list[Finished]) -> list[dict[str, Any]]:
             continue
         ranks = run.ranks["full"]["test"]
         place = ranks.greater + ranks.equal // 2 + 1
-        last = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
-        last = last[: int(np.searchsorted(last, ranks.candidates.max() + 1)) + 1]
+        last = _steps(int(ranks.candidates.max()) + 1)
         first = [1, *(rank + 1 for rank in last[:-1])]
         for known in (1, 0):
-            bins = np.searchsorted(last, place[run.known == bool(known)])
+            bins = np.searchsorted(last, place[(run.records > 0) == bool(known)])
             for rank_from, rank_to, cases in zip(
                 first, last, np.bincount(bins, minlength=len(last)), strict=True
             ):
                 of_bin = {"known": known, "rank_from": rank_from, "rank_to": rank_to}
                 rows.append({**run.key, **of_bin, "cases": int(cases)})
     return rows
+
+
+def _popularity(runs: list[Finished]) -> list[dict[str, Any]]:
+    """The metric on test by how many training records the target has: 0, 1, 2 to 4, 5 to 9, 10 to
+    19, and so on; without bins that have no cases."""
+    rows = []
+    for run in runs:
+        first = [0, *_steps(int(run.records.max()) + 1)]
+        bins = np.searchsorted(first, run.records, side="right") - 1
+        for protocol, by_split in run.ranks.items():
+            values = per_case(by_split["test"], BY_POPULARITY)
+            for place in np.unique(bins):
+                chosen = values[bins == place]
+                row = {
+                    "protocol": protocol,
+                    "metric": BY_POPULARITY,
+                    "records_from": first[place],
+                    "records_to": first[place + 1] - 1,
+                    "cases": len(chosen),
+                    "value": float(chosen.mean()),
+                }
+                rows.append({**run.key, **row})
+    return rows
+
+
+def _steps(most: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... until one is ``most`` or more."""
+    steps = [factor * 10**power for power in range(12) for factor in (1, 2, 5)]
+    return steps[: int(np.searchsorted(steps, most)) + 1]
 
 
 def _hbr(runs: list[Finished]) -> list[dict[str, Any]]:

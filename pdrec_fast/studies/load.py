@@ -117,6 +117,20 @@ class RankBin(_DataRow):
 
 
 @dataclass(frozen=True)
+class PopularityBin(_VariantRow):
+    """A line of popularity.csv: one metric of one run on the test cases whose target has so many
+    records in training."""
+
+    seed: int
+    protocol: str
+    metric: str
+    records_from: int
+    records_to: int
+    cases: int
+    value: float
+
+
+@dataclass(frozen=True)
 class Behaviour(_DataRow):
     """A line of hbr.csv: one behaviour of a user's history and its weight."""
 
@@ -163,6 +177,7 @@ class Studies:
     comparisons: Sequence[Comparison]
     curves: Sequence[Epoch]
     ranks: Sequence[RankBin]
+    popularity: Sequence[PopularityBin]
     behaviours: Sequence[Behaviour]
     notes: Sequence[str]
 
@@ -245,6 +260,9 @@ def load_studies(directories: Sequence[Path]) -> Studies:
         ),
         curves=_merged(tables("curves.csv", Epoch), lambda row: row.variant, _seeds),
         ranks=_merged(tables("ranks.csv", RankBin), lambda row: row.data_set, _seeds),
+        popularity=_merged(
+            tables("popularity.csv", PopularityBin), lambda row: row.variant, _seeds
+        ),
         behaviours=_merged(tables("hbr.csv", Behaviour), lambda row: row.data_set, _seeds),
         notes=_disagreements(directories, results),
     )

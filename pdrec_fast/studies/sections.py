@@ -23,6 +23,7 @@ from pdrec_fast.studies.markup import (
     table,
 )
 from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
+from pdrec_fast.studies.popularity import popularity_table
 from pdrec_fast.studies.statements import METRIC, significant, statements
 from pdrec_fast.studies.wording import (
     data_name,
@@ -53,6 +54,7 @@ def all_sections(studies: Studies) -> list[Section]:
         _results(studies),
         _ablation(studies),
         _gains(studies),
+        _popularity(studies),
         _training(studies),
         _ranks(studies),
         _histories(studies),
@@ -271,6 +273,21 @@ def _gains(studies: Studies) -> Section:
     if not parts:
         parts.append(_lacking(studies, "comparisons.csv has no rows.", "universality"))
     return Section("encoders", "What PDRec adds to each encoder", parts)
+
+
+def _popularity(studies: Studies) -> Section:
+    parts = []
+    protocols = dict.fromkeys(row.protocol for row in studies.popularity)
+    for data_set in studies.data_sets:
+        for protocol in protocols:
+            found = popularity_table(studies, data_set, protocol)
+            if found is not None:
+                parts += [_protocol_heading(data_set, protocol), found]
+    present = {row.data_set for row in studies.popularity}
+    lacking = [of for of in studies.data_sets if of not in present]
+    if lacking or not parts:
+        parts.append(_lacking(studies, "No popularity of targets", _TABLE_1, lacking))
+    return Section("popularity", "Rare and popular targets", parts)
 
 
 def _training(studies: Studies) -> Section:

@@ -99,14 +99,16 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
 
 
 def _write_cases(path: Path, result: RunResult) -> None:
-    """int32 [3, n] (greater, equal, candidates) for each ``protocol_split``, and whether the test's
-    targets occur in training."""
+    """int32 [3, n] (greater, equal, candidates) for each ``protocol_split``, and how many records
+    of the test's targets are in training."""
     arrays: dict[str, Any] = {
         f"{protocol}_{split}": np.stack([r.greater, r.equal, r.candidates]).astype(np.int32)
         for protocol, by_split in result.ranks.items()
         for split, r in by_split.items()
     }
-    arrays["known"] = np.isin(result.split.test.targets, result.split.train.items)
+    train = result.split.train
+    records = np.bincount(train.items, minlength=train.n_items)
+    arrays["records"] = records[result.split.test.targets].astype(np.int32)
     np.savez_compressed(path, **arrays)
 
 

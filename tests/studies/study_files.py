@@ -70,6 +70,16 @@ def write_study(
             for known, counts in ((1, (1, 4, 10)), (0, (0, 0, 5)))
             for first, last, cases in zip((1, 11, 101), (10, 100, 200), counts, strict=True)
         ],
+        "popularity": [
+            [data, preset, *variant, seed, protocol, "ndcg@10", first, last, cases, value]
+            for variant in variants
+            for seed in seeds
+            for protocol in protocols
+            for first, last, cases, value in (
+                (0, 0, 5, 0.0),
+                (2, 4, 15, 2 * value_of(variant, seed, "ndcg@10", protocol)),
+            )
+        ],
         "hbr": [
             [data, preset, seed, who, place, item, 1.2e9 + 86_400 * place, 0.5, 1, 0.75 * place]
             for seed in seeds

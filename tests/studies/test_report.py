@@ -21,6 +21,7 @@ ANCHORS = [
     "results",
     "ablation",
     "encoders",
+    "popularity",
     "training",
     "ranks",
     "histories",
@@ -181,6 +182,18 @@ def test_all_variants_have_a_table(page):
         digits(value_of(VARIANTS[3], 1, "ndcg@50"))
     )
     assert rows["SASRec"]["gain"] == rows["T-DiffRec"]["gain"] == ""
+
+
+def test_targets_stand_apart_by_popularity(page):
+    rows = page.table("N@10 on the test split of Toy, protocol paper, by the target's records")
+    assert len(rows) == len(VARIANTS)
+    alone, guided = rows["SASRec"], rows["PDRec (SASRec)"]
+    assert list(alone) == ["0 (25 % of cases)", "2–4 (75 % of cases)"]
+    plain_value, value = (value_of(of, 1, "ndcg@10") for of in (PLAIN, GUIDED))
+    assert plain(alone["2–4 (75 % of cases)"]).startswith(digits(2 * plain_value))
+    assert plain(guided["2–4 (75 % of cases)"]).startswith(digits(2 * value))
+    assert "%" in guided["2–4 (75 % of cases)"]
+    assert "%" not in alone["2–4 (75 % of cases)"] + guided["0 (25 % of cases)"]
 
 
 def test_what_it_shows_is_computed(page):

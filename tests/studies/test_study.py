@@ -26,6 +26,8 @@ COLUMNS = {
     "comparisons": "data,preset,model,modules,guide,baseline,protocol,split,metric,seeds,users,"
     "mean,sd,baseline_mean,baseline_sd,gain_percent,p_seeds,p_users",
     "curves": "data,preset,model,modules,guide,seed,epoch,seconds,loss,valid",
+    "popularity": "data,preset,model,modules,guide,seed,protocol,metric,records_from,records_to,"
+    "cases,value",
     "ranks": "data,preset,seed,known,rank_from,rank_to,cases",
     "hbr": "data,preset,seed,user,position,item,timestamp,preference,rank,weight",
 }
@@ -137,6 +139,28 @@ def test_ranks_count_every_case_once(main_study, toy):
     top_10 = ranks[(ranks["seed"] == 0) & (ranks["rank_to"] <= 10)]["cases"].sum()
     hits = guide["protocols"]["full"]["test"]["hr@10"] * len(split.test)
     assert top_10 == pytest.approx(hits)
+
+
+def test_targets_apart_by_popularity_make_up_the_metric(main_study, toy):
+    rows = pd.read_csv(main_study / "popularity.csv", keep_default_na=False)
+    results = pd.read_csv(main_study / "results.csv", keep_default_na=False)
+    keys = ["model", "modules", "seed", "protocol", "metric"]
+    whole = results[results["split"] == "test"].set_index(keys)["value"]
+    for key, of_run in rows.groupby(keys):
+        mean = np.average(of_run["value"], weights=of_run["cases"])
+        assert mean == pytest.approx(whole.loc[key])
+    assert set(rows["metric"]) == {"ndcg@10"}
+    split = pf.leave_one_out(pf.Interactions.from_file(toy))
+    records = np.bincount(split.train.items, minlength=split.train.n_items)
+    records = records[split.test.targets]
+    one = rows[(rows["model"] == "sasrec") & (rows["seed"] == 0) & (rows["protocol"] == "full")]
+    one = one[one["modules"] == "none"]
+    assert one["records_from"].isin([0, 1, 2, 5, 10, 20, 50, 100]).all()
+    for first, last, cases in zip(
+        one["records_from"], one["records_to"], one["cases"], strict=True
+    ):
+        assert cases == ((records >= first) & (records <= last)).sum() > 0
+    assert one["cases"].sum() == len(records)
 
 
 def test_hbr_weights_are_those_that_train(main_study, toy):
