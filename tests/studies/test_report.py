@@ -290,6 +290,7 @@ def test_one_seed_has_no_spread(tmp_path):
         ("results", ["summary", "results", "ablation", "encoders"]),
         ("comparisons", ["summary", "encoders"]),
         ("curves", ["training"]),
+        ("popularity", ["popularity"]),
         ("ranks", ["ranks"]),
         ("hbr", ["histories"]),
     ],
