@@ -189,9 +189,14 @@ def _curves(runs: list[Finished]) -> list[dict[str, Any]]:
             zip(history["elapsed"], history["losses"], strict=True)
         ):
             valid = history["validations"].get(str(epoch))
-            of_epoch = {"epoch": epoch + 1, "seconds": round(seconds, 4), "loss": loss}
-            rows.append({**run.key, **of_epoch, "valid": valid})
+            of_epoch = {"epoch": epoch + 1, "seconds": round(seconds, 4), "loss": _short(loss)}
+            rows.append({**run.key, **of_epoch, "valid": valid and _short(valid)})
     return rows
+
+
+def _short(value: float) -> float:
+    """To digits enough for a curve: there are thousands of rows."""
+    return float(f"{value:.5g}")
 
 
 def _rank_distribution(runs: list[Finished]) -> list[dict[str, Any]]:
