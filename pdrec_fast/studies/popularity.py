@@ -38,8 +38,8 @@ def popularity_table(studies: Studies, data_set: DataSet, protocol: str) -> str 
     heads = [f"{_name(of)} ({share[of]:.0f} %)" for of in bins]
     return table(
         f"{metric_name(rows[0].metric)} on the test split of {data_name(data_set)}, protocol "
-        f"{protocol}, by the target's records in training (in brackets: share of the cases); below, "
-        "the change over the same encoder alone.",
+        f"{protocol}, by the target's records in training (in brackets: share of the cases); "
+        "below, the change over the same encoder alone.",
         ["model", *heads],
         lines,
     )
