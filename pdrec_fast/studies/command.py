@@ -46,6 +46,13 @@ Set = Annotated[
         "--set", help="Change one setting of all runs, as in run. Repeatable. " + SETTINGS_HELP
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only the jobs whose names, like those of runs, match this pattern, and those they "
+        "need: '*-1', '*-cl4srec*'. Repeatable."
+    ),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at a time; they share the cores.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No line on progress.")]
 
@@ -59,13 +66,15 @@ def study(
     encoders: Encoders = None,
     seeds: Seeds = 5,
     settings: Set = None,
+    only: Only = None,
     jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> None:
     """Train and test every model of one of the paper's tables, and write the tables.
 
     A study that was interrupted continues when the same command is given again. Studies of the same
-    data with one --out share their runs, and their tables.
+    data with one --out share their runs, and their tables. To share the work among machines, give
+    each an --only and an --out, copy what is in their runs/ into one of them, and collect there.
     """
     try:
         failed = run_study(
@@ -77,6 +86,7 @@ def study(
             encoders=None if encoders is None else [name.strip() for name in encoders.split(",")],
             seeds=seeds,
             settings=settings or [],
+            only=only or [],
             jobs=jobs,
             progress=not quiet,
             command=_shared(sys.argv[1:]),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -40,6 +41,7 @@ def run_study(
     encoders: Iterable[str] | None = None,
     seeds: int = 5,
     settings: Sequence[str] = (),
+    only: Sequence[str] = (),
     jobs: int = 1,
     progress: bool = True,
     command: str = "",
@@ -61,6 +63,9 @@ def run_study(
         encoders: which; None takes the paper's.
         seeds: how many, from 0.
         settings: changes for all jobs, as ``KEY=VALUE``.
+        only: patterns as of file names; jobs are left for another time, or another machine, whose
+            names match none and that no job needs which does. Empty for all jobs. A job is called
+            ``DATA-MODEL+MODULES-SEED``, like the directory of its run.
         jobs: processes at a time, each with an equal share of the cores.
         progress: whether to print a line on it.
         command: kept in ``study.json``.
@@ -81,6 +86,7 @@ def run_study(
     _check_arguments(seeds, jobs, settings)
     grid = jobs_of(kind, list(sets), chosen, range(seeds))
     configs = {job: config_of(job, sets[job.data].preset, settings) for job in grid}
+    wanted = _matching(grid, only)
     about = {
         "study": kind,
         "data": [_describe(of) for of in sets.values()],
@@ -94,24 +100,47 @@ def run_study(
         study = _joined(out / STUDY, about)
         for job, config in configs.items():
             _check_done(out, job, config.describe())
-        return _complete(out, study, tasks, jobs, progress)
+        return _complete(out, study, tasks, wanted, jobs, progress)
 
 
 def _complete(
-    out: Path, study: dict[str, Any], tasks: Mapping[Job, Task], jobs: int, progress: bool
+    out: Path,
+    study: dict[str, Any],
+    tasks: Mapping[Job, Task],
+    wanted: Collection[Job],
+    jobs: int,
+    progress: bool,
 ) -> dict[str, str]:
-    """Do what is not done yet; what failed. The date of the study is that of its last job."""
-    left = [task for job, task in tasks.items() if not is_done(out, job)]
+    """Do what is wanted and not done yet; what failed. The date of the study is that of the last
+    of all its jobs."""
+    left = [tasks[job] for job in wanted if not is_done(out, job)]
     if left:
         study["finished"] = ""
     write_json(out / STUDY, study)
-    failed = run_tasks(left, jobs, done=len(tasks) - len(left), progress=progress)
-    if len(failed) < len(tasks):
+    failed = run_tasks(left, jobs, done=len(wanted) - len(left), progress=progress)
+    if len(failed) < len(wanted):
         collect(out)
-    if not (failed or study["finished"]):
+    if not study["finished"] and all(is_done(out, job) for job in tasks):
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(out / STUDY, study | {"finished": now})
     return failed
+
+
+def _matching(grid: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
+    """The jobs that match, and those they need, in the order of the grid."""
+    if not patterns:
+        return list(grid)
+    names = [job.name for job in grid]
+    matching: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise ValueError(
+                f"--only {pattern}: matches no job of this study; they are {', '.join(names)}"
+            )
+        matching.update(found)
+    chosen = [job for job in grid if job.name in matching]
+    return [job for job in grid if job in chosen or job in {of.needs for of in chosen}]
 
 
 def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], jobs: int) -> Task:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,34 @@ def test_finished_jobs_are_not_done_again_and_studies_share_them(main_study, toy
     assert "SASRec +NNS" in (main_study / "tables.md").read_text()
 
 
+def test_parts_of_a_study_done_apart_make_the_whole(main_study, toy, tiny, tmp_path, in_process):
+    parts = tmp_path / "a", tmp_path / "b"
+    guided = "toy-sasrec+hbr+nns+dpa-0"
+    assert again(parts[0], toy, tiny, seeds=1, only=["toy-sasrec+*"]) == {}
+    assert in_process.did == ["toy-ti-diffrec-0", guided]  # with the one it needs
+    in_process.did.clear()
+    assert (
+        again(parts[1], toy, tiny, seeds=1, only=["*-t-*", "toy-diffrec-?", "toy-sasrec-0"]) == {}
+    )
+    assert in_process.did == ["toy-diffrec-0", "toy-t-diffrec-0", "toy-sasrec-0"]
+    in_process.did.clear()
+    assert not any(json.loads((of / "study.json").read_text())["finished"] for of in parts)
+    shutil.copytree(parts[1] / "runs", parts[0] / "runs", dirs_exist_ok=True)
+    assert again(parts[0], toy, tiny, seeds=1, only=["toy-sasrec-0"]) == {}
+    assert in_process.did == []
+    assert json.loads((parts[0] / "study.json").read_text())["finished"]
+    keys = ["model", "modules", "guide", "protocol", "split", "metric"]
+    ours = read_csv(parts[0] / "results.csv")
+    whole = read_csv(main_study / "results.csv").query("seed == 0")
+    whole = whole.merge(ours[["model", "modules", "guide"]].drop_duplicates())
+    assert len(ours) == 5 * 2 * 2 * 12
+    columns = [*keys, "value"]
+    pd.testing.assert_frame_equal(
+        ours[columns].sort_values(keys, ignore_index=True),
+        whole[columns].sort_values(keys, ignore_index=True),
+    )
+
+
 def test_a_study_of_other_data_or_settings_is_refused(main_study, toy, tiny, tmp_path):
     before = (main_study / "study.json").read_text()
     with pytest.raises(CheckpointError, match=r"other settings .*; use another directory"):
@@ -375,6 +404,10 @@ def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
         ({"settings": ["pdrec.seed=3"]}, "the jobs of a study differ in pdrec.seed"),
         ({"settings": ["pdrec.sed=3"]}, "no such setting"),
         ({"encoders": ["x"]}, "unknown encoder 'x'"),
+        (
+            {"only": ["*-9"]},
+            r"--only \*-9: matches no job of this study; they are toy-ti-diffrec-0,",
+        ),
     ],
 )
 def test_arguments_are_checked_before_anything_is_made(changes, message, toy, tmp_path):
