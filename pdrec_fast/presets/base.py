@@ -86,6 +86,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "all": {
             "diffusion.select_by": "paper",
             "diffusion.precision": "fp32",
+            "pdrec.dpa_start": 0,
             "pdrec.epochs": 300,
             "pdrec.patience": 20,
             "pdrec.min_epochs": 0,

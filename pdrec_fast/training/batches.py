@@ -136,13 +136,18 @@ class TrainingBatches:
         """Number of users."""
         return len(self.tokens)
 
-    @property
-    def counts(self) -> dict[str, int]:
+    def dpa_of(self, epoch: int) -> Preferences | None:
+        """The preferences that DPA takes its candidates from; None without DPA and before it
+        starts."""
+        return self.of_dpa if epoch >= self.config.dpa_start else None
+
+    def counts(self, epoch: int) -> dict[str, int]:
         """Users, tokens and scored items of an epoch."""
         n_tokens = len(self.tokens.targets)
         per_token = 1 + self.config.random_negatives
         per_token += self.config.safe_negatives if self.of_nns is not None else 0
-        soft = 0 if self.of_dpa is None else self.of_dpa.top_items.shape[1]
+        of_dpa = self.dpa_of(epoch)
+        soft = 0 if of_dpa is None else of_dpa.top_items.shape[1]
         items = n_tokens * per_token + len(self) * soft
         return {"users": len(self), "tokens": n_tokens, "items": items}
 
@@ -171,9 +176,9 @@ class TrainingBatches:
         DPA's sequences are the inputs and one item more. They are encoded in the same call: at
         these sizes its fixed costs count.
         """
-        tokens = self.tokens
+        tokens, of_dpa = self.tokens, self.dpa_of(epoch)
         histories = tokens.inputs[users]
-        if self.of_dpa is not None:
+        if of_dpa is not None:
             histories = tokens.inputs_and_complete[np.concatenate([users, len(tokens) + users])]
         packed = pack(histories, self.max_length, seed=self.config.seed, epoch=epoch)
         ranked = np.flatnonzero(packed.sources < len(users))
@@ -181,13 +186,13 @@ class TrainingBatches:
         lengths = tokens.lengths[rows]
         at = token_indices(tokens.starts[rows], lengths)
         inputs = last = candidates = None
-        if self.of_dpa is not None:
+        if of_dpa is not None:
             indptr = packed.indptr.numpy()
             inputs = torch.from_numpy(token_indices(indptr[ranked], lengths))
             complete = np.flatnonzero(packed.sources >= len(users))
             last = torch.from_numpy(indptr[complete + 1] - 1)
             of = tokens.users[users[packed.sources[complete] - len(users)]]
-            candidates = torch.from_numpy(self.of_dpa.top_items[of].astype(np.int64))
+            candidates = torch.from_numpy(of_dpa.top_items[of].astype(np.int64))
         items = np.concatenate([tokens.targets[at, None], negatives[at]], axis=1)
         weights = None if self.weights is None else torch.from_numpy(self.weights[at])
         return Batch(

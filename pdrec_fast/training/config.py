@@ -25,6 +25,8 @@ class PDRecConfig:
         hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
+        dpa_start: the epoch, from 0, from which DPA's loss counts; before it the encoder's own
+            ranking of the candidates says little.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
         lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
@@ -44,6 +46,7 @@ class PDRecConfig:
     hbr_rescale: float = 2.0
     dpa_top_n: int = 5
     dpa_weight: float = 0.3
+    dpa_start: int = 0
     random_negatives: int = 1
     safe_negatives: int = 1
     lr: float = 5e-3
@@ -73,6 +76,8 @@ class PDRecConfig:
             raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {self.seed}")
         if not self.dpa_weight >= 0:
             raise ValueError(f"dpa_weight must not be negative, got {self.dpa_weight}")
+        if self.dpa_start < 0:
+            raise ValueError(f"dpa_start must not be negative, got {self.dpa_start}")
         if not 0 <= self.hbr_rank_weight <= 1:
             raise ValueError(f"hbr_rank_weight must lie in [0, 1], got {self.hbr_rank_weight}")
         for name in (

@@ -30,6 +30,8 @@ from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
 KIND = "PDRec model"
+# Settings that checkpoints may lack, and what runs did before there was a choice.
+_ADDED_LATER = {"loss": "bce", "dpa_start": 0}
 EncoderFactory = Callable[[int], nn.Module]
 
 
@@ -290,9 +292,10 @@ class PDRec:
         """What a checkpoint must agree on to be continued."""
         used = preferences if self.config.modules else None
         description = self._description()
-        if self.config.loss == "bce":
+        for name, value in _ADDED_LATER.items():
             # Nor do checkpoints name it that are older than the choice.
-            del description["config"]["loss"]
+            if description["config"][name] == value:
+                del description["config"][name]
         return description | {
             "data": train.fingerprint(),
             "validation data": split.data.fingerprint() if split else None,

@@ -61,7 +61,7 @@ class PDRecFit:
         )
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
-        with unit("encoder", **self.batches.counts):
+        with unit("encoder", **self.batches.counts(epoch)):
             return self._train_epoch(epoch)
 
     def _train_epoch(self, epoch: int) -> torch.Tensor:
@@ -79,7 +79,7 @@ class PDRecFit:
             order = torch.randperm(len(self.batches)).numpy()
             batches = self.batches.epoch(order, epoch)
             if self.model.cuda_graphs:
-                shape = BatchShape.of_epoch(self.batches, order)
+                shape = BatchShape.of_epoch(self.batches, order, epoch)
                 padded = self._delivered(pad_batch(batch, shape) for batch in batches)
                 losses = [*CapturedSteps(self.step, self.device).run(padded)]
             else:

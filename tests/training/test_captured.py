@@ -32,9 +32,11 @@ def preferences(train) -> Preferences:
     return Preferences.infer(Popular(), train, top_m=5, n_draws=8, progress=False)
 
 
-def fit_of(train, preferences, modules, batch_size=16, encoder="sasrec", loss="bce") -> PDRecFit:
+def fit_of(
+    train, preferences, modules, batch_size=16, encoder="sasrec", loss="bce", **settings
+) -> PDRecFit:
     options = {"width": 8, "max_length": MAX_LENGTH, "dropout": 0.3}
-    settings = {"batch_size": batch_size, "dpa_top_n": 2, "loss": loss}
+    settings = {"batch_size": batch_size, "dpa_top_n": 2, "loss": loss} | settings
     model = PDRec(encoder, modules=modules, encoder_options=options, **settings)
     model.encoder = model.new_encoder(train.n_items)
     return PDRecFit(model, train, preferences, None)
@@ -42,7 +44,7 @@ def fit_of(train, preferences, modules, batch_size=16, encoder="sasrec", loss="b
 
 def padded_epoch(fit, epoch=0, seed=0):
     order = np.random.default_rng(seed).permutation(len(fit.batches))
-    shape = BatchShape.of_epoch(fit.batches, order)
+    shape = BatchShape.of_epoch(fit.batches, order, epoch)
     plain = list(fit.batches.epoch(order, epoch))
     return shape, plain, [pad_batch(batch, shape) for batch in plain]
 
@@ -99,6 +101,16 @@ def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, bat
         assert int(packed.positions.min()) >= 0
         ends = packed.last[packed.lengths > 0]
         assert (packed.positions[ends] == MAX_LENGTH - 1).all()
+
+
+def test_before_dpa_starts_its_sequences_take_no_room(train, preferences):
+    fit = fit_of(train, preferences, ("dpa",), dpa_start=1)
+    early, plain, _ = padded_epoch(fit, epoch=0)
+    assert all(batch.last is None and batch.candidates is None for batch in plain)
+    assert early == padded_epoch(fit_of(train, preferences, ()), epoch=0)[0]
+    late = padded_epoch(fit, epoch=1)[0]
+    assert late == padded_epoch(fit_of(train, preferences, ("dpa",)), epoch=1)[0]
+    assert late.sequences > early.sequences
 
 
 def test_a_kept_batch_takes_on_every_value_of_another(train, preferences):

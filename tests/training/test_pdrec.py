@@ -266,18 +266,21 @@ def test_a_checkpoint_of_another_run_is_refused(
         )
 
 
-def test_what_is_older_than_the_choice_of_a_loss_still_loads(split: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "other"), [("loss", "softmax"), ("dpa_start", 1)])
+def test_what_is_older_than_a_choice_still_loads(
+    split: Split, tmp_path: Path, name: str, other: Any
+) -> None:
     settings = {"modules": (), "epochs": 2, **SMALL}
     model = PDRec("sasrec", **settings)
     model.fit(split, checkpoint=tmp_path / "run", progress=False).save(tmp_path / "model")
     of_run, _ = read_bundle(tmp_path / "run", "training checkpoint")
-    assert "loss" not in of_run["identity"]["config"]
+    assert name not in of_run["identity"]["config"]
     meta, files = read_bundle(tmp_path / "model", "PDRec model")
-    del meta["config"]["loss"]
+    del meta["config"][name]
     write_bundle(tmp_path / "older", "PDRec model", meta, files)
     assert PDRec.load(tmp_path / "older").config == model.config
     with pytest.raises(CheckpointError, match="different config"):
-        PDRec("sasrec", loss="softmax", **settings).fit(
+        PDRec("sasrec", **{name: other}, **settings).fit(
             split, checkpoint=tmp_path / "run", progress=False
         )
 

@@ -52,6 +52,7 @@ model = PDRec(
     batch_size=32,
     lr=0.02,
     seed=3,
+    dpa_start=2,
     device="cpu",
     encoder_options={"width": 8, "heads": 2, "max_length": 12, "dropout": 0.3},
 )

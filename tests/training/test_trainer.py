@@ -263,6 +263,22 @@ def test_every_module_changes_the_loss(
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
+def test_dpa_counts_from_the_epoch_it_starts_at(
+    train: Interactions, preferences: Preferences
+) -> None:
+    def loss(modules: tuple[str, ...], epoch: int, dpa_start: int = 0) -> float:
+        fit = fit_of(train, preferences, modules, dpa_top_n=2, dpa_start=dpa_start)
+        negatives = fit.batches.negatives(epoch)
+        return fit.batch_loss(fit.batches.batch(np.arange(4), negatives, epoch)).item()
+
+    for epoch in (0, 1):
+        assert loss(MODULES, epoch, dpa_start=2) == loss(("hbr", "nns"), epoch)
+    for epoch in (2, 3):
+        assert (
+            loss(MODULES, epoch, dpa_start=2) == loss(MODULES, epoch) != loss(("hbr", "nns"), epoch)
+        )
+
+
 def test_the_loss_of_all_users_does_not_depend_on_their_order(
     train: Interactions, preferences: Preferences
 ) -> None:
