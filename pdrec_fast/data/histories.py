@@ -96,6 +96,23 @@ class Histories:
             self, users=self.users[index], starts=self.starts[index], stops=self.stops[index]
         )
 
+    def only(self, items: np.ndarray) -> Histories:
+        """The same histories without some items.
+
+        Args:
+            items: bool [n_items], which stay.
+        """
+        indptr, found, timestamps = self.packed()
+        stays = items[found]
+        before = np.concatenate([[0], np.cumsum(stays)])
+        return replace(
+            self,
+            items=found[stays],
+            timestamps=None if timestamps is None else timestamps[stays],
+            starts=before[indptr[:-1]],
+            stops=before[indptr[1:]],
+        )
+
     def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Gather the histories into one contiguous copy.
 

@@ -29,6 +29,8 @@ class PDRecConfig:
             ranking of the candidates says little.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
+        skip_cold_items: leave items without any training record out of the histories that are
+            scored. Their embeddings have been negatives, but never inputs, and say nothing.
         lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
         batch_size: users per step.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
@@ -49,6 +51,7 @@ class PDRecConfig:
     dpa_start: int = 0
     random_negatives: int = 1
     safe_negatives: int = 1
+    skip_cold_items: bool = False
     lr: float = 5e-3
     lr_decay: float = 0.99
     batch_size: int = 128

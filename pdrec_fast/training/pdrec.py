@@ -31,7 +31,7 @@ from pdrec_fast.training.trainer import PDRecFit
 
 KIND = "PDRec model"
 # Settings that checkpoints may lack, and what runs did before there was a choice.
-_ADDED_LATER = {"loss": "bce", "dpa_start": 0}
+_ADDED_LATER = {"loss": "bce", "dpa_start": 0, "skip_cold_items": False}
 EncoderFactory = Callable[[int], nn.Module]
 
 
@@ -82,6 +82,7 @@ class PDRec:
         self.data: Interactions | None = None
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
+        self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
 
     def fit(
         self,
@@ -110,6 +111,7 @@ class PDRec:
         check_preferences(self.config, interactions, preferences)
         self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
+        self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
             self.history = run_loop(
                 PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
@@ -144,6 +146,8 @@ class PDRec:
             float32 [B, C] or [B, N], on the model's device.
         """
         encoder = self.fitted_encoder().eval()
+        if self.config.skip_cold_items and self.trained_items is not None:
+            histories = histories.only(self.trained_items)
         known = np.flatnonzero(histories.lengths)
         batch = pack(histories[known], encoder.max_length).to(self.device)
         states = encoder(batch)[batch.last]
@@ -222,6 +226,8 @@ class PDRec:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
+        if self.trained_items is not None:
+            tensors["trained_items"] = torch.from_numpy(self.trained_items)
         meta = self._description() | {"ids": ids, "trained_on": self.trained_on}
         if self.history is not None:
             meta["history"] = asdict(self.history)
@@ -253,6 +259,8 @@ class PDRec:
         options = meta["encoder_options"]
         model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=options, device=device)
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
+        if "trained_items" in files["interactions"]:
+            model.trained_items = files["interactions"]["trained_items"].numpy()
         model.encoder = model.new_encoder(model.data.n_items)
         try:
             model.encoder.load_state_dict(files["weights"])

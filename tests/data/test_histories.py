@@ -29,6 +29,19 @@ def test_packed_gathers_views_in_batch_order():
     assert (indptr.dtype, items.dtype, times.dtype) == (np.int64, np.int32, np.float64)
 
 
+def test_only_keeps_order_users_and_times():
+    histories = make([5, 0, 3, 2, 1], [8, 2, 3, 3, 2])
+    kept = np.ones(10, dtype=bool)
+    kept[[1, 2]] = False
+    indptr, items, times = histories.only(kept).packed()
+    assert indptr.tolist() == [0, 2, 3, 3, 4, 4]
+    assert items.tolist() == [9, 6, 3, 4]
+    assert times.tolist() == [50, 70, 0, 20]
+    assert histories.only(kept).users.tolist() == histories.users.tolist()
+    assert make([1], [3], timestamps=None).only(kept).timestamps is None
+    assert make([], []).only(kept).lengths.tolist() == []
+
+
 def test_packed_is_a_copy_and_the_batch_is_not():
     histories = make([0, 4], [4, 8])
     assert histories.items is ITEMS

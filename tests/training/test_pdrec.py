@@ -266,7 +266,9 @@ def test_a_checkpoint_of_another_run_is_refused(
         )
 
 
-@pytest.mark.parametrize(("name", "other"), [("loss", "softmax"), ("dpa_start", 1)])
+@pytest.mark.parametrize(
+    ("name", "other"), [("loss", "softmax"), ("dpa_start", 1), ("skip_cold_items", True)]
+)
 def test_what_is_older_than_a_choice_still_loads(
     split: Split, tmp_path: Path, name: str, other: Any
 ) -> None:
@@ -298,6 +300,25 @@ def test_scores_of_chosen_items_are_those_of_the_corpus(split: Split, similarity
     items = torch.randint(320, (len(histories), 7), generator=torch.Generator().manual_seed(0))
     chosen = model.scores(histories, items)
     torch.testing.assert_close(chosen, scores.gather(1, items), rtol=1e-5, atol=1e-5)
+
+
+def test_cold_items_are_skipped_in_histories_where_wanted(split: Split, tmp_path: Path) -> None:
+    model = fitted(split)
+    test, trained = split.test.histories, np.unique(split.train.items)
+    cold = ~np.isin(test.items[test.stops - 1], trained)  # the last item of the history
+    assert 0 < cold.sum() < len(cold)
+    as_is = model.scores(test)
+    skipping = PDRec("sasrec", replace(model.config, skip_cold_items=True), **SMALL)
+    skipping.fit(split, progress=False).save(tmp_path)
+    for name, weight in model.fitted_encoder().state_dict().items():
+        assert torch.equal(weight, skipping.fitted_encoder().state_dict()[name])  # trains alike
+    for same in (skipping, PDRec.load(tmp_path, device="cpu")):
+        found = same.scores(test)
+        assert torch.equal(found[~cold], as_is[~cold])
+        before = replace(test, stops=test.stops - 1)
+        assert torch.equal(found[cold], model.scores(before)[cold])
+        assert not torch.equal(found[cold], as_is[cold])
+        assert torch.equal(same.scores(split.valid.histories), model.scores(split.valid.histories))
 
 
 def test_scores_follow_the_order_of_the_histories(split: Split) -> None:
