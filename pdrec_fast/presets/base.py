@@ -64,7 +64,6 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "pdrec.similarity": "cosine",
             "pdrec.random_negatives": 1,
             "pdrec.safe_negatives": 1,
-            "pdrec.skip_cold_items": False,
             "pdrec.lr_decay": 0.99,
             "pdrec.batch_size": 128,
         },
@@ -88,6 +87,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "diffusion.select_by": "paper",
             "diffusion.precision": "fp32",
             "pdrec.dpa_start": 0,
+            "pdrec.skip_cold_items": False,
             "pdrec.epochs": 300,
             "pdrec.patience": 20,
             "pdrec.min_epochs": 0,
@@ -100,7 +100,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
 # Data the paper has not seen: a smaller denoiser that learns in tens of epochs, and modules at a
 # dose that did no harm to a healthy backbone on validation. The paper's doses did: HBR takes nearly
 # all weight from every user's least expected behaviour, and DPA's many soft positives draw the last
-# state to popular items.
+# state to popular items. What a cold item's embedding does as an input is no better than noise.
 _OWN_DATA: dict[str, Any] = {
     "diffusion.hidden": (200,),
     "diffusion.lr": 1e-3,
