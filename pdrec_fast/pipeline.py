@@ -33,6 +33,7 @@ from pdrec_fast.evaluation import (
     available_negatives,
     summarize_all,
 )
+from pdrec_fast.files import differences, write_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.preferences import Preferences
@@ -473,30 +474,6 @@ def _with_defaults(values: Any, defaults: Any) -> Any:
     return values | {
         key: _with_defaults(values.get(key, default), default) for key, default in defaults.items()
     }
-
-
-def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, e.g. ``["config.pdrec.lr (0.01 there, 0.1 here)"]``."""
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return [f"{name} ({found} there, {wanted} here)"] if found != wanted else []
-    keys = dict.fromkeys([*found, *wanted])
-    return [
-        line
-        for key in keys
-        for line in differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
-    ]
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file that a reader sees whole or not at all."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that a reader sees whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
 
 
 def _peak_rss_gib() -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks, per_case
-from pdrec_fast.pipeline import write_text
+from pdrec_fast.files import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
 from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS
 

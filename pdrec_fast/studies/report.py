@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pdrec_fast.files import write_text
 from pdrec_fast.studies.load import load_studies
 from pdrec_fast.studies.markup import page
 from pdrec_fast.studies.sections import all_sections
@@ -37,7 +38,5 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
     text = page(f"PDRec: {names}", f"Studies: {kinds}.", all_sections(studies))
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(out)
+    write_text(out, text)
     return out

@@ -19,7 +19,8 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.pipeline import LOG, as_of_now, differences, write_json
+from pdrec_fast.files import differences, write_json
+from pdrec_fast.pipeline import LOG, as_of_now
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.studies.collect import STUDY, collect, need_extra
 from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of

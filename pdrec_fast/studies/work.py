@@ -22,7 +22,8 @@ import torch
 from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
-from pdrec_fast.pipeline import RunConfig, RunResult, run, write_json
+from pdrec_fast.files import write_json
+from pdrec_fast.pipeline import RunConfig, RunResult, run
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
 from pdrec_fast.settings import with_setting
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job

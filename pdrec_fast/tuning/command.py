@@ -14,7 +14,8 @@ import typer
 from pdrec_fast import options as opt
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
-from pdrec_fast.pipeline import RunConfig, write_json
+from pdrec_fast.files import write_json
+from pdrec_fast.pipeline import RunConfig
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.settings import with_setting
 from pdrec_fast.tuning.results import SearchResult, check_file, merge

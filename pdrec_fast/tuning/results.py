@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pdrec_fast.pipeline import logger, write_json, write_text
+from pdrec_fast.files import write_json, write_text
+from pdrec_fast.pipeline import logger
 from pdrec_fast.presets.tuned import Kind, kind_of, read_tuned
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
