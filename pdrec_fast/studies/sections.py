@@ -89,7 +89,7 @@ def _setup(studies: Studies) -> Section:
     parts.append(
         table(
             "Studies",
-            ["", *(info.directory.resolve().name for info in studies.infos)],
+            ["", *_names(studies.infos)],
             [
                 (name, [Cell(show(info), kind="words") for info in studies.infos])
                 for name, show in _STUDY_ROWS
@@ -98,6 +98,15 @@ def _setup(studies: Studies) -> Section:
     )
     parts += [paragraph(note, "missing") for note in studies.notes]
     return Section("setup", "What was run", parts)
+
+
+def _names(infos: Sequence[StudyInfo]) -> list[str]:
+    """Of the studies' directories, with the folder they lie in where names are not enough."""
+    paths = [info.directory.resolve() for info in infos]
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{path.parent.name}/{path.name}" for path in paths]
 
 
 def _finished(info: StudyInfo) -> str:

@@ -356,12 +356,21 @@ def test_other_encoders_data_and_timestamps(tmp_path):
     assert "in random order" not in page.sections["ranks"]  # not known how many are the target's
 
 
+def test_studies_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("toy", "book"):
+        (tmp_path / name).mkdir()
+    toy = write_study(tmp_path / "toy" / "study")
+    book = write_study(tmp_path / "book" / "study", data="book", preset="book", seeds=(0, 1))
+    seeds = report_on(toy, book).table("Studies")["seeds"]
+    assert seeds == {"toy/study": "0, 1, 2", "book/study": "0, 1"}
+
+
 def test_two_directories_become_one_page(tmp_path):
     toy = write_study(tmp_path / "one")
     book = write_study(tmp_path / "two", data="book", preset="book", seeds=(0, 1))
     page = report_on(toy, book)
     assert set(page.table("Data sets")) == {"Toy", "Book"}
-    assert list(page.table("Studies")["seeds"].values()) == ["0, 1, 2", "0, 1"]
+    assert page.table("Studies")["seeds"] == {"one": "0, 1, 2", "two": "0, 1"}
     assert page.table("Test split of Book, protocol paper")["SASRec"]
     assert page.table("Test split of Toy, protocol paper")["SASRec"]
     assert "<title>PDRec: Toy, Book</title>" in page.source
