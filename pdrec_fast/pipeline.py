@@ -422,6 +422,11 @@ def check_before_training(
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
     if diffusion is not None:
+        if config.guide != DIFFUSION:
+            raise ValueError(
+                f"guide={config.guide!r} takes the place of the diffusion model that was given: "
+                "leave out one of the two"
+            )
         if not config.needs_diffusion:
             raise ValueError("a diffusion model was given, but no module that would use it")
         if diffusion.trained_on != split.train.fingerprint():

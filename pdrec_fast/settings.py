@@ -62,7 +62,9 @@ def _replaced(config: Settings, name: str, text: str, setting: str) -> Settings:
 
 
 def _parsed(text: str) -> Any:
-    """A JSON value, or the text itself."""
+    """A JSON value, ``True`` or ``False``, or the text itself."""
+    if text in ("True", "False"):
+        return text == "True"
     try:
         return json.loads(text)
     except ValueError:

@@ -469,7 +469,7 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--guide", "bert"], 2, "bert"),
         ([*RUN, "--guide", "sasrec", "--modules", "none"], 1, "no module that would use it"),
         ([*RUN, "--guide", "sasrec", "--encoder", "diffusion"], 1, "no module that would use it"),
-        ([*RUN, "--guide", "sasrec", "--diffusion", "{run}"], 1, "no module that would use it"),
+        ([*RUN, "--guide", "sasrec", "--diffusion", "{run}"], 1, "leave out one of the two"),
         ([*RUN, "--set", "pdrec.lr"], 1, "KEY=VALUE"),
         (
             [*RUN, "--set", "pdrec.speed=9"],
@@ -477,6 +477,8 @@ def test_evaluate_repeats_the_tested_numbers(finished):
             "no such setting",
         ),
         ([*RUN, "--set", "pdrec.lr=fast"], 1, "type float"),
+        ([*RUN, "--set", "pdrec.skip_cold_items=1"], 1, "type bool"),
+        ([*RUN, "--set", "pdrec.dpa_start=999"], 1, "dpa_start=999: in "),
         ([*RUN, "--set", "pdrec.loss=bpr"], 1, "loss='bpr': choose one of ('bce', 'softmax')"),
         (
             [*RUN, "--set", "pdrec.lr=-1"],

@@ -103,9 +103,15 @@ class Preferences:
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
-            TypeError: ``source`` has no ``scores``, or they are no tensor.
+            TypeError: ``source`` has no ``scores``, or they are no tensor; or ``train`` is a whole
+                split.
             DataError: a user has interacted with every item.
         """
+        if not isinstance(train, Interactions):
+            raise TypeError(
+                f"preferences are inferred on interactions, got a {type(train).__name__}; of a "
+                "split, pass split.train"
+            )
         if block_size is None:
             block_size = users_per_block(source, train.n_items)
         _check_arguments(top_m, omega_m, n_draws, block_size)

@@ -17,7 +17,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks, per_case
 from pdrec_fast.files import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
-from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS
+from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS, read_done
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +50,15 @@ class Finished:
     metrics: dict[str, Any]
 
     @classmethod
-    def read(cls, directory: Path) -> Finished:
-        done = json.loads((directory / DONE).read_text())
-        metrics = json.loads((directory / "metrics.json").read_text())
+    def read(cls, directory: Path, study: dict[str, Any]) -> Finished:
+        done = read_done(directory, study)
+        try:
+            metrics = json.loads((directory / "metrics.json").read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{directory / 'metrics.json'}: damaged ({error}); delete {directory}, and give "
+                "the study's command again"
+            ) from None
         return cls(directory, Job(**done["job"]), done["preset"], metrics)
 
     @property
@@ -101,11 +107,15 @@ def need_extra() -> None:
             raise ImportError(f"studies need {name}: pip install 'pdrec_fast[studies]'")
 
 
-def collect(out: str | Path) -> None:
+def collect(out: str | Path) -> int:
     """Write the CSV files and ``tables.md`` of the study in ``out`` from its finished jobs.
 
+    Returns:
+        How many there are.
+
     Raises:
-        CheckpointError: ``out`` holds no study, or none of its jobs is finished.
+        CheckpointError: ``out`` holds no study, none of its jobs is finished, or one is damaged or
+            of other data or settings than the study.
         ImportError: the extra ``studies`` is not installed.
     """
     need_extra()
@@ -129,6 +139,7 @@ def collect(out: str | Path) -> None:
         write_text(out / f"{name}.csv", frame.to_csv(index=False, na_rep=_missing(name)))
     read = {name: read_csv(out / f"{name}.csv") for name in ("results", "comparisons")}
     write_text(out / "tables.md", format_tables(read["results"], read["comparisons"]))
+    return len(runs)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -148,7 +159,7 @@ def _finished(out: Path) -> list[Finished]:
     if not (out / STUDY).exists():
         raise CheckpointError(f"{out}: no study is here ({STUDY} not found)")
     study = json.loads((out / STUDY).read_text())
-    runs = [Finished.read(marker.parent) for marker in out.glob(f"runs/*/{DONE}")]
+    runs = [Finished.read(marker.parent, study) for marker in out.glob(f"runs/*/{DONE}")]
     if not runs:
         raise CheckpointError(f"{out}: no job of this study is finished yet")
     names = [of["name"] for of in study["data"]]

@@ -54,6 +54,12 @@ Only = Annotated[
     ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at a time; they share the cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of each process; default: an equal share of the cores. 1 on a shared machine."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No line on progress.")]
 
 
@@ -68,6 +74,7 @@ def study(
     settings: Set = None,
     only: Only = None,
     jobs: Jobs = 1,
+    threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Train and test every model of one of the paper's tables, and write the tables.
@@ -88,6 +95,7 @@ def study(
             settings=settings or [],
             only=only or [],
             jobs=jobs,
+            threads=threads,
             progress=not quiet,
             command=_shared(sys.argv[1:]),
         )
@@ -116,8 +124,8 @@ def collect(
     out: Annotated[Path, typer.Argument(help="Directory of a study.")],
 ) -> None:
     """Write a study's CSV files and tables.md from the jobs that are finished so far."""
-    collect_tables(out)
-    print(f"written to {out / 'tables.md'}")
+    n_jobs = collect_tables(out)
+    print(f"written to {out / 'tables.md'}, from {n_jobs} finished jobs")
 
 
 def report(

@@ -354,7 +354,8 @@ def _stems(axes: Axes, rows: Sequence[Behaviour]) -> None:
     axes.axhline(1, color=_PAIRED, linewidth=1, linestyle="--")
     step = max(1, math.ceil(len(rows) / 8))
     ticks = list(places)[::step]
-    axes.set_xticks(ticks, [f"{place}\n{moment(rows[place - 1])}" for place in ticks], fontsize=8)
+    labels = [f"{rows[place - 1].position}\n{moment(rows[place - 1])}" for place in ticks]
+    axes.set_xticks(ticks, labels, fontsize=8)
     axes.set_xlim(0.3, len(rows) + 0.7)
     axes.set_ylim(0, max(1.0, *weights) * 1.12)
     axes.set_ylabel("weight")

@@ -20,12 +20,12 @@ import torch
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
-from pdrec_fast.pipeline import LOG, as_of_now
+from pdrec_fast.pipeline import LOG
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.studies.collect import STUDY, collect, need_extra
 from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
 from pdrec_fast.studies.pool import Task, run_tasks
-from pdrec_fast.studies.work import DONE, Dataset, config_of, directory_of, is_done
+from pdrec_fast.studies.work import Dataset, config_of, directory_of, is_done, read_done
 
 _CHILD = "from pdrec_fast.studies.work import main; main()"
 # What a study's own jobs differ in.
@@ -44,6 +44,7 @@ def run_study(
     settings: Sequence[str] = (),
     only: Sequence[str] = (),
     jobs: int = 1,
+    threads: int | None = None,
     progress: bool = True,
     command: str = "",
 ) -> dict[str, str]:
@@ -67,7 +68,8 @@ def run_study(
         only: patterns as of file names; jobs are left for another time, or another machine, whose
             names match none and that no job needs which does. Empty for all jobs. A job is called
             ``DATA-MODEL+MODULES-SEED``, like the directory of its run.
-        jobs: processes at a time, each with an equal share of the cores.
+        jobs: processes at a time.
+        threads: of each process; None gives each an equal share of the cores.
         progress: whether to print a line on it.
         command: kept in ``study.json``.
 
@@ -84,7 +86,9 @@ def run_study(
     out = Path(out)
     sets = {of.name: of for of in _datasets(kind, data, source, presets)}
     chosen = encoders_of(kind, encoders)
-    _check_arguments(seeds, jobs, settings)
+    if threads is None:
+        threads = max((os.cpu_count() or 1) // max(jobs, 1), 1)
+    _check_arguments(seeds, jobs, threads, settings)
     grid = jobs_of(kind, list(sets), chosen, range(seeds))
     configs = {job: config_of(job, sets[job.data].preset, settings) for job in grid}
     wanted = _matching(grid, only)
@@ -96,11 +100,11 @@ def run_study(
         "settings": list(settings),
         "command": command,
     }
-    tasks = {job: _task(out, job, sets[job.data], settings, jobs) for job in grid}
+    tasks = {job: _task(out, job, sets[job.data], settings, threads) for job in grid}
     with _sole_user(out):
         study = _joined(out / STUDY, about)
         for job, config in configs.items():
-            _check_done(out, job, config.describe())
+            _check_done(out, job, study, config.describe())
         return _complete(out, study, tasks, wanted, jobs, progress)
 
 
@@ -144,13 +148,13 @@ def _matching(grid: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
     return [job for job in grid if job in chosen or job in {of.needs for of in chosen}]
 
 
-def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], jobs: int) -> Task:
+def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], threads: int) -> Task:
     spec = {
         "out": str(out),
         "job": asdict(job),
         "data": asdict(data),
         "settings": list(settings),
-        "threads": max((os.cpu_count() or 1) // jobs, 1),
+        "threads": threads,
     }
     needs = job.needs
     return Task(
@@ -167,7 +171,11 @@ def _datasets(
     source: str | Path | None,
     presets: Sequence[str] | None,
 ) -> list[Dataset]:
-    if (kind == "cross-domain") != (source is not None):
+    if kind == "cross-domain" and source is None:
+        raise ValueError(
+            "cross-domain needs a second domain: source=..., on the command line --source FILE"
+        )
+    if kind != "cross-domain" and source is not None:
         raise ValueError("a source domain belongs to the study cross-domain, and only to that")
     if not data or (source is not None and len(data) > 1):
         raise ValueError(f"{kind}: give {'one file' if source else 'at least one file'} of data")
@@ -191,8 +199,8 @@ def _datasets(
     return found
 
 
-def _check_arguments(seeds: int, jobs: int, settings: Sequence[str]) -> None:
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
+def _check_arguments(seeds: int, jobs: int, threads: int, settings: Sequence[str]) -> None:
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     for setting in settings:
@@ -265,14 +273,14 @@ def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_done(out: Path, job: Job, config: dict[str, Any]) -> None:
-    """Refuse a finished job that was done with what are other settings now."""
-    marker = directory_of(out, job) / DONE
-    if marker.exists():
-        unlike = differences(as_of_now(json.loads(marker.read_text()))["config"], config)
+def _check_done(out: Path, job: Job, study: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse a finished job of other data, or done with what are other settings now."""
+    if is_done(out, job):
+        directory = directory_of(out, job)
+        unlike = differences(read_done(directory, study)["config"], config)
         if unlike:
             raise CheckpointError(
-                f"{marker.parent}: was run with other {', '.join(unlike)}; delete it, or use "
+                f"{directory}: was run with other {', '.join(unlike)}; delete it, or use "
                 "another directory for the study"
             )
 

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +22,9 @@ import torch
 from pdrec_fast.data import Interactions, mix_domains
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
-from pdrec_fast.files import write_json
-from pdrec_fast.pipeline import RunConfig, RunResult, run
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import differences, write_json
+from pdrec_fast.pipeline import RunConfig, RunResult, as_of_now, run
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
 from pdrec_fast.settings import with_setting
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
@@ -89,14 +90,57 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     directory, config = directory_of(out, job), config_of(job, data.preset, settings)
     guide = job.needs
     fitted = None if guide is None else DiffRec.load(directory_of(out, guide) / "diffusion")
-    result = run(data.read(), config, out=directory, diffusion=fitted)
+    read = data.read()
+    result = run(read, config, out=directory, diffusion=fitted)
     _write_cases(directory / CASES, result)
     if "hbr" in job.run_modules:
         _write_hbr(directory / HBR, result, config)
     # The largest file of a run, and the quickest to make again.
     shutil.rmtree(directory / "preferences", ignore_errors=True)
-    done = {"job": asdict(job), "preset": data.preset_name, "config": config.describe()}
+    done = {
+        "job": asdict(job),
+        "preset": data.preset_name,
+        "fingerprint": read.fingerprint(),
+        "settings": list(settings),
+        "config": config.describe(),
+    }
     write_json(directory / DONE, done)
+
+
+def read_done(directory: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """``job.json`` of a finished job, checked to be one of ``study``, the contents of study.json.
+
+    Raises:
+        CheckpointError: it is damaged, or its data, preset or settings are others.
+    """
+    try:
+        done: dict[str, Any] = as_of_now(json.loads((directory / DONE).read_text()))
+        name = done["job"]["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory / DONE}: damaged ({type(error).__name__}: {error}); delete {directory}, "
+            "and give the study's command again"
+        ) from None
+    of = {entry["name"]: entry for entry in study["data"]}.get(name)
+    if of is None:
+        unlike = [
+            f"data ({name} there, {', '.join(entry['name'] for entry in study['data'])} here)"
+        ]
+    else:
+        wanted = {
+            "preset": of["preset"],
+            "fingerprint": of["fingerprint"],
+            "settings": study["settings"],
+        }
+        # Older versions did not write all of them.
+        found = {key: done.get(key, value) for key, value in wanted.items()}
+        unlike = differences(found, wanted)
+    if unlike:
+        raise CheckpointError(
+            f"{directory}: was run with other {', '.join(unlike)}; delete it, or use another "
+            "directory for the study"
+        )
+    return done
 
 
 def _write_cases(path: Path, result: RunResult) -> None:

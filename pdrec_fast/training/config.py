@@ -81,6 +81,10 @@ class PDRecConfig:
             raise ValueError(f"dpa_weight must not be negative, got {self.dpa_weight}")
         if self.dpa_start < 0:
             raise ValueError(f"dpa_start must not be negative, got {self.dpa_start}")
+        if self.dpa_start and self.dpa_start >= self.epochs:
+            raise ValueError(
+                f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"
+            )
         if not 0 <= self.hbr_rank_weight <= 1:
             raise ValueError(f"hbr_rank_weight must lie in [0, 1], got {self.hbr_rank_weight}")
         for name in (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pdrec_fast.data import Histories, Interactions, synthetic
+from pdrec_fast.data import Histories, Interactions, leave_one_out, synthetic
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.errors import CheckpointError, DataError, NonFiniteScoresError
 from pdrec_fast.preferences import Preferences, inference
@@ -285,6 +285,12 @@ def test_sources_that_cannot_be_used(
 ) -> None:
     with pytest.raises(error, match=message):
         Preferences.infer(source, train, progress=False)
+
+
+def test_a_whole_split_is_no_training_data() -> None:
+    split: Any = leave_one_out(synthetic(20, 50, seed=0))
+    with pytest.raises(TypeError, match=r"got a Split; of a split, pass split\.train"):
+        Preferences.infer(TableSource(torch.zeros(20, 50)), split)
 
 
 def test_nan_scores_name_their_source(train: Interactions) -> None:

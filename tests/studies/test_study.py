@@ -273,6 +273,51 @@ def test_parts_of_a_study_done_apart_make_the_whole(main_study, toy, tiny, tmp_p
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": ["pdrec.epochs=9"]}, r"toy-diffrec-0: was run with other settings \(\["),
+        ({"preset": "toy"}, r"other preset \(toy there, none here\); delete it"),
+        ({"fingerprint": "0"}, r"other fingerprint \(0 there, "),
+        ({"job": {"data": "book"}}, r"other data \(book there, toy here\)"),
+        (None, r"job.json: damaged \(JSONDecodeError.*delete .*toy-diffrec-0, and give"),
+    ],
+)
+def test_a_job_of_another_study_is_not_collected(main_study, toy, tiny, tmp_path, changes, message):
+    out = tmp_path / "out"
+    shutil.copytree(main_study, out)
+    before = (out / "results.csv").read_text()
+    marker = out / "runs" / "toy-diffrec-0" / "job.json"
+    done = json.loads(marker.read_text())
+    marker.write_text("{" if changes is None else json.dumps(done | changes))
+    with pytest.raises(CheckpointError, match=message):
+        collect(out)
+    with pytest.raises(CheckpointError, match=message):
+        again(out, toy, tiny)
+    assert (out / "results.csv").read_text() == before
+
+
+def test_what_older_versions_did_not_write_of_a_job_is_taken_as_right(main_study, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(main_study, out)
+    for marker in out.glob("runs/*/job.json"):
+        done = json.loads(marker.read_text())
+        del done["settings"], done["fingerprint"]
+        marker.write_text(json.dumps(done))
+    assert collect(out) == len(list(out.glob("runs/*/job.json")))
+    assert (out / "results.csv").read_text() == (main_study / "results.csv").read_text()
+
+
+def test_half_copied_metrics_are_named(main_study, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(main_study, out)
+    (out / "runs" / "toy-diffrec-0" / "metrics.json").write_text('{"protocols": {')
+    with pytest.raises(
+        CheckpointError, match=r"metrics.json: damaged .*delete .*toy-diffrec-0, and"
+    ):
+        collect(out)
+
+
 def test_a_study_of_other_data_or_settings_is_refused(main_study, toy, tiny, tmp_path):
     before = (main_study / "study.json").read_text()
     with pytest.raises(CheckpointError, match=r"other settings .*; use another directory"):
@@ -393,7 +438,7 @@ def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "cross-domain"}, "a source domain belongs to the study cross-domain"),
+        ({"kind": "cross-domain"}, "cross-domain needs a second domain: .*--source FILE"),
         ({"source": "x.inter"}, "a source domain belongs to the study cross-domain"),
         ({"data": []}, "main: give at least one file"),
         ({"presets": ["toy", "book"]}, "2 presets for 1 files"),
@@ -401,6 +446,7 @@ def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
         ({"data": ["a/x.inter", "b/x.inter"]}, "two data sets are called 'x'"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"jobs": 0}, "jobs=0 must be at least 1"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
         ({"settings": ["pdrec.seed=3"]}, "the jobs of a study differ in pdrec.seed"),
         ({"settings": ["pdrec.sed=3"]}, "no such setting"),
         ({"encoders": ["x"]}, "unknown encoder 'x'"),

@@ -24,6 +24,7 @@ def test_modules_have_one_canonical_order() -> None:
         ("dpa_top_n", 0),
         ("dpa_weight", -0.1),
         ("dpa_start", -1),
+        ("dpa_start", 300),
         ("safe_negatives", 0),
         ("random_negatives", -1),
         ("seed", -1),
