@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pdrec_fast import options as opt
 from pdrec_fast.settings import SETTINGS_HELP
 from pdrec_fast.studies.collect import collect as collect_tables
 from pdrec_fast.studies.jobs import KINDS
@@ -72,6 +73,12 @@ def study(
     encoders: Encoders = None,
     seeds: Seeds = 5,
     settings: Set = None,
+    user_column: opt.UserColumn = None,
+    item_column: opt.ItemColumn = None,
+    timestamp_column: opt.TimestampColumn = None,
+    min_user: opt.MinUser = 1,
+    min_item: opt.MinItem = 1,
+    repeats: opt.Repeats = "keep",
     only: Only = None,
     jobs: Jobs = 1,
     threads: Threads = None,
@@ -93,6 +100,14 @@ def study(
             encoders=None if encoders is None else [name.strip() for name in encoders.split(",")],
             seeds=seeds,
             settings=settings or [],
+            reading={
+                "user": user_column,
+                "item": item_column,
+                "timestamp": timestamp_column,
+                "min_user": min_user,
+                "min_item": min_item,
+                "repeats": repeats,
+            },
             only=only or [],
             jobs=jobs,
             threads=threads,

@@ -42,6 +42,7 @@ def run_study(
     encoders: Iterable[str] | None = None,
     seeds: int = 5,
     settings: Sequence[str] = (),
+    reading: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
     jobs: int = 1,
     threads: int | None = None,
@@ -65,6 +66,8 @@ def run_study(
         encoders: which; None takes the paper's.
         seeds: how many, from 0.
         settings: changes for all jobs, as ``KEY=VALUE``.
+        reading: how all files are read: keyword arguments of ``Interactions.from_file``, such as
+            ``user="customer"`` for another name of a column.
         only: patterns as of file names; jobs are left for another time, or another machine, whose
             names match none and that no job needs which does. Empty for all jobs. A job is called
             ``DATA-MODEL+MODULES-SEED``, like the directory of its run.
@@ -84,7 +87,7 @@ def run_study(
     """
     need_extra()
     out = Path(out)
-    sets = {of.name: of for of in _datasets(kind, data, source, presets)}
+    sets = {of.name: of for of in _datasets(kind, data, source, presets, reading or {})}
     chosen = encoders_of(kind, encoders)
     if threads is None:
         threads = max((os.cpu_count() or 1) // max(jobs, 1), 1)
@@ -170,6 +173,7 @@ def _datasets(
     data: Sequence[str | Path],
     source: str | Path | None,
     presets: Sequence[str] | None,
+    reading: Mapping[str, Any],
 ) -> list[Dataset]:
     if kind == "cross-domain" and source is None:
         raise ValueError(
@@ -190,6 +194,7 @@ def _datasets(
                 preset=preset if presets is None else presets[place],
                 file=str(file),
                 source="" if source is None else str(source),
+                reading=dict(reading),
             )
         )
     names = [of.name for of in found]

@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,12 +45,14 @@ class Dataset:
         name: in the study's files: the stem of ``file``, or ``source-to-target``.
         preset: its settings, by name or by file.
         file: interactions; source: those of a second domain, or "".
+        reading: how the files are read, arguments of ``Interactions.from_file``.
     """
 
     name: str
     preset: str
     file: str
     source: str = ""
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @property
     def preset_name(self) -> str:
@@ -58,8 +60,10 @@ class Dataset:
         return Path(self.preset).stem
 
     def read(self) -> Interactions:
-        target = Interactions.from_file(self.file)
-        return mix_domains(target, Interactions.from_file(self.source)) if self.source else target
+        target = Interactions.from_file(self.file, **self.reading)
+        if not self.source:
+            return target
+        return mix_domains(target, Interactions.from_file(self.source, **self.reading))
 
 
 def directory_of(out: Path, job: Job) -> Path:

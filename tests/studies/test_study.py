@@ -341,6 +341,33 @@ def test_a_finished_job_of_other_settings_is_refused(main_study, toy, tiny):
         marker.write_text(text)
 
 
+def test_files_are_read_as_the_options_say(toy, tiny, tmp_path, in_process, monkeypatch):
+    renamed = tmp_path / "clicks.csv"
+    lines = toy.read_text().replace("\t", ",").splitlines()
+    renamed.write_text("\n".join(["who,what,when", *lines[1:]]))
+    arguments = ["study", "main", "--data", str(renamed), "--out", str(tmp_path / "out")]
+    arguments += [
+        "--encoders",
+        "sasrec",
+        "--seeds",
+        "1",
+        "--only",
+        "*-sasrec-0",
+        "--repeats",
+        "last",
+    ]
+    arguments += ["--threads", "1", *(f"--set={text}" for text in tiny)]
+    arguments += ["--user-column", "who", "--item-column", "what", "--timestamp-column", "when"]
+    monkeypatch.setattr(sys, "argv", ["pdrec-fast", *arguments])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert in_process.did == ["clicks-sasrec-0"]
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    read = pf.Interactions.from_file(toy, repeats="last")
+    assert study["data"][0]["records"] == read.n_records
+    assert study["data"][0]["fingerprint"] == read.fingerprint()
+
+
 def test_a_foreign_directory_is_refused(toy, tiny, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(CheckpointError, match="exists and holds no study"):
@@ -466,9 +493,9 @@ def test_arguments_are_checked_before_anything_is_made(changes, message, toy, tm
 def test_presets_are_those_of_the_files_names(tmp_path):
     from pdrec_fast.studies.study import _datasets
 
-    found = _datasets("main", ["x/toy.inter", "y/clicks.csv"], None, None)
+    found = _datasets("main", ["x/toy.inter", "y/clicks.csv"], None, None, {})
     assert [(of.name, of.preset) for of in found] == [("toy", "toy"), ("clicks", "none")]
-    mixed = _datasets("cross-domain", ["toy.inter"], "game.inter", None)
+    mixed = _datasets("cross-domain", ["toy.inter"], "game.inter", None, {})
     assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
 
 
