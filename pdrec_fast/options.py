@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
 import torch
 import typer
 
-from pdrec_fast.data import Interactions, mix_domains
+from pdrec_fast.data import Interactions
+from pdrec_fast.data.domains import read_domains
 from pdrec_fast.pipeline import SplitSpec
 from pdrec_fast.presets import preset_names
 from pdrec_fast.settings import SETTINGS_HELP
@@ -77,19 +77,15 @@ class DataOptions:
     test_from: float | None = None
 
     def read(self) -> Interactions:
-        read = partial(
-            Interactions.from_file,
+        return read_domains(
+            self.data,
+            self.source,
             user=self.user_column,
             item=self.item_column,
             timestamp=self.timestamp_column,
             min_user=self.min_user,
             min_item=self.min_item,
-            repeats=self.repeats,  # type: ignore[arg-type]  # checked there
-        )
-        return (
-            read(self.data)
-            if self.source is None
-            else mix_domains(read(self.data), read(self.source))
+            repeats=self.repeats,
         )
 
     @property

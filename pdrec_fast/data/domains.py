@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,18 @@ from pdrec_fast.data.ordering import chronological_order
 from pdrec_fast.errors import DataError
 
 SOURCE_PREFIX = "source:"
+
+
+def read_domains(target: str | Path, source: str | Path | None, **reading: Any) -> Interactions:
+    """One file, or two as one data set where there is a ``source``.
+
+    Args:
+        reading: of ``Interactions.from_file``, for both files.
+    """
+    found = Interactions.from_file(target, **reading)
+    if source is None:
+        return found
+    return mix_domains(found, Interactions.from_file(source, **reading))
 
 
 def mix_domains(target: Interactions, source: Interactions) -> Interactions:

@@ -17,7 +17,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks, per_case
 from pdrec_fast.files import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
-from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS, read_done
+from pdrec_fast.studies.work import CASES, DONE, HBR, HBR_COLUMNS, damaged, read_done
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,10 +55,7 @@ class Finished:
         try:
             metrics = json.loads((directory / "metrics.json").read_text())
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{directory / 'metrics.json'}: damaged ({error}); delete {directory}, and give "
-                "the study's command again"
-            ) from None
+            raise damaged(directory / "metrics.json", error) from None
         return cls(directory, Job(**done["job"]), done["preset"], metrics)
 
     @property

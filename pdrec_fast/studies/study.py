@@ -89,9 +89,9 @@ def run_study(
     out = Path(out)
     sets = {of.name: of for of in _datasets(kind, data, source, presets, reading or {})}
     chosen = encoders_of(kind, encoders)
-    if threads is None:
-        threads = max((os.cpu_count() or 1) // max(jobs, 1), 1)
     _check_arguments(seeds, jobs, threads, settings)
+    if threads is None:
+        threads = max((os.cpu_count() or 1) // jobs, 1)
     grid = jobs_of(kind, list(sets), chosen, range(seeds))
     configs = {job: config_of(job, sets[job.data].preset, settings) for job in grid}
     wanted = _matching(grid, only)
@@ -107,7 +107,8 @@ def run_study(
     with _sole_user(out):
         study = _joined(out / STUDY, about)
         for job, config in configs.items():
-            _check_done(out, job, study, config.describe())
+            if is_done(out, job):
+                read_done(directory_of(out, job), study, config.describe())
         return _complete(out, study, tasks, wanted, jobs, progress)
 
 
@@ -147,8 +148,9 @@ def _matching(grid: Sequence[Job], patterns: Sequence[str]) -> list[Job]:
                 f"--only {pattern}: matches no job of this study; they are {', '.join(names)}"
             )
         matching.update(found)
-    chosen = [job for job in grid if job.name in matching]
-    return [job for job in grid if job in chosen or job in {of.needs for of in chosen}]
+    chosen = {job for job in grid if job.name in matching}
+    needed = {job.needs for job in chosen}
+    return [job for job in grid if job in chosen or job in needed]
 
 
 def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], threads: int) -> Task:
@@ -204,9 +206,9 @@ def _datasets(
     return found
 
 
-def _check_arguments(seeds: int, jobs: int, threads: int, settings: Sequence[str]) -> None:
+def _check_arguments(seeds: int, jobs: int, threads: int | None, settings: Sequence[str]) -> None:
     for name, value in (("seeds", seeds), ("jobs", jobs), ("threads", threads)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     for setting in settings:
         key = setting.partition("=")[0]
@@ -276,18 +278,6 @@ def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         "command": about["command"],
         "finished": found.get("finished", ""),
     }
-
-
-def _check_done(out: Path, job: Job, study: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse a finished job of other data, or done with what are other settings now."""
-    if is_done(out, job):
-        directory = directory_of(out, job)
-        unlike = differences(read_done(directory, study)["config"], config)
-        if unlike:
-            raise CheckpointError(
-                f"{directory}: was run with other {', '.join(unlike)}; delete it, or use "
-                "another directory for the study"
-            )
 
 
 def _machine() -> str:

@@ -19,7 +19,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from pdrec_fast.data import Interactions, mix_domains
+from pdrec_fast.data import Interactions
+from pdrec_fast.data.domains import read_domains
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
 from pdrec_fast.errors import CheckpointError
@@ -60,10 +61,7 @@ class Dataset:
         return Path(self.preset).stem
 
     def read(self) -> Interactions:
-        target = Interactions.from_file(self.file, **self.reading)
-        if not self.source:
-            return target
-        return mix_domains(target, Interactions.from_file(self.source, **self.reading))
+        return read_domains(self.file, self.source or None, **self.reading)
 
 
 def directory_of(out: Path, job: Job) -> Path:
@@ -111,40 +109,46 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     write_json(directory / DONE, done)
 
 
-def read_done(directory: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+def read_done(
+    directory: Path, study: Mapping[str, Any], config: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """``job.json`` of a finished job, checked to be one of ``study``, the contents of study.json.
+
+    Args:
+        config: description of the settings that it should have; None where that is not known.
 
     Raises:
         CheckpointError: it is damaged, or its data, preset or settings are others.
     """
     try:
         done: dict[str, Any] = as_of_now(json.loads((directory / DONE).read_text()))
-        name = done["job"]["data"]
+        name, found_config = done["job"]["data"], done["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{directory / DONE}: damaged ({type(error).__name__}: {error}); delete {directory}, "
-            "and give the study's command again"
-        ) from None
-    of = {entry["name"]: entry for entry in study["data"]}.get(name)
-    if of is None:
-        unlike = [
-            f"data ({name} there, {', '.join(entry['name'] for entry in study['data'])} here)"
-        ]
-    else:
-        wanted = {
-            "preset": of["preset"],
-            "fingerprint": of["fingerprint"],
-            "settings": study["settings"],
-        }
+        raise damaged(directory / DONE, error) from None
+    sets = {entry["name"]: entry for entry in study["data"]}
+    if name in sets:
+        wanted = {key: sets[name][key] for key in ("preset", "fingerprint")}
+        wanted["settings"] = study["settings"]
         # Older versions did not write all of them.
-        found = {key: done.get(key, value) for key, value in wanted.items()}
-        unlike = differences(found, wanted)
+        unlike = differences({key: done.get(key, value) for key, value in wanted.items()}, wanted)
+    else:
+        unlike = differences(name, ", ".join(sets), "data")
+    if config is not None:
+        unlike += differences(found_config, config)
     if unlike:
         raise CheckpointError(
             f"{directory}: was run with other {', '.join(unlike)}; delete it, or use another "
             "directory for the study"
         )
     return done
+
+
+def damaged(file: Path, error: Exception) -> CheckpointError:
+    """What to raise where a file of a finished job cannot be read."""
+    return CheckpointError(
+        f"{file}: damaged ({type(error).__name__}: {error}); delete {file.parent}, and give the "
+        "study's command again"
+    )
 
 
 def _write_cases(path: Path, result: RunResult) -> None:

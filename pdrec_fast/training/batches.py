@@ -136,7 +136,7 @@ class TrainingBatches:
         """Number of users."""
         return len(self.tokens)
 
-    def dpa_of(self, epoch: int) -> Preferences | None:
+    def dpa_at(self, epoch: int) -> Preferences | None:
         """The preferences that DPA takes its candidates from; None without DPA and before it
         starts."""
         return self.of_dpa if epoch >= self.config.dpa_start else None
@@ -146,7 +146,7 @@ class TrainingBatches:
         n_tokens = len(self.tokens.targets)
         per_token = 1 + self.config.random_negatives
         per_token += self.config.safe_negatives if self.of_nns is not None else 0
-        of_dpa = self.dpa_of(epoch)
+        of_dpa = self.dpa_at(epoch)
         soft = 0 if of_dpa is None else of_dpa.top_items.shape[1]
         items = n_tokens * per_token + len(self) * soft
         return {"users": len(self), "tokens": n_tokens, "items": items}
@@ -176,7 +176,7 @@ class TrainingBatches:
         DPA's sequences are the inputs and one item more. They are encoded in the same call: at
         these sizes its fixed costs count.
         """
-        tokens, of_dpa = self.tokens, self.dpa_of(epoch)
+        tokens, of_dpa = self.tokens, self.dpa_at(epoch)
         histories = tokens.inputs[users]
         if of_dpa is not None:
             histories = tokens.inputs_and_complete[np.concatenate([users, len(tokens) + users])]
