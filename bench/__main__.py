@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import bench.ops  # noqa: F401  registers the operations
+import bench.catalogue  # noqa: F401  registers the operations
 from bench import plots, report
 from bench.compare import compare
 from bench.gpu import Plan, gpu_report

@@ -129,7 +129,7 @@ class Operation:
 
 OPERATIONS: dict[str, Operation] = {}
 FACTS: dict[str, Callable[[], list[dict[str, Any]]]] = {}
-BROKEN: dict[str, str] = {}  # files of bench/ops that could not be imported -> why
+BROKEN: dict[str, str] = {}  # files of bench/ops and bench/stages that could not be imported -> why
 
 
 def operation(name: str, kind: Kind, **fields: Any) -> Callable[[Make], Make]:

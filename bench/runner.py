@@ -134,7 +134,7 @@ def _run_job(
 ) -> None:
     try:
         if name not in registry.OPERATIONS and name not in registry.FACTS:
-            raise ImportError(f"not registered; in bench/ops: {registry.BROKEN}")
+            raise ImportError(f"not registered; in bench: {registry.BROKEN}")
         if name in registry.FACTS:
             document["rows"] += [
                 {"op": name, "kind": "fact"} | row for row in registry.FACTS[name]()

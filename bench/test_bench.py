@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pytest
 
-import bench.ops  # noqa: F401
+import bench.catalogue  # noqa: F401
 from bench.machine import torch_threads
 from bench.registry import OPERATIONS, Case
 from bench.runner import verify

@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "dispatch.hpp"
-#include "item_groups.hpp"
+#include "candidates/item_groups.hpp"
 
 namespace py = pybind11;
 

@@ -5,16 +5,16 @@
 
 #include <cstdint>
 
-#include "candidate_gradients.hpp"
+#include "candidates/gradients.hpp"
 #include "counter_rng.hpp"
-#include "item_logits.hpp"
-#include "noisy_input.hpp"
-#include "packed_attention.hpp"
-#include "packed_dropout.hpp"
-#include "pool_sampling.hpp"
-#include "sampled_softmax.hpp"
-#include "selection.hpp"
-#include "weighted_bce.hpp"
+#include "candidates/item_logits.hpp"
+#include "denoising/noisy_input.hpp"
+#include "packed/packed_attention.hpp"
+#include "packed/packed_dropout.hpp"
+#include "selection/sample_pool.hpp"
+#include "candidates/sampled_softmax.hpp"
+#include "selection/select_unobserved.hpp"
+#include "candidates/weighted_bce.hpp"
 
 namespace pdrec {
 

@@ -16,7 +16,7 @@ from pdrec_fast.devices import prefetched, resolve_device
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.ops.projected_selection import ProjectedSelection
+from pdrec_fast.ops.selection.select_projected import ProjectedSelection
 from pdrec_fast.preferences import Preferences, inference
 from pdrec_fast.training import MODULES, PDRec
 from pdrec_fast.training.trainer import PDRecFit
@@ -253,6 +253,6 @@ def test_prefetching_passes_errors_on_and_can_be_left_early():
 
 
 def test_tensors_of_the_meta_device_take_the_course_of_a_gpu():
-    from pdrec_fast.ops.packed import offered
+    from pdrec_fast.ops.packed._sequences import offered
 
     assert choose("test", "auto", offered(torch.empty(3, device="meta"))) == "triton"

@@ -9,7 +9,7 @@ import torch
 
 from pdrec_fast.data.histories import Histories, token_indices
 from pdrec_fast.devices import to_device
-from pdrec_fast.ops.packed import DropoutKey
+from pdrec_fast.ops.packed._sequences import DropoutKey
 
 
 @dataclass(frozen=True)

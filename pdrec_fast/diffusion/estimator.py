@@ -20,8 +20,8 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
-from pdrec_fast.ops.item_logits import item_logits
-from pdrec_fast.ops.projection import project
+from pdrec_fast.ops.candidates.item_logits import item_logits
+from pdrec_fast.ops.selection.project import project
 
 KIND = "diffusion model"
 NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}

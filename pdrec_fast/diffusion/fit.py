@@ -17,9 +17,9 @@ from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
-from pdrec_fast.ops.corpus_error import corpus_error
-from pdrec_fast.ops.noisy_input import noisy_input
-from pdrec_fast.ops.noisy_projection import noisy_projection
+from pdrec_fast.ops.denoising.corpus_error import corpus_error
+from pdrec_fast.ops.denoising.noisy_input import noisy_input
+from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
 
 if TYPE_CHECKING:

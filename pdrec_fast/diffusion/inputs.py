@@ -9,7 +9,7 @@ import torch
 
 from pdrec_fast.data import Histories
 from pdrec_fast.data.histories import row_of, token_indices
-from pdrec_fast.ops.interval_weights import interval_weights
+from pdrec_fast.ops.denoising.interval_weights import interval_weights
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.schedule import NoiseSchedule
-from pdrec_fast.ops.hidden_chain import hidden_chain
-from pdrec_fast.ops.noisy_input import noisy_input
+from pdrec_fast.ops.denoising.hidden_chain import hidden_chain
+from pdrec_fast.ops.denoising.noisy_input import noisy_input
 
 # Noise of inference is drawn under epoch numbers that training never reaches.
 _FORWARD_EPOCH = 1 << 31

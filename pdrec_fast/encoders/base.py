@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.ops.packed import DropoutKey
+from pdrec_fast.ops.packed._sequences import DropoutKey
 
 
 class SequenceEncoder(Protocol):

@@ -8,9 +8,9 @@ from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
-from pdrec_fast.ops.packed import DropoutKey
-from pdrec_fast.ops.packed_attention import packed_attention
-from pdrec_fast.ops.packed_dropout import packed_dropout
+from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed.packed_attention import packed_attention
+from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.reference.counter_rng import ENCODER
 
 _NORM_EPS = 1e-8

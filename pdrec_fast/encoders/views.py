@@ -10,7 +10,7 @@ import torch
 
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, packed_tokens
-from pdrec_fast.ops.packed import DropoutKey
+from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.reference.counter_rng import VIEWS, bounded, ragged_words
 
 CROP, MASK, REORDER = range(3)

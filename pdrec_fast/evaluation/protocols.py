@@ -21,7 +21,7 @@ from pdrec_fast.data import Histories, Holdout, Interactions, Split
 from pdrec_fast.data.histories import row_of
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
-from pdrec_fast.ops.projection import rows_per_block
+from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.profiling import span, unit
 
 PAPER_NEGATIVES = 99

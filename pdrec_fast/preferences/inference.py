@@ -13,10 +13,10 @@ from pdrec_fast.data.histories import row_of
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import Scorer, checked_scores
-from pdrec_fast.ops.pool_sampling import sample_pool
-from pdrec_fast.ops.projected_selection import select_projected
-from pdrec_fast.ops.projection import rows_per_block
-from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.ops.selection.project import rows_per_block
+from pdrec_fast.ops.selection.sample_pool import sample_pool
+from pdrec_fast.ops.selection.select_projected import select_projected
+from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.profiling import span
 
 # On a GPU a block's largest array is one bit per pair: 2^32 pairs are 512 MiB.

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import torch
 
-from pdrec_fast.ops.item_logits import item_logits
-from pdrec_fast.ops.sampled_softmax import sampled_softmax
-from pdrec_fast.ops.weighted_bce import weighted_bce
+from pdrec_fast.ops.candidates.item_logits import item_logits
+from pdrec_fast.ops.candidates.sampled_softmax import sampled_softmax
+from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
 from pdrec_fast.training.config import Loss
 
 

@@ -21,8 +21,8 @@ from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
-from pdrec_fast.ops.projection import project, rows_per_block
-from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.ops.selection.project import project, rows_per_block
+from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import check_preferences

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import bench.ops  # noqa: F401
+import bench.catalogue  # noqa: F401
 from bench import gpu
 from bench.registry import OPERATIONS
 from bench.target import COMPILED, CPU, Target, eager, target, targeting

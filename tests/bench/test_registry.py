@@ -2,7 +2,7 @@
 
 import pytest
 
-import bench.ops  # noqa: F401
+import bench.catalogue  # noqa: F401
 from bench import registry
 from bench.registry import BROKEN, FACTS, OPERATIONS, Case, Floor, call, check_names
 from bench.runner import verify

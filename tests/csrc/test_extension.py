@@ -11,7 +11,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.build_info import build_info, extension
-from pdrec_fast.ops.noisy_input import noisy_input
+from pdrec_fast.ops.denoising.noisy_input import noisy_input
 
 needs_extension = pytest.mark.skipif(extension is None, reason="pdrec_fast._C is not built")
 
@@ -150,7 +150,7 @@ sys.modules["pdrec_fast._C"] = None
 import numpy as np, torch, pdrec_fast
 from pdrec_fast.build_info import build_info
 from pdrec_fast.errors import BackendError
-from pdrec_fast.ops.selection import select_unobserved
+from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 observed = np.zeros(2, np.int64), np.zeros(0, np.int32)
 for _ in range(2):
     top = select_unobserved(torch.tensor([[1.0, 3.0, 2.0]]), observed, 2, np.zeros(1, np.int64))

@@ -10,7 +10,7 @@ from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.errors import DataError
-from pdrec_fast.ops.noisy_input import noisy_input
+from pdrec_fast.ops.denoising.noisy_input import noisy_input
 
 SMALL = {
     "hidden": (6,),

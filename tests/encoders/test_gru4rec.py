@@ -9,7 +9,7 @@ from pdrec_fast.data import Histories
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.encoders import GRU4Rec
 from pdrec_fast.encoders.gru4rec import time_order
-from pdrec_fast.reference.packed_dropout import packed_dropout
+from pdrec_fast.reference.packed.packed_dropout import packed_dropout
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 6, 9
 

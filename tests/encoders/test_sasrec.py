@@ -10,7 +10,7 @@ from pdrec_fast.build_info import extension
 from pdrec_fast.data import Histories
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.encoders import SASRec
-from pdrec_fast.ops.packed import DropoutKey
+from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.reference.counter_rng import words
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 12, 9

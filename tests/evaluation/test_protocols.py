@@ -18,7 +18,7 @@ from pdrec_fast.evaluation import (
     summarize,
 )
 from pdrec_fast.evaluation import protocols as evaluation_protocols
-from pdrec_fast.ops import projection
+from pdrec_fast.ops.selection import project as projection
 
 
 def make_data(n_users=60, n_items=211, seed=0):

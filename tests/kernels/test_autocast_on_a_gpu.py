@@ -5,12 +5,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pdrec_fast.ops.corpus_error import corpus_error
-from pdrec_fast.ops.noisy_projection import noisy_projection
-from pdrec_fast.ops.packed import DropoutKey
-from pdrec_fast.ops.packed_attention import packed_attention
-from pdrec_fast.ops.packed_dropout import packed_dropout
-from pdrec_fast.ops.weighted_bce import weighted_bce
+from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
+from pdrec_fast.ops.denoising.corpus_error import corpus_error
+from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
+from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed.packed_attention import packed_attention
+from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

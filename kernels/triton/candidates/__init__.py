@@ -1,0 +1,1 @@
+"""Logits and losses of candidate items."""

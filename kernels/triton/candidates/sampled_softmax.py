@@ -1,0 +1,153 @@
+"""Softmax cross-entropy of the first candidate; gathered embeddings are never stored.
+
+As ``weighted_bce`` it reads T states and T C rows of the table and does 2 T C d operations (4 T C d
+for cosines). A token's softmax needs all its logits, which may be more than a tile: they go to
+memory with the squared norms, 8 bytes per candidate against 4 d gathered, and are read back, from
+L1 mostly, once their sum is known.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from pdrec_fast.kernels.triton.candidates._tiles import (
+    Tile,
+    default_tile,
+    logit_scale,
+    own_multiple,
+    products,
+    softplus,
+)
+
+
+@triton.jit(do_not_specialize=["n_tokens"])
+def _losses_kernel(
+    states_ptr,
+    table_ptr,
+    items_ptr,
+    weights_ptr,
+    logits_ptr,
+    squares_ptr,
+    losses_ptr,
+    by_dot_ptr,
+    by_item_ptr,
+    by_state_ptr,
+    n_tokens,
+    n_candidates,
+    n_items,
+    width,
+    temperature,
+    COSINE: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tokens = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    token_mask = tokens < n_tokens
+    first_items = tl.load(items_ptr + tokens * n_candidates, mask=token_mask, other=-1)
+    weights = tl.load(weights_ptr + tokens, mask=first_items != -1, other=0.0).to(tl.float32)
+    counts = weights != 0
+    positives = tl.zeros([BLOCK_T], tl.float32)
+    largest = tl.full([BLOCK_T], float("-inf"), tl.float32)
+    sums = tl.zeros([BLOCK_T], tl.float32)
+    state_squares = tl.zeros([BLOCK_T], tl.float32)
+    for start in range(0, n_candidates, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
+        at = tokens[:, None] * n_candidates + columns[None, :]
+        items = tl.load(items_ptr + at, mask=mask & counts[:, None], other=-1).to(tl.int64)
+        in_table = (items >= 0) & (items < n_items)
+        dots, state_squares, item_squares = products(
+            states_ptr, table_ptr, tokens, token_mask, items, in_table, width, COSINE, BLOCK_D
+        )
+        logits = dots * logit_scale(state_squares, item_squares, temperature, COSINE)
+        # Nothing outside the table is read; that it was asked for shows in the loss.
+        refused = tl.where(items == -1, float("-inf"), float("nan"))
+        logits = tl.where(in_table, logits, refused)
+        tl.store(logits_ptr + at, logits, mask=mask)
+        tl.store(squares_ptr + at, item_squares, mask=mask)
+        is_positive = (columns == 0)[None, :]
+        is_present = items != -1
+        positives += tl.sum(tl.where(is_positive & is_present, logits, 0.0), axis=1)
+        negatives = tl.where(is_positive, float("-inf"), logits)
+        before = largest
+        largest = tl.maximum(before, tl.max(negatives, axis=1))
+        shift = tl.where(largest == float("-inf"), 0.0, largest)
+        sums *= tl.exp(before - shift)
+        sums += tl.sum(tl.exp(negatives - shift[:, None]), axis=1)
+    # -log softmax of the positive is the softplus of how far the negatives together exceed it: so a
+    # small loss keeps its digits.
+    has_negatives = sums != 0
+    shift = tl.where(has_negatives, largest, 0.0)
+    sums = tl.where(has_negatives, sums, 1.0)
+    excess = tl.where(has_negatives, (shift - positives) + tl.log(sums), float("-inf"))
+    losses, slopes = softplus(excess)
+    slopes *= weights
+    tl.store(losses_ptr + tokens, weights * losses, mask=token_mask)
+    slopes_times_logits = tl.zeros([BLOCK_T], tl.float32)
+    tl.debug_barrier()  # what a thread reads back another one may have written
+    for start in range(0, n_candidates, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
+        at = tokens[:, None] * n_candidates + columns[None, :]
+        logits = tl.load(logits_ptr + at, mask=mask, other=float("-inf"))
+        item_squares = tl.load(squares_ptr + at, mask=mask, other=0.0)
+        is_positive = (columns == 0)[None, :]
+        negatives = tl.where(is_positive, float("-inf"), logits)
+        by_negative = (slopes / sums)[:, None] * tl.exp(negatives - shift[:, None])
+        by_logit = tl.where(is_positive, -slopes[:, None], by_negative)
+        product = by_logit * tl.where(logits == float("-inf"), 0.0, logits)
+        scale = logit_scale(state_squares, item_squares, temperature, COSINE)
+        tl.store(by_dot_ptr + at, by_logit * scale, mask=mask)
+        tl.store(by_item_ptr + at, own_multiple(product, item_squares, COSINE), mask=mask)
+        slopes_times_logits += tl.sum(product, axis=1)
+    by_state = own_multiple(slopes_times_logits, state_squares, COSINE)
+    tl.store(by_state_ptr + tokens, by_state, mask=token_mask)
+
+
+def sampled_softmax(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    weights: torch.Tensor,
+    cosine: bool,
+    temperature: float,
+    tile: Tile | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss, by_dot [T, C], by_item [T, C], by_state [T]), float32.
+
+    An item outside the table is not read and makes the loss NaN, where its token counts.
+    """
+    n_tokens, n_candidates = items.shape
+    n_items, width = table.shape
+    tile = tile or default_tile(n_candidates, width)
+    losses = torch.empty(n_tokens, dtype=torch.float32, device=states.device)
+    by_state = torch.empty_like(losses)
+    by_dot = torch.empty(items.shape, dtype=torch.float32, device=states.device)
+    by_item, logits, squares = (torch.empty_like(by_dot) for _ in range(3))
+    with torch.cuda.device_of(states):
+        _losses_kernel[(triton.cdiv(n_tokens, tile.tokens),)](
+            states.contiguous(),
+            table.contiguous(),
+            items.contiguous(),
+            weights.contiguous(),
+            logits,
+            squares,
+            losses,
+            by_dot,
+            by_item,
+            by_state,
+            n_tokens,
+            n_candidates,
+            n_items,
+            width,
+            temperature,
+            COSINE=cosine,
+            BLOCK_T=tile.tokens,
+            BLOCK_C=tile.candidates,
+            BLOCK_D=tile.columns,
+            num_warps=tile.warps,
+        )
+    return losses.sum(), by_dot, by_item, by_state

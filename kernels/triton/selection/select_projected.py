@@ -1,0 +1,482 @@
+# mypy: disallow-untyped-defs=False
+"""Top items, thresholds and pools of B users over N items, from scores that are never stored.
+
+1. Scores of S items, -inf where observed, and in them two that bracket the threshold's rank by
+   three standard deviations. A sample only says where to look: every count below is exact.
+2. A pass over all scores counts the unobserved ones above either bound and keeps the best of each
+   group of items: the m-th largest of these is a score that m items reach.
+3. Now exact ranks at two places of the sample say within it, by four deviations of what lies
+   between, where the threshold is: no shape of the scores' distribution is assumed.
+4. The same pass, hence the same bits of every score, lists what reaches the m-th largest best or
+   lies between the closer bounds, and writes a bit where an unobserved item lies below them. The
+   lists, some thousandths of N, are sorted; the threshold is at a known place, and those after it
+   go into the pool. A list that is too short, or bounds that missed, show in ``state``.
+
+FLOPs: 4 B N H in two passes and 2 B S H. Device memory: the table twice, a bit of each score
+written and read twice, 4 B S bytes of samples read three times. B = 1024, N = 2**20, H = 256 in
+bf16: 1.1e12 FLOPs or 1.1 ms at 990 TFLOP/s; 1.07 + 0.5 + 0.5 GB or 0.6 ms at 3.35 TB/s (H100), 0.4
+ms at 4.8 TB/s (H200). The matrix of scores alone would be 4.3 GB, and a sort of it far more.
+
+So the product bounds it, if what is done with each score stays under it. A multiprocessor makes 8
+scores in a cycle at H = 256 and issues 128 instructions of a thread: 16 a score. Compiled for sm_90
+by Triton 3.7, with all that a tile costs, counting takes 19 instructions a score and listing 23,
+plus 9 for each round of ``_append``, of which a tile needs as many as a word has scores to list
+(one or two). Hence no atomic addition per score: a histogram took 36.
+
+The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
+in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
+multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
+14 and 17 instructions a score, but leaves room for one program only. Each pass reads the table
+from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
+second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
+grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
+128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
+
+Float32 products are exact FMAs (67 TFLOP/s, 17 ms for the sizes above), which hide all the rest;
+``Tile.precision`` offers "tf32x3".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from pdrec_fast.kernels.triton.selection._score_tiles import (
+    INTERPRETED,
+    NOT_SPECIALIZED,
+    WORD,
+    Corpus,
+    load_vectors,
+    sample_scores,
+    score_tile,
+)
+
+_NO_KEY = 2**63 - 1
+AGAIN, NAN = 1, 2
+_GROUPS_PER_TOP = 8
+_SAMPLES_PER_PROGRAM = 1 << 15  # 64 registers a thread of 16 warps
+
+
+class Selected(NamedTuple):
+    """``pool``: int32 [B, ceil(N / 32)], a bit an item. ``state``: int32 [B], 0 where all is well,
+    ``AGAIN`` where a list was too short and the row must be done another way, ``NAN`` where a
+    score is NaN."""
+
+    top_items: torch.Tensor
+    threshold_score: torch.Tensor
+    threshold_item: torch.Tensor
+    pool: torch.Tensor
+    state: torch.Tensor
+
+
+@triton.jit
+def _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS: tl.constexpr):
+    """Pointers to a tile's words of bits, [rows, words], and which exist."""
+    words = first // WORD + tl.arange(0, BLOCK_ITEMS // WORD)
+    inside = (rows < n_rows)[:, None] & (words < n_words)[None, :]
+    return bits_ptr + rows.to(tl.int64)[:, None] * n_words + words[None, :], inside
+
+
+@triton.jit
+def _has_bit(words):
+    bit = 1 << tl.arange(0, WORD)
+    return (words[:, :, None] & bit[None, None, :]) != 0
+
+
+@triton.jit
+def _load_of_rows(pointer, rows, n_rows):
+    return tl.load(pointer + tl.minimum(rows, n_rows - 1))
+
+
+@triton.jit
+def _larger_or_nan(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _largest_of_words(scores):
+    if INTERPRETED:  # it calls a function for each pair of numbers
+        return tl.max(scores, axis=1)
+    else:
+        return tl.reduce(scores, 1, _larger_or_nan)
+
+
+@triton.jit
+def _add_of_rows(pointer, rows, n_rows, counts):
+    tl.atomic_add(pointer + rows, tl.sum(counts, axis=1), mask=rows < n_rows, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def _count_kernel(
+    vectors_ptr,
+    table_ptr,
+    bias_ptr,
+    bits_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_upper_ptr,
+    n_lower_ptr,
+    best_ptr,
+    n_rows,
+    n_items,
+    n_words,
+    slab,
+    HIDDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_ITEMS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
+):
+    """How many unobserved scores lie above either bound; the best of every 32nd of a slab."""
+    rows, resident = load_vectors(vectors_ptr, n_rows, HIDDEN, BLOCK_ROWS, BLOCK_DEPTH)
+    upper = _load_of_rows(upper_ptr, rows, n_rows)[:, None, None]
+    lower = _load_of_rows(lower_ptr, rows, n_rows)[:, None, None]
+    best = tl.full((BLOCK_ROWS, WORD), float("-inf"), tl.float32)
+    n_upper = tl.zeros((BLOCK_ROWS, WORD), tl.int32)
+    n_lower = tl.zeros((BLOCK_ROWS, WORD), tl.int32)
+    begin = tl.program_id(1) * slab
+    for first in range(begin, tl.minimum(begin + slab, n_items), BLOCK_ITEMS):
+        scores = score_tile(
+            resident, vectors_ptr, table_ptr, bias_ptr, rows, first, n_rows, n_items,
+            HIDDEN, PRECISION, BLOCK_ROWS, BLOCK_ITEMS, BLOCK_DEPTH,
+        )  # fmt: skip
+        places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
+        seen = _has_bit(tl.load(places, mask=inside, other=-1))
+        scores = tl.where(seen, float("-inf"), scores)
+        best = _larger_or_nan(best, _largest_of_words(scores))
+        n_upper += tl.sum((scores > upper).to(tl.int32), axis=1)
+        n_lower += tl.sum((scores > lower).to(tl.int32), axis=1)
+    _add_of_rows(n_upper_ptr, rows, n_rows, n_upper)
+    _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
+    groups = tl.program_id(1) * WORD + tl.arange(0, WORD)
+    at = rows.to(tl.int64)[:, None] * (tl.num_programs(1) * WORD) + groups[None, :]
+    tl.store(best_ptr + at, best, mask=(rows < n_rows)[:, None])
+
+
+@triton.jit
+def _descending(scores):
+    """int32 that falls as the score rises."""
+    bits = (scores + 0.0).to(tl.int32, bitcast=True)  # -0 becomes +0
+    return ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@triton.jit
+def _count_bits(words):
+    words -= (words >> 1) & 0x55555555
+    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F
+    words += words >> 8
+    return (words + (words >> 16)) & 0x3F
+
+
+@triton.jit
+def _any(words):
+    return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0)
+
+
+@triton.jit
+def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.constexpr):
+    """Adds the scores whose bits are set to the rows' lists, in any order.
+
+    A round takes one score of each word; ``most`` is 0 when none is left. What does not fit is
+    counted but not kept.
+    """
+    bit = (1 << tl.arange(0, WORD))[None, None, :]
+    rows = rows.to(tl.int64)[:, None]
+    counters = tl.broadcast_to(sizes_ptr + rows, words.shape)
+    firsts = first + WORD * tl.arange(0, words.shape[1])
+    while most > 0:
+        lowest = words & -words
+        score = tl.sum(tl.where(lowest[:, :, None] == bit, scores, 0.0), axis=2)
+        exponent = lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23
+        items = firsts[None, :] + ((exponent & 0xFF) - 127)
+        keys = (_descending(score).to(tl.int64) << 32) | items.to(tl.int64)
+        place = tl.atomic_add(counters, 1, mask=words != 0, sem="relaxed")
+        tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=(words != 0) & (place < CAPACITY))
+        words ^= lowest
+        most = _any(words)
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def _collect_kernel(
+    vectors_ptr,
+    table_ptr,
+    bias_ptr,
+    bits_ptr,
+    least_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_lower_ptr,
+    keys_ptr,
+    sizes_ptr,
+    n_rows,
+    n_items,
+    n_words,
+    slab,
+    CAPACITY: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_ITEMS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
+):
+    """Lists of the unobserved scores from ``least`` on and of those between the bounds.
+
+    The bits of the observed items give way to those of the unobserved ones below the lower bound,
+    which are counted.
+    """
+    rows, resident = load_vectors(vectors_ptr, n_rows, HIDDEN, BLOCK_ROWS, BLOCK_DEPTH)
+    least = _load_of_rows(least_ptr, rows, n_rows)[:, None, None]
+    upper = _load_of_rows(upper_ptr, rows, n_rows)[:, None, None]
+    lower = _load_of_rows(lower_ptr, rows, n_rows)[:, None, None]
+    bit = (1 << tl.arange(0, WORD))[None, None, :]
+    n_lower = tl.zeros((BLOCK_ROWS, BLOCK_ITEMS // WORD), tl.int32)
+    begin = tl.program_id(1) * slab
+    for first in range(begin, tl.minimum(begin + slab, n_items), BLOCK_ITEMS):
+        scores = score_tile(
+            resident, vectors_ptr, table_ptr, bias_ptr, rows, first, n_rows, n_items,
+            HIDDEN, PRECISION, BLOCK_ROWS, BLOCK_ITEMS, BLOCK_DEPTH,
+        )  # fmt: skip
+        places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
+        seen = tl.load(places, mask=inside, other=-1)
+        below = tl.sum(tl.where(scores < lower, bit, 0), axis=2) & ~seen
+        n_lower += _count_bits(below)
+        tl.store(places, below, mask=inside)
+        listed = (scores >= least) | ((scores >= lower) & (scores <= upper))
+        words = tl.sum(tl.where(listed, bit, 0), axis=2) & ~seen
+        most = _any(words)  # apart: Triton 3.2 takes no call in the condition
+        if most > 0:  # the loop in it alone would keep this one from being pipelined
+            _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY)
+    _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def _bracket_kernel(
+    scores_ptr,
+    from_ranks_ptr,
+    to_ranks_ptr,
+    upper_ptr,
+    lower_ptr,
+    n_rows,
+    n_samples,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr,
+):
+    """Scores that hug those at two ranks of a row, counted from 0 for the highest.
+
+    Bit by bit, but for the lowest: the largest number that more than ``rank`` scores reach.
+    """
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    places = tl.arange(0, BLOCK_SAMPLES)
+    inside = (rows < n_rows)[:, None] & (places < n_samples)[None, :]
+    at = rows.to(tl.int64)[:, None] * n_samples + places[None, :]
+    scores = tl.load(scores_ptr + at, mask=inside, other=0.0)
+    rising = tl.where(inside, (~_descending(scores) >> 1) + (1 << 30), -1)
+    from_rank = _load_of_rows(from_ranks_ptr, rows, n_rows)
+    to_rank = _load_of_rows(to_ranks_ptr, rows, n_rows)
+    upper = tl.zeros((BLOCK_ROWS,), tl.int32)
+    lower = tl.zeros((BLOCK_ROWS,), tl.int32)
+    for i in range(31):
+        bit = 1 << (30 - i)
+        n_upper = tl.sum((rising >= (upper | bit)[:, None]).to(tl.int32), axis=1)
+        n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
+        upper = tl.where(n_upper > from_rank, upper | bit, upper)
+        lower = tl.where(n_lower > to_rank, lower | bit, lower)
+    tl.store(upper_ptr + rows, _rising_score(upper, 1), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, _rising_score(lower, 0), mask=rows < n_rows)
+
+
+@triton.jit
+def _rising_score(number, lowest_bit):
+    bits = ((number - (1 << 30)) << 1) | lowest_bit
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+def select(
+    corpus: Corpus,
+    indptr: torch.Tensor,
+    items: torch.Tensor,
+    rows: torch.Tensor,
+    top_m: int,
+    first_rank: torch.Tensor,
+) -> Selected:
+    """What ``ops.selection`` defines, and the pools, of B >= 1 rows, without waiting for the GPU.
+
+    Args:
+        rows: int64 [nnz], of the observed ``items``.
+        first_rank: int64 [B]; one out of its range gives a row without meaning.
+    """
+    n_observed = indptr.diff()
+    n_unobserved = corpus.n_items - n_observed
+    rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
+    bits = _observed_bits(corpus, rows, items)
+    upper, lower, best = _bounds(corpus, bits, n_unobserved, rank, top_m)
+    capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
+    least = _least_of_top(best, top_m)
+    keys, size, n_lower = _collect(corpus, bits, least, upper, lower, capacity)
+    scores, ids = _score_of(keys), (keys & 0xFFFFFFFF).int()
+    kept = keys != _NO_KEY
+    between = kept & (scores >= lower[:, None]) & (scores <= upper[:, None])
+    n_between = between.sum(1)
+    within = rank - (n_unobserved - n_lower - n_between)
+    failed = (size > keys.shape[1]) | (within < 0) | (within >= n_between)
+    place = (kept & (scores > upper[:, None])).sum(1) + within
+    place = place.clamp(0, keys.shape[1] - 1)[:, None]
+    pooled = between & (keys >= keys.gather(1, place)) & ~failed[:, None]
+    _add_to_pool(bits, ids, pooled)
+    return Selected(
+        torch.where(kept[:, :top_m], ids[:, :top_m], -1),
+        scores.gather(1, place)[:, 0],
+        ids.gather(1, place)[:, 0],
+        bits,
+        torch.where(best.isnan().any(1), NAN, torch.where(failed, AGAIN, 0)).int(),
+    )
+
+
+def _bounds(
+    corpus: Corpus, bits: torch.Tensor, n_unobserved: torch.Tensor, rank: torch.Tensor, top_m: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(two scores around that at ``rank``, float32 [B]; the best of each group of items [B, G])."""
+    sample, n_sampled = _sample(corpus, bits)
+    place = (rank + 0.5) * n_sampled / n_unobserved
+    reach = 3 * (place * (1 - place / n_sampled)).clamp(min=0).sqrt() + 4
+    first, last = (place - reach).floor().clamp(min=0), (place + reach).ceil()
+    last = last.minimum(n_sampled - 1)
+    upper, lower = _scores_at(sample, first, last)
+    n_upper, n_lower, best = _count(corpus, bits, upper, lower, top_m)
+    # Exact ranks at two scores of the sample tell better where in it the wanted rank lies: by half
+    # the root of how many lie between, at most.
+    per_rank = (last - first) / (n_lower - n_upper).clamp(min=1)
+    place = first + (rank - n_upper + 0.5) * per_rank
+    beside = (first - place).maximum(place - last).clamp(min=0)
+    reach = 2 * (last - first + beside).clamp(min=0).sqrt() + 0.5 * beside + 2
+    first, last = (place - reach).floor(), (place + reach).ceil()
+    upper, lower = _scores_at(sample, first, last)
+    upper = torch.where(first < 0, torch.inf, upper)
+    lower = torch.where(last >= n_sampled, -torch.inf, lower)
+    return upper, lower, best
+
+
+def _observed_bits(corpus: Corpus, rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """int32 [B, ceil(N / 32)]; the bits beyond N are set as well."""
+    n_words = triton.cdiv(corpus.n_items, WORD.value)
+    bits = items.new_zeros((corpus.n_rows, n_words))
+    if corpus.n_items % WORD.value:
+        bits[:, -1] = -1 << corpus.n_items % WORD.value
+    # The bits of a word are distinct, so adding them sets them.
+    bit = torch.ones_like(items) << (items & 31)
+    bits.view(-1).index_add_(0, rows * n_words + (items >> 5), bit)
+    return bits
+
+
+def _sample(corpus: Corpus, bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float32 [B, S], scores of some items, -inf where observed; how many are not, [B]).
+
+    One item, chosen by a hash, of each of S equal parts of the catalogue.
+    """
+    n_sample = min(corpus.tile.sample, corpus.n_items)
+    part = torch.arange(n_sample, device=bits.device)
+    within = (part * 0x9E3779B1) & 0xFFFFFFFF
+    chosen = (part * corpus.n_items + (within * corpus.n_items >> 32)) // n_sample
+    sample = sample_scores(corpus, chosen, bits)
+    return sample, (sample != -torch.inf).sum(1)
+
+
+def _scores_at(
+    sample: torch.Tensor, first: torch.Tensor, last: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores at two ranks of each row, float32 [B], or a little beyond."""
+    n_rows, n_sample = sample.shape
+    first, last = (rank.clamp(0, n_sample - 1).int() for rank in (first, last))
+    upper, lower = sample.new_empty((2, n_rows))
+    block = triton.next_power_of_2(n_sample)
+    rows = max(_SAMPLES_PER_PROGRAM // block, 1)
+    with torch.cuda.device_of(sample):
+        _bracket_kernel[(triton.cdiv(n_rows, rows),)](
+            sample,
+            first,
+            last,
+            upper,
+            lower,
+            n_rows,
+            n_sample,
+            BLOCK_ROWS=rows,
+            BLOCK_SAMPLES=block,
+            num_warps=16,
+        )
+    return upper, lower
+
+
+def _count(
+    corpus: Corpus, bits: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor, top_m: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(numbers of scores above each bound, int32 [B]; the best of each group of items [B, G])."""
+    grid, slab = corpus.grid(triton.cdiv(_GROUPS_PER_TOP * top_m, WORD.value))
+    n_upper, n_lower = bits.new_zeros((2, corpus.n_rows))
+    best = corpus.bias.new_empty((corpus.n_rows, grid[1] * WORD.value))
+    with torch.cuda.device_of(bits):
+        _count_kernel[grid](
+            bits_ptr=bits,
+            upper_ptr=upper,
+            lower_ptr=lower,
+            n_upper_ptr=n_upper,
+            n_lower_ptr=n_lower,
+            best_ptr=best,
+            n_words=bits.shape[1],
+            slab=slab,
+            **corpus.arguments(),
+        )
+    return n_upper, n_lower, best
+
+
+def _least_of_top(best: torch.Tensor, top_m: int) -> torch.Tensor:
+    """A score that at least ``top_m`` unobserved items reach: each group has one item."""
+    if not top_m:
+        return best.new_full((len(best),), torch.inf)
+    if best.shape[1] < top_m:
+        return best.new_full((len(best),), -torch.inf)
+    return best.topk(top_m, dim=1).values[:, -1].contiguous()
+
+
+def _collect(
+    corpus: Corpus,
+    bits: torch.Tensor,
+    least: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
+    capacity: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(sorted keys, how many there should be, how many scores are below ``lower``); new bits."""
+    grid, slab = corpus.grid(1)
+    keys = bits.new_full((corpus.n_rows, capacity), _NO_KEY, dtype=torch.int64)
+    sizes, n_lower = bits.new_zeros((2, corpus.n_rows))
+    with torch.cuda.device_of(bits):
+        _collect_kernel[grid](
+            bits_ptr=bits,
+            least_ptr=least,
+            upper_ptr=upper,
+            lower_ptr=lower,
+            n_lower_ptr=n_lower,
+            keys_ptr=keys,
+            sizes_ptr=sizes,
+            n_words=bits.shape[1],
+            slab=slab,
+            CAPACITY=capacity,
+            **corpus.arguments(),
+        )
+    return keys.sort(dim=1).values, sizes, n_lower
+
+
+def _add_to_pool(bits: torch.Tensor, items: torch.Tensor, wanted: torch.Tensor) -> None:
+    n_words = bits.shape[1]
+    items = torch.where(wanted, items, 0)
+    words = torch.arange(len(bits), device=bits.device)[:, None] * n_words + (items >> 5)
+    bits.view(-1).index_add_(0, words.view(-1), (wanted.int() << (items & 31)).view(-1))
+
+
+def _score_of(keys: torch.Tensor) -> torch.Tensor:
+    rising = (~(keys >> 32)).int()
+    return (rising ^ ((rising >> 31) & 0x7FFFFFFF)).view(torch.float32)

@@ -1,0 +1,110 @@
+"""Logits of candidate items, without storing the candidates' embeddings."""
+
+from __future__ import annotations
+
+import torch
+
+from pdrec_fast.build_info import extension
+from pdrec_fast.ops.candidates._checks import (
+    check_candidates,
+    check_devices,
+    float_array,
+    implementations,
+    item_indices,
+    thread_count,
+)
+from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.reference.candidates import item_logits as reference
+
+
+@torch.no_grad()
+def item_logits(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    *,
+    similarity: str = "dot",
+    temperature: float = 1.0,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """``s_tc = similarity(states_t, table[items_tc]) + bias[items_tc]``, for evaluation and the
+    choice of candidates: no gradient flows through the result. ``weighted_bce`` trains.
+
+    Args:
+        states: [T, d], float32 (half precision is widened; float64 is for the reference).
+        table: [N, d], of such a dtype.
+        items: int64 or int32 [T, C], rows of the table; -1 marks an absent candidate.
+        similarity: ``"dot"``, or ``"cosine"``: the product of both sides as
+            ``torch.nn.functional.normalize`` scales them, times ``temperature``.
+        temperature: of the cosine; the dot product does not use it.
+        bias: [N], or None.
+        impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``. The C++ result has
+            the same bits whatever the number of threads and the instruction set.
+
+    Returns:
+        [T, C], float32 or wider; -inf for absent candidates. On a GPU, NaN for items outside the
+        table: to refuse them would make the host wait.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
+        BackendError: the named implementation cannot run here.
+    """
+    check_candidates(states, table, items, similarity, temperature)
+    if bias is not None and bias.shape != table.shape[:1]:
+        raise ValueError(f"bias must have shape [{len(table)}], got {tuple(bias.shape)}")
+    check_devices(states, table=table, items=items, bias=bias)
+    chosen = choose("item_logits", impl, implementations(states, table))
+    if chosen == "reference":
+        item_indices(items.cpu(), len(table))
+        return reference.item_logits(states, table, items, similarity, temperature, bias)
+    if chosen == "cpp":
+        states, table = states.float(), table.float()
+    bias = None if bias is None else bias.float()
+    return _item_logits(states, table, items, similarity, temperature, bias, chosen)
+
+
+@torch.library.custom_op("pdrec_fast::item_logits", mutates_args=())
+def _item_logits(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    similarity: str,
+    temperature: float,
+    bias: torch.Tensor | None,
+    impl: str = "cpp",
+) -> torch.Tensor:
+    cosine = similarity == "cosine"
+    if impl == "triton":
+        from pdrec_fast.kernels.triton.candidates import item_logits as kernels
+
+        return kernels.item_logits(states, table, items, cosine, temperature, bias)
+    logits = torch.empty(items.shape, dtype=torch.float32)
+    extension.item_logits(
+        float_array(states),
+        float_array(table),
+        item_indices(items, len(table)),
+        cosine,
+        temperature,
+        None if bias is None else float_array(bias),
+        logits.numpy(),
+        thread_count(items, states.shape[1]),
+    )
+    return logits
+
+
+@_item_logits.register_fake
+def _(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    items: torch.Tensor,
+    similarity: str,
+    temperature: float,
+    bias: torch.Tensor | None,
+    impl: str = "cpp",
+) -> torch.Tensor:
+    return states.new_empty(items.shape, dtype=torch.float32)
+
+
+for _device in ("cpu", "cuda"):
+    _item_logits.register_autocast(_device, torch.float32)

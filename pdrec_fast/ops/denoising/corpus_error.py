@@ -1,0 +1,227 @@
+"""Mean squared error of the denoiser's prediction over the whole corpus, with a sparse target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pdrec_fast.build_info import triton_problem
+from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.reference.denoising import corpus_error as reference
+
+# Rows of a narrow matrix widened at once on a CPU: few enough that the wide copy stays in cache.
+_WIDENED_ROWS = 8
+
+
+def corpus_error(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """``mean_j (item_out_j h + b_j - x_j)^2`` for every row (DiffRec, eq. 10, before weighting).
+
+    Differentiable in ``hidden``, ``item_out`` and ``item_bias``. The products run in the dtype of
+    ``hidden``; sums over items are fp32.
+
+    Args:
+        hidden: [B, H], fp32 or bf16 (fp64 too, outside the promises of speed).
+        item_out: [N, H]; item_bias: [N].
+        rows, items: int64 [nnz], coordinates of the non-zeros of x, no pair twice; values: [nnz].
+        impl: ``"dense"`` keeps one B x N matrix, with x subtracted in place: three products of
+            B x N x H. ``"triton"`` (a GPU) does the same with the first of them, x and the squares
+            in one kernel. ``"gram"`` expands the square into ``h' (item_out' item_out) h + ...``:
+            two products of N x H x H, no B x N matrix. ``"auto"`` takes ``"gram"`` where it has
+            fewer operations, but not in bf16, because the expanded terms cancel; else
+            ``"triton"`` on a GPU and ``"dense"`` elsewhere. ``"reference"``.
+
+    Returns:
+        [B], fp32 or wider.
+    """
+    if hidden.ndim != 2 or item_out.ndim != 2 or hidden.shape[1] != item_out.shape[1]:
+        raise ValueError(
+            "hidden [B, H] and item_out [N, H] must share H, got shapes "
+            f"{tuple(hidden.shape)} and {tuple(item_out.shape)}"
+        )
+    batch, width = hidden.shape
+    narrow = _wide(hidden.dtype) != hidden.dtype
+    if impl == "auto" and not narrow and 3 * batch > 2 * width:
+        impl = "gram"
+    chosen = choose("corpus_error", impl, _offered(hidden, narrow))
+    target = (rows, items, values)
+    if chosen == "reference":
+        return reference.corpus_error(hidden, item_out, item_bias, *target)
+    # Cast here, so that one copy of the matrix serves the product and its gradient.
+    item_out = item_out.to(hidden.dtype)
+    if chosen == "gram":
+        return _by_gram(hidden, item_out, item_bias.to(hidden.dtype), *target)[0]
+    return _by_difference(hidden, item_out, item_bias, *target, chosen)[0]
+
+
+def _offered(hidden: torch.Tensor, narrow: bool) -> dict[str, str | None]:
+    device = hidden.device.type
+    other = None
+    if hidden.dtype not in (torch.float32, torch.bfloat16):
+        other = f"it takes float32 or bfloat16, got {hidden.dtype}"
+    on_triton = {"triton": other or triton_problem(device)}
+    cancels = f"{hidden.dtype} is too narrow for terms that cancel" if narrow else None
+    others = {"dense": None, "gram": cancels, "reference": None}
+    # On a CPU only the interpreter runs Triton's kernels, which is for tests.
+    return others | on_triton if device == "cpu" else on_triton | others
+
+
+@torch.library.custom_op("pdrec_fast::corpus_error_dense", mutates_args=())
+def _by_difference(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    impl: str = "dense",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(errors [B], prediction minus x [B, N]); the latter is what the gradient needs."""
+    if impl == "triton":
+        from pdrec_fast.kernels.triton.denoising import corpus_error as kernels
+
+        tensors = (hidden, item_out, item_bias, rows, items, values)
+        squares, difference = kernels.difference(*[tensor.contiguous() for tensor in tensors])
+        return squares / len(item_out), difference
+    difference = torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T)
+    # No pair comes twice, so nothing need accumulate, for which CUDA would sort.
+    difference[rows, items] -= values.to(hidden.dtype)
+    return _squared_norms(difference) / difference.shape[1], difference
+
+
+@_by_difference.register_fake
+def _(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    impl: str = "dense",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n_rows, n_items = len(hidden), len(item_out)
+    return hidden.new_empty(n_rows, dtype=_wide(hidden.dtype)), hidden.new_empty(n_rows, n_items)
+
+
+def _save_difference(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    hidden, item_out, item_bias, *_ = inputs
+    ctx.set_materialize_grads(False)  # zeros for the unused difference would be B x N
+    ctx.save_for_backward(hidden, item_out, output[1])
+    ctx.bias_dtype = item_bias.dtype
+
+
+def _difference_backward(
+    ctx: Any, of_errors: torch.Tensor | None, of_difference: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    hidden, item_out, difference = ctx.saved_tensors
+    to_hidden = to_items = to_bias = None
+    if of_errors is not None:
+        # The rows' scales go to the B x H side of every product, so B x N numbers are only read.
+        scale = (2 / len(item_out) * of_errors).to(hidden.dtype)
+        to_hidden = (difference @ item_out) * scale[:, None]
+        to_items = difference.T @ (hidden * scale[:, None])
+        to_bias = (scale @ difference).to(ctx.bias_dtype)
+    if of_difference is not None:  # in second derivatives
+        to_hidden = _plus(to_hidden, of_difference @ item_out)
+        to_items = _plus(to_items, of_difference.T @ hidden)
+        to_bias = _plus(to_bias, of_difference.sum(dim=0).to(ctx.bias_dtype))
+    return to_hidden, to_items, to_bias, *(None,) * 4
+
+
+@torch.library.custom_op("pdrec_fast::corpus_error_gram", mutates_args=())
+def _by_gram(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(errors [B], item_out' item_out [H, H], item_out' b [H])."""
+    gram, offset = item_out.T @ item_out, item_bias @ item_out
+    values = values.to(hidden.dtype)
+    errors = ((hidden @ gram + 2 * offset) * hidden).sum(dim=1) + item_bias.square().sum()
+    predicted = (item_out[items] * hidden[rows]).sum(dim=1) + item_bias[items]
+    errors.index_add_(0, rows, values * (values - 2 * predicted))
+    return errors / len(item_out), gram, offset
+
+
+@_by_gram.register_fake
+def _(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    width = hidden.shape[1]
+    return hidden.new_empty(len(hidden)), hidden.new_empty(width, width), hidden.new_empty(width)
+
+
+def _save_gram(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, *output[1:])
+
+
+def _gram_backward(
+    ctx: Any,
+    of_errors: torch.Tensor | None,
+    of_gram: torch.Tensor | None,
+    of_offset: torch.Tensor | None,
+) -> tuple[torch.Tensor | None, ...]:
+    hidden, item_out, item_bias, rows, items, values, gram, offset = ctx.saved_tensors
+    to_hidden = to_items = to_bias = None
+    if of_errors is not None:
+        scale = 2 / len(item_out) * of_errors
+        scaled = hidden * scale[:, None]
+        total = scaled.sum(dim=0)
+        pulled = values.to(hidden.dtype) * scale[rows]  # what the non-zeros of x pull towards
+        to_hidden = torch.addcmul(scaled @ gram, scale[:, None], offset)
+        to_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
+        to_items = torch.addmm(torch.outer(item_bias, total), item_out, scaled.T @ hidden)
+        to_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
+        to_bias = torch.addmv(item_bias * scale.sum(), item_out, total)
+        to_bias.index_add_(0, items, pulled, alpha=-1)
+    if of_gram is not None:  # in second derivatives, as what follows
+        to_items = _plus(to_items, item_out @ (of_gram + of_gram.T))
+    if of_offset is not None:
+        to_items = _plus(to_items, torch.outer(item_bias, of_offset))
+        to_bias = _plus(to_bias, item_out @ of_offset)
+    return to_hidden, to_items, to_bias, None, None, None
+
+
+def _plus(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:
+    return term if total is None else total + term
+
+
+def _squared_norms(matrix: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of every row, fp32 or wider: [B, N] -> [B]."""
+    wide = _wide(matrix.dtype)
+    if matrix.device.type != "cpu" or matrix.dtype == wide:
+        return torch.linalg.vector_norm(matrix, dim=1, dtype=wide).square()
+    # On a CPU a norm of another dtype would first make a wide copy of the whole matrix.
+    parts = matrix.split(_WIDENED_ROWS)
+    return torch.cat([part.to(wide).square_().sum(dim=1) for part in parts])
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+_by_difference.register_autograd(_difference_backward, setup_context=_save_difference)
+_by_gram.register_autograd(_gram_backward, setup_context=_save_gram)
+# Products in bfloat16, of whatever type autocast's are, because kernels and promises know no other
+# narrow one; terms that cancel stay in float32.
+for _device in ("cpu", "cuda"):
+    _by_difference.register_autocast(_device, torch.bfloat16)
+    _by_gram.register_autocast(_device, torch.float32)

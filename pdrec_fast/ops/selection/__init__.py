@@ -1,0 +1,1 @@
+"""Top-m items and pools of negatives over the unobserved corpus."""

@@ -1,0 +1,1 @@
+"""Layers on packed sequences of unequal lengths."""

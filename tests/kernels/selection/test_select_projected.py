@@ -1,0 +1,273 @@
+"""``select_projected`` in Triton: the ids of the CPU's operations, however its search goes."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from pdrec_fast.ops.selection import select_projected as projected_selection
+from pdrec_fast.ops.selection.sample_pool import sample_pool
+from pdrec_fast.ops.selection.select_projected import select_projected
+from pdrec_fast.ops.selection.select_unobserved import select_unobserved
+from pdrec_fast.reference.selection import select_projected as reference
+
+pytest.importorskip("triton", reason="Triton is not installed")
+tiles = pytest.importorskip("pdrec_fast.kernels.triton.selection._score_tiles")
+kernels = pytest.importorskip("pdrec_fast.kernels.triton.selection.select_projected")
+pool_draws = pytest.importorskip("pdrec_fast.kernels.triton.selection._pool_draws")
+
+ROWS, ITEMS, HIDDEN = 19, 101, 21  # two tiles of users, four of items
+TOP, DRAWS = 5, 17
+KEYS = {"seed": 2**63 + 5, "epoch": 2**31 + 1, "users": np.arange(ROWS) * 110_000_003}
+TILE = tiles.Tile(16, 32, 32, n_warps=4, sample=64, capacity=64)
+TILES = {
+    "resident": TILE,
+    "deep": replace(TILE, depth=16, n_stages=3),
+    "wide": replace(TILE, items=64),
+}
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs():
+    """Memory that nothing was written to holds NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def redone(monkeypatch):
+    """How many rows were done again, call by call."""
+    calls = []
+    materialized = reference.select_materialized
+
+    def count(vectors, *arguments):
+        calls.append(len(vectors))
+        return materialized(vectors, *arguments)
+
+    monkeypatch.setattr(projected_selection.reference, "select_materialized", count)
+    return calls
+
+
+def corpus(device, dtype=torch.float32, n_items=ITEMS, repeats=1):
+    """Small whole numbers: every product and sum is exact, so scores are the same everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randint(-4, 5, (ROWS, HIDDEN), generator=generator).float()
+    table = torch.randint(-4, 5, (n_items, HIDDEN), generator=generator).float()
+    bias = torch.randint(-40, 41, (n_items,), generator=generator) / 64
+    of_item = torch.arange(n_items) // repeats
+    return vectors.to(device), table[of_item].to(device, dtype), bias[of_item].to(device)
+
+
+def rows(omega=0.5, n_items=ITEMS, all_seen=0):
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(0, 12, ROWS)
+    sizes[0] = 0
+    sizes[1] = all_seen or sizes[1]
+    items = [np.sort(rng.choice(n_items, size, replace=False)) for size in sizes]
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    first_rank = np.floor(omega * (n_items - sizes)).astype(np.int64)
+    return (indptr, np.concatenate(items).astype(np.int32)), first_rank
+
+
+def check(matrices, observed, first_rank, tile=TILE, top_m=TOP, on_device=False):
+    """All results against those of the CPU's operations for the same scores."""
+    vectors, table, bias = (matrix.cpu() for matrix in matrices)
+    scores = reference.projected_scores(vectors, table, bias)
+    chosen = select_unobserved(scores, observed, top_m, first_rank)
+    draws = sample_pool(scores, observed, chosen[1], chosen[2], DRAWS, **KEYS)
+    of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
+    expected = (*chosen, scores[of_row, observed[1].astype(np.int64)], draws)
+    keys = dict(KEYS)
+    if on_device:
+        device = matrices[0].device
+        observed = tuple(torch.from_numpy(array).to(device) for array in observed)
+        first_rank = torch.from_numpy(first_rank).to(device)
+        keys["users"] = torch.from_numpy(KEYS["users"]).to(device)
+    found = select_projected(
+        *matrices, observed, top_m, first_rank, DRAWS, **keys, impl="triton", tile=tile
+    )
+    for name, result, truth in zip(found._fields, found, expected, strict=True):
+        assert result.dtype == truth.dtype, name
+        assert torch.equal(result.cpu(), truth), name
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tile", TILES)
+def test_equals_the_cpu(device, dtype, tile, redone):
+    check(corpus(device, dtype), *rows(), TILES[tile], on_device=tile == "deep")
+    assert not redone
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.9])
+def test_thresholds_near_the_ends(device, omega, redone):
+    check(corpus(device), *rows(omega), replace(TILE, capacity=128))
+    assert not redone
+
+
+def test_equal_scores_go_to_the_lower_item(device):
+    check(corpus(device, repeats=3), *rows())
+
+
+def test_pools_that_are_listed(device):
+    """Of less than a 64th of the items, in two rows only."""
+    observed, first_rank = rows(n_items=201, all_seen=198)
+    first_rank[1], first_rank[2] = 1, 201 - np.diff(observed[0])[2] - 3
+    check(corpus(device, n_items=201), observed, first_rank)
+
+
+def test_rows_without_a_pool_stay_as_they_were(device):
+    """No row writes into another, and none draws for ever."""
+    bits = torch.full((3, 2), -1, dtype=torch.int32, device=device)
+    sizes = torch.tensor([64, 0, 64], device=device)
+    users = torch.arange(3, device=device)
+    unwritten = torch.empty(1, dtype=torch.int32, device=device)
+    draws = pool_draws.draw(bits, sizes, 64, DRAWS, 1, 2, users, any_listed=False)
+    assert ((draws[::2] >= 0) & (draws[::2] < 64)).all()
+    assert (draws[1] == unwritten).all()
+
+
+def test_nothing_observed_and_odd_layouts(device):
+    vectors, table, bias = corpus(device)
+    strided = torch.stack((vectors, vectors), dim=2)[:, :, 1]
+    observed = np.zeros(ROWS + 1, np.int64), np.empty(0, np.int32)
+    matrices = strided, table.T.contiguous().T, bias[:, None].repeat(1, 2)[:, 0]
+    check(matrices, observed, np.full(ROWS, ITEMS - 1), top_m=0)
+
+
+def test_more_wanted_than_there_are(device):
+    check(corpus(device, n_items=40), *rows(n_items=40, all_seen=37), top_m=45)
+
+
+def test_rows_with_equal_scores_are_done_again(device, redone):
+    vectors, table, bias = corpus(device)
+    vectors[3:5] = 0
+    check((vectors, table, torch.zeros_like(bias)), *rows(), replace(TILE, capacity=16))
+    assert redone
+    assert sum(redone) >= 2
+
+
+def test_rows_whose_sample_misled_are_done_again(device, redone):
+    """The items sampled score higher than all others."""
+    vectors, table, bias = corpus(device, n_items=128)
+    tile = replace(TILE, sample=16, capacity=16)
+    part = np.arange(16)
+    bias[(part * 128 + ((part * 0x9E3779B1 & 0xFFFFFFFF) * 128 >> 32)) // 16] += 4096
+    check((vectors, table, bias), *rows(n_items=128), tile)
+    assert redone == [ROWS]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-6)], ids=["fp32", "bf16"]
+)
+def test_scores_against_float64(device, dtype, bound):
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(ROWS, HIDDEN, generator=generator).to(device, dtype)
+    table = torch.randn(ITEMS, HIDDEN, generator=generator).to(device, dtype)
+    bias = torch.randn(ITEMS, generator=generator).to(device)
+    observed, first_rank = rows()
+    found = select_projected(
+        vectors, table, bias, observed, TOP, first_rank, 0, **KEYS, impl="triton", tile=TILE
+    )
+    truth = (vectors.double() @ table.double().T + bias).cpu()
+    of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
+    of_observed = truth[of_row, observed[1].astype(np.int64)]
+    of_threshold = truth.gather(1, found.threshold_item.cpu().long()[:, None])[:, 0]
+    for result, expected in (
+        (found.observed_scores, of_observed),
+        (found.threshold_score, of_threshold),
+    ):
+        assert (result.cpu() - expected).norm() <= bound * expected.norm()
+    # Ids are those of the exact scores: these lie further apart than rounding.
+    chosen = select_unobserved(truth.float(), observed, TOP, first_rank)
+    assert torch.equal(found.top_items.cpu(), chosen.top_items)
+    assert torch.equal(found.threshold_item.cpu(), chosen.threshold_item)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_refuses_what_only_the_device_knows(device):
+    (vectors, table, bias), (observed, first_rank) = corpus(device), rows()
+    settings = {**KEYS, "impl": "triton", "tile": TILE}
+
+    def run(vectors, table, first_rank):
+        return select_projected(vectors, table, bias, observed, 2, first_rank, 3, **settings)
+
+    with pytest.raises(ValueError, match=r"first_rank must lie in .* row 2"):
+        run(vectors, table, np.where(np.arange(ROWS) == 2, ITEMS, first_rank))
+    bad = vectors.clone()
+    bad[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="row 4 is not"):
+        run(bad, table, first_rank)
+    table[7, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        run(vectors, table, first_rank)
+
+
+def tensors(device, n_rows=3, n_items=40):
+    """(vectors, table, bias, indptr, items, first_rank, users)"""
+    vectors, table, bias = corpus(device, n_items=n_items)
+    (indptr, items), first_rank = rows(n_items=n_items)
+    arrays = (
+        indptr[: n_rows + 1],
+        items[: indptr[n_rows]],
+        first_rank[:n_rows],
+        KEYS["users"][:n_rows],
+    )
+    of_rows = (torch.from_numpy(array).to(device) for array in arrays)
+    return vectors[:n_rows], table, bias, *of_rows
+
+
+FIELDS = json.dumps(asdict(TILE))
+
+
+def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
+    """By both operations, of which the second takes what the first gives."""
+    operations, n_items = torch.ops.pdrec_fast, len(table)
+    selection = vectors, table, bias, indptr, items, TOP, first_rank, FIELDS
+    *found, pool, state, scores = operations.projected_selection(*selection)
+    sizes = n_items - indptr.diff() - first_rank
+    drawing = pool, sizes, n_items, DRAWS, -5, 2, users, True
+    return *found, pool, state, scores, operations.pool_draws(*drawing)
+
+
+def test_custom_op_contracts(device):
+    operations = torch.ops.pdrec_fast
+    *selection, first_rank, users = tensors(device)
+    arguments = *selection, TOP, first_rank, FIELDS
+    torch.library.opcheck(operations.projected_selection.default, arguments)
+    *_, pool, state, _, _ = selected_and_drawn(*selection, first_rank, users)
+    assert not state.any()
+    sizes = len(selection[1]) - selection[3].diff() - first_rank
+    arguments = pool, sizes, len(selection[1]), DRAWS, -5, 2, users, True
+    torch.library.opcheck(operations.pool_draws.default, arguments)
+
+
+def test_compiles_without_a_graph_break(device):
+    compiled = torch.compile(selected_and_drawn, fullgraph=True, backend="aot_eager")
+    arguments = tensors(device)
+    for result, truth in zip(compiled(*arguments), selected_and_drawn(*arguments), strict=True):
+        assert torch.equal(result, truth)
+
+
+def test_waits_for_the_device_once(monkeypatch):
+    """The meta device has no numbers to read: every other wait would be an error."""
+    waits = []
+
+    def read(codes):
+        waits.append(codes)
+        return [0] * len(codes)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", read)
+    n_items = 1 << 14  # a smaller corpus is for a library's product and sort
+    vectors, table, bias, indptr, items, first_rank, users = tensors("meta", ROWS, n_items)
+    keys = {"seed": 2**63, "users": users}
+    observed = indptr, items
+    found = select_projected(vectors, table, bias, observed, TOP, first_rank, DRAWS, **keys)
+    assert len(waits) == 1
+    shapes = (ROWS, TOP), (ROWS,), (ROWS,), (len(items),), (ROWS, DRAWS)
+    dtypes = torch.int32, torch.float32, torch.int32, torch.float32, torch.int32
+    for result, shape, dtype in zip(found, shapes, dtypes, strict=True):
+        assert (result.shape, result.dtype, result.device.type) == (shape, dtype, "meta")

@@ -1,0 +1,58 @@
+"""Corpus scores from user vectors, by either library."""
+
+import pytest
+import torch
+
+from pdrec_fast.errors import BackendError
+from pdrec_fast.ops.selection.project import project
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN"
+)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_by_hand():
+    vectors, table = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.5, -1.0]])
+    assert project(vectors, table).tolist() == [[11.0, -1.5]]
+    assert project(vectors, table, torch.tensor([1.0, 2.0])).tolist() == [[12.0, 0.5]]
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 5), (65, 1001, 33), (0, 7, 3)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_onednn_is_as_exact_as_torch(shape, with_bias):
+    n_rows, n_items, width = shape
+    vectors, table = normal(n_rows, width), normal(n_items, width, seed=1)
+    bias = normal(n_items, seed=2) if with_bias else None
+    actual = project(vectors, table, bias, impl="onednn")
+    truth = vectors.double() @ table.double().T + (bias.double() if with_bias else 0)
+    assert actual.shape == (n_rows, n_items)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), truth, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_strided_inputs_and_parameters():
+    vectors, table = normal(9, 12)[:, ::2], torch.nn.Parameter(normal(6, 301).T)
+    actual = project(vectors, table, impl="onednn")
+    assert not actual.requires_grad
+    torch.testing.assert_close(actual, vectors @ table.detach().T, rtol=1e-5, atol=1e-5)
+
+
+def test_auto_serves_every_dtype_and_size():
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        scores = project(normal(2, 3).to(dtype), normal(4, 3).to(dtype))
+        assert scores.dtype == dtype
+    large = project(normal(64, 64), normal(2048, 64, seed=1))
+    torch.testing.assert_close(large, normal(64, 64) @ normal(2048, 64, seed=1).T)
+
+
+def test_a_named_implementation_does_not_fall_back():
+    with pytest.raises(BackendError, match="float32 on a CPU"):
+        project(normal(2, 3).double(), normal(4, 3).double(), impl="onednn")
+    with pytest.raises(ValueError, match=r"unknown impl='mkl'.*onednn"):
+        project(normal(2, 3), normal(4, 3), impl="mkl")
