@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from pdrec_fast.operands import PackedDropout
+
 ITEMS, HIDDEN = 500, 1000
 # Triton compiles for a one, for multiples of 16 and for other integers, unless told not to.
 N_ROWS, OTHER_N_ROWS = 40, (48, 1)
@@ -42,11 +44,13 @@ def candidates(dtype: torch.dtype, n: int) -> tuple[torch.Tensor, torch.Tensor, 
 
 def item_logits(dtype: torch.dtype, n: int) -> None:
     for cosine in (False, True):
-        kernels("item_logits").item_logits(*candidates(dtype, n), cosine, 1.0, torch.ones(ITEMS))
+        kernels("candidates.item_logits").item_logits(
+            *candidates(dtype, n), cosine, 1.0, torch.ones(ITEMS)
+        )
 
 
 def weighted_bce(dtype: torch.dtype, n: int) -> None:
-    module, inputs = kernels("weighted_bce"), candidates(dtype, n)
+    module, inputs = kernels("candidates.weighted_bce"), candidates(dtype, n)
     weights = torch.ones(n, 100)
     for cosine in (False, True):
         module.weighted_bce(*inputs, weights, 1, cosine, 1.0)
@@ -55,11 +59,11 @@ def weighted_bce(dtype: torch.dtype, n: int) -> None:
 def sampled_softmax(dtype: torch.dtype, n: int) -> None:
     for cosine in (False, True):
         inputs = candidates(dtype, n)
-        kernels("sampled_softmax").sampled_softmax(*inputs, torch.ones(n), cosine, 1.0)
+        kernels("candidates.sampled_softmax").sampled_softmax(*inputs, torch.ones(n), cosine, 1.0)
 
 
 def candidate_gradients(dtype: torch.dtype, n: int) -> None:
-    module, inputs = kernels("candidate_gradients"), candidates(dtype, n)
+    module, inputs = kernels("candidates._gradients"), candidates(dtype, n)
     upstream, weights, by_state = torch.ones(()), torch.ones(n, 100), torch.ones(n)
     module.states_gradient(upstream, *inputs, weights, by_state)
     for gradient in (module.table_gradient, module.sparse_table_gradient):
@@ -69,26 +73,26 @@ def candidate_gradients(dtype: torch.dtype, n: int) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-def packed(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """indptr, users: sequences of one token"""
-    return torch.arange(n + 1), torch.zeros(n, dtype=torch.int64)
+def packed(n: int) -> PackedDropout:
+    """Sequences of one token."""
+    return PackedDropout(torch.arange(n + 1), torch.zeros(n, dtype=torch.int64), 0.2, 1, 2, 3)
 
 
 def packed_dropout(dtype: torch.dtype, n: int) -> None:
     x = torch.ones(n, 64, dtype=dtype)
-    kernels("packed_dropout").packed_dropout(x, *packed(n), 0.2, 1, 2, 3)
+    kernels("packed.packed_dropout").packed_dropout(x, packed(n))
 
 
 def packed_attention(dtype: torch.dtype, n: int) -> None:
-    module, q = kernels("packed_attention"), torch.ones(n, 1, 64, dtype=dtype)
+    module, q = kernels("packed.packed_attention"), torch.ones(n, 1, 64, dtype=dtype)
     softmax = torch.ones(2, n, 1)
-    module.packed_attention(q, q, q, *packed(n), 0.2, 1, 2, 3)
-    module.packed_attention_backward(q, q, q, q, *packed(n), softmax, 0.2, 1, 2, 3)
+    module.packed_attention(q, q, q, packed(n))
+    module.packed_attention_backward(q, q, q, q, softmax, packed(n))
 
 
 def noise(n: int) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """key; indptr, items, values, signal, sigma, users"""
-    key = kernels("noisy_input").RandomKey(0.5, 1, 2)
+    key = kernels("denoising.noisy_input").RandomKey(0.5, 1, 2)
     ones, users = torch.ones(n), torch.arange(n)
     return key, (*histories(n), ones, ones, users)
 
@@ -100,11 +104,11 @@ def histories(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def noisy_input(dtype: torch.dtype, n: int) -> None:
     key, arrays = noise(n)
-    kernels("noisy_input").noisy_input(key, torch.empty(n, ITEMS, dtype=dtype), *arrays)
+    kernels("denoising.noisy_input").noisy_input(key, torch.empty(n, ITEMS, dtype=dtype), *arrays)
 
 
 def noisy_projection(dtype: torch.dtype, n: int) -> None:
-    module, (key, arrays) = kernels("noisy_projection"), noise(n)
+    module, (key, arrays) = kernels("denoising.noisy_projection"), noise(n)
     for hidden in WIDTHS[dtype]:
         module.noisy_projection(key, torch.ones(ITEMS, hidden, dtype=dtype), *arrays)
         module.weight_gradient(key, ITEMS, torch.ones(n, hidden, dtype=dtype), *arrays)
@@ -115,24 +119,26 @@ def hidden_chain(dtype: torch.dtype, n: int) -> None:
     for hidden in WIDTHS[dtype]:
         layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
         vectors = torch.ones(hidden), torch.ones(10, hidden)
-        kernels("hidden_chain").hidden_chain(*histories(n), *layer, *vectors, *coefficients)
+        kernels("denoising.hidden_chain").hidden_chain(
+            *histories(n), *layer, *vectors, *coefficients
+        )
 
 
 def corpus_error(dtype: torch.dtype, n: int) -> None:
     layer = torch.ones(n, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
     pairs = torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.ones(n)
-    kernels("corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
+    kernels("denoising.corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
 
 
-def projected_selection(dtype: torch.dtype, n: int) -> None:
+def select_projected(dtype: torch.dtype, n: int) -> None:
     (indptr, items, _), n_items = histories(n), 2**15 + 4  # more than are sampled
     matrices = torch.ones(n, 256), torch.ones(n_items, 256, dtype=dtype), torch.ones(n_items)
-    corpus = kernels("score_tiles").Corpus(*matrices)
+    corpus = kernels("selection._score_tiles").Corpus(*matrices)
     rows, ranks = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    found = kernels("projected_selection").select(corpus, indptr, items, rows, 5, ranks)
-    kernels("score_tiles").scores_of_pairs(corpus, rows, items)
+    found = kernels("selection.select_projected").select(corpus, indptr, items, rows, 5, ranks)
+    kernels("selection._score_tiles").scores_of_pairs(corpus, rows, items)
     for any_listed in (False, True):
-        kernels("pool_draws").draw(
+        kernels("selection._pool_draws").draw(
             found.pool, ranks, n_items, 7, 2**64 - 1, 2, rows, any_listed=any_listed
         )
 
@@ -150,7 +156,7 @@ LAUNCHES = {
         noisy_projection,
         hidden_chain,
         corpus_error,
-        projected_selection,
+        select_projected,
     )
     for name, dtype in DTYPES.items()
 }

@@ -15,6 +15,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from pdrec_fast.operands import PackedDropout
+
 FAN = 128
 """Offsets that one step of the search compares; two steps find one of 16,384 sequences."""
 
@@ -35,14 +37,14 @@ def search(n_sequences: int) -> dict[str, int]:
     return {"FAN": FAN, "LEVELS": levels}
 
 
-def dropout_words(p: float, seed: int, epoch: int, stream: int) -> dict[str, Any]:
+def word_arguments(words: PackedDropout) -> dict[str, Any]:
     """The kernels' arguments of these names; a launch takes none called ``stream``."""
     return {
-        "keep_from": round(p * 2**32),
-        "keep_scale": 1 / (1 - p),
-        "seed": seed,
-        "epoch": epoch,
-        "rng_stream": stream,
+        "keep_from": words.keep_from,
+        "keep_scale": words.keep_scale,
+        "seed": words.seed,
+        "epoch": words.epoch,
+        "rng_stream": words.stream,
     }
 
 

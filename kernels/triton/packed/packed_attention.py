@@ -44,11 +44,12 @@ from pdrec_fast.kernels.triton.operands import operand
 from pdrec_fast.kernels.triton.packed._sequences import (
     NOT_SPECIALIZED,
     draw,
-    dropout_words,
     locate,
     n_slots,
     search,
+    word_arguments,
 )
+from pdrec_fast.operands import PackedDropout
 
 CONFIGS = ((16, 2), (16, 1), (32, 4), (32, 8))
 """(block, num_warps) worth trying; the first is the default."""
@@ -58,12 +59,7 @@ def packed_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: PackedDropout,
     *,
     block: int = CONFIGS[0][0],
     num_warps: int = CONFIGS[0][1],
@@ -80,16 +76,16 @@ def packed_attention(
     if not q.numel():
         return out, softmax
     with torch.cuda.device_of(q):
-        _forward[_grid(q, users, block)](
+        _forward[_grid(q, words.users, block)](
             q,
             k,
             v,
             out,
             *softmax.unbind(),
-            indptr,
-            users,
+            words.indptr,
+            words.users,
             *(stride for x in (q, k, v) for stride in x.stride()[:2]),
-            **_arguments(q, users, p, seed, epoch, stream, block, precision),
+            **_arguments(q, words, block, precision),
             num_warps=num_warps,
             num_stages=2,
         )
@@ -101,13 +97,8 @@ def packed_attention_backward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
     softmax: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: PackedDropout,
     *,
     block: int = CONFIGS[0][0],
     num_warps: int = CONFIGS[0][1],
@@ -121,12 +112,12 @@ def packed_attention_backward(
     mean = torch.empty_like(softmax[0])
     inputs = (q, k, v, of_out, *softmax.unbind(), mean)
     strides = [stride for x in (q, k, v, of_out) for stride in x.stride()[:2]]
-    options = _arguments(q, users, p, seed, epoch, stream, block, precision)
+    options = _arguments(q, words, block, precision)
     options |= {"num_warps": num_warps, "num_stages": 2}
-    grid = _grid(q, users, block)
+    grid = _grid(q, words.users, block)
     with torch.cuda.device_of(q):
-        _backward_queries[grid](*inputs, of_q, indptr, users, *strides, **options)
-        _backward_keys[grid](*inputs, of_k, of_v, indptr, users, *strides, **options)
+        _backward_queries[grid](*inputs, of_q, *words[:2], *strides, **options)
+        _backward_keys[grid](*inputs, of_k, of_v, *words[:2], *strides, **options)
     return of_q, of_k, of_v
 
 
@@ -138,28 +129,19 @@ def _grid(q: torch.Tensor, users: torch.Tensor, block: int) -> tuple[int, int]:
     return n_slots(len(q), len(users), block), q.shape[1]
 
 
-def _arguments(
-    q: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    block: int,
-    precision: str,
-) -> dict[str, Any]:
+def _arguments(q: torch.Tensor, words: PackedDropout, block: int, precision: str) -> dict[str, Any]:
     """Those that all three kernels take by name."""
     width = q.shape[2]
     return {
-        "n_sequences": len(users),
+        "n_sequences": len(words.users),
         "n_heads": q.shape[1],
         "scale": width**-0.5,
-        **dropout_words(p, seed, epoch, stream),
-        **search(len(users)),
+        **word_arguments(words),
+        **search(len(words.users)),
         "WIDTH": width,
         "BLOCK_E": max(16, triton.next_power_of_2(width)),
         "BLOCK": block,
-        "DROPOUT": p > 0,
+        "DROPOUT": words.p > 0,
         "PRECISION": precision,
     }
 

@@ -20,11 +20,12 @@ import triton.language as tl
 from pdrec_fast.kernels.triton.packed._sequences import (
     NOT_SPECIALIZED,
     draw,
-    dropout_words,
     locate,
     n_slots,
     search,
+    word_arguments,
 )
+from pdrec_fast.operands import PackedDropout
 
 CONFIGS = ((1024, 4), (512, 4), (2048, 4), (2048, 8))
 """(block, num_warps) worth trying; the first is the default."""
@@ -32,12 +33,7 @@ CONFIGS = ((1024, 4), (512, 4), (2048, 4), (2048, 8))
 
 def packed_dropout(
     x: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: PackedDropout,
     *,
     block: int = CONFIGS[0][0],
     num_warps: int = CONFIGS[0][1],
@@ -46,15 +42,15 @@ def packed_dropout(
     x, out = x.contiguous(), x.new_empty(x.shape)
     if not x.numel():
         return out
-    n_sequences = len(users)
+    n_sequences = len(words.users)
     with torch.cuda.device_of(x):
         _dropout[(n_slots(x.numel(), n_sequences, block),)](
             x,
             out,
-            indptr,
-            users,
+            words.indptr,
+            words.users,
             n_sequences,
-            **dropout_words(p, seed, epoch, stream),
+            **word_arguments(words),
             **search(n_sequences),
             WIDTH=x.shape[1],
             BLOCK=block,

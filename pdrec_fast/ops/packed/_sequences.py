@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
+from pdrec_fast.operands import PackedDropout
 from pdrec_fast.ops.arguments import check_dropout, random_keys, signed_seed
 
 
@@ -44,10 +45,10 @@ class DropoutKey:
         random_keys(self.seed, self.epoch, users, len(users))
 
 
-def dropout_arguments(
+def packed_dropout_of(
     indptr: torch.Tensor, p: float, key: DropoutKey | None, stream: int
-) -> tuple[torch.Tensor, float, int, int, int]:
-    """(users, p, seed, epoch, stream) as custom ops take them: a seed is two's complement there.
+) -> PackedDropout:
+    """The arguments of an operation on packed sequences, checked.
 
     Raises:
         ValueError: ``indptr`` of another type, ``p`` out of its range, or a key that is missing or
@@ -62,7 +63,7 @@ def dropout_arguments(
     if not 0 <= stream < 2**32:
         raise ValueError(f"stream must lie in 0 .. 2**32 - 1, got {stream}")
     if p == 0:
-        return indptr[1:], 0.0, 0, 0, stream
+        return PackedDropout(indptr, indptr[1:], 0.0, 0, 0, stream)
     if key is None:
         raise ValueError(f"dropout={p} needs a key: pass key=DropoutKey(seed, epoch, users)")
     if len(key.users) != len(indptr) - 1:
@@ -70,7 +71,7 @@ def dropout_arguments(
             f"key.users must have one user for each of {len(indptr) - 1} sequences, "
             f"got {len(key.users)}"
         )
-    return key.users, p, signed_seed(key.seed), key.epoch, stream
+    return PackedDropout(indptr, key.users, p, signed_seed(key.seed), key.epoch, stream)
 
 
 def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -93,22 +94,20 @@ def offered(tensor: torch.Tensor) -> dict[str, str | None]:
     return {"triton": triton, "cpp": cpp, "reference": None}
 
 
-def on_device(
-    tokens: torch.Tensor, indptr: torch.Tensor, users: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(indptr, users) where a Triton kernel for ``tokens`` reads them.
+def on_device(tokens: torch.Tensor, words: PackedDropout) -> PackedDropout:
+    """``words`` where a Triton kernel for ``tokens`` reads them.
 
     Offsets on the host are checked; those on a GPU are not, for that would wait for it.
 
     Raises:
         ValueError: see ``offsets``.
     """
-    if indptr.device.type == "cpu":
-        offsets(indptr, len(tokens))
-    return (
-        indptr.to(tokens.device, non_blocking=True).contiguous(),
-        users.to(tokens.device, non_blocking=True).contiguous(),
+    if words.indptr.device.type == "cpu":
+        offsets(words.indptr, len(tokens))
+    indptr, users = (
+        tensor.to(tokens.device, non_blocking=True).contiguous() for tensor in words[:2]
     )
+    return words._replace(indptr=indptr, users=users)
 
 
 def _triton_problem(tensor: torch.Tensor) -> str | None:
@@ -144,21 +143,15 @@ def offsets(indptr: torch.Tensor, n_tokens: int) -> npt.NDArray[np.int64]:
 
 
 def cpp_arguments(
-    indptr: torch.Tensor,
-    n_tokens: int,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    n_tokens: int, words: PackedDropout
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, float, int, int, int]:
     """(indptr, users, keep_from, keep_scale, seed, epoch, stream) as the extension takes them."""
     return (
-        offsets(indptr, n_tokens),
-        users.contiguous().numpy(),
-        round(p * 2**32),
-        1 / (1 - p),
-        seed % 2**64,
-        epoch,
-        stream,
+        offsets(words.indptr, n_tokens),
+        words.users.contiguous().numpy(),
+        words.keep_from,
+        words.keep_scale,
+        words.seed % 2**64,
+        words.epoch,
+        words.stream,
     )

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 
 from pdrec_fast.build_info import extension
+from pdrec_fast.operands import PackedDropout
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed._sequences import (
     DropoutKey,
     cpp_arguments,
-    dropout_arguments,
     of_one_dtype,
     offered,
     offsets,
     on_device,
+    packed_dropout_of,
 )
 from pdrec_fast.reference.counter_rng import ENCODER
 from pdrec_fast.reference.packed import packed_attention as reference
@@ -67,26 +69,25 @@ def packed_attention(
                 f"q and {name} must have the same dtype and shape [T, heads, e], got {q.dtype} of "
                 f"shape {tuple(q.shape)} and {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
-    arguments = dropout_arguments(indptr, dropout, key, stream)
+    words = packed_dropout_of(indptr, dropout, key, stream)
     chosen = choose("packed_attention", impl, offered(q))
     if chosen == "reference":
         offsets(indptr, len(q))
-        return reference.packed_attention(q, k, v, indptr, *arguments)
-    return _packed_attention(q, k, v, indptr, *arguments, chosen)[0]
+        return reference.packed_attention(q, k, v, words)
+    return _packed_attention(q, k, v, words, chosen)[0]
 
 
-@torch.library.custom_op("pdrec_fast::packed_attention", mutates_args=())
+@operation(
+    fake=lambda a: (
+        a.q.new_empty(a.q.shape),
+        a.q.new_empty((2, *a.q.shape[:2]), dtype=torch.float32),
+    ),
+    # On a GPU no cast: autocast's linear layers gave q, k and v their dtype already, and the
+    # kernels sum in float32 whatever it is.
+    autocast={"cpu": torch.float32},
+)
 def _packed_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    impl: str = "cpp",
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, words: PackedDropout, impl: str = "cpp"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, softmax [2, T, heads], float32: each query's largest score, 1 / its exponentials' sum).
 
@@ -95,14 +96,13 @@ def _packed_attention(
     if impl == "triton":
         from pdrec_fast.kernels.triton.packed import packed_attention as kernels
 
-        indptr, users = on_device(q, indptr, users)
-        return kernels.packed_attention(q, k, v, indptr, users, p, seed, epoch, stream)
+        return kernels.packed_attention(q, k, v, on_device(q, words))
     out, softmax = q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
     extension.packed_attention(
         _rows(q),
         _rows(k),
         _rows(v),
-        *cpp_arguments(indptr, len(q), users, p, seed, epoch, stream),
+        *cpp_arguments(len(q), words),
         out.numpy(),
         softmax.numpy(),
         torch.get_num_threads(),
@@ -110,99 +110,46 @@ def _packed_attention(
     return out, softmax
 
 
-@_packed_attention.register_fake
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    impl: str = "cpp",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]), dtype=torch.float32)
-
-
-@torch.library.custom_op("pdrec_fast::packed_attention_backward", mutates_args=())
+@operation(fake=lambda a: tuple(a.q.new_empty(a.q.shape) for _ in range(3)))
 def _packed_attention_backward(
-    of_out: torch.Tensor,
+    grad_out: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
     softmax: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: PackedDropout,
     impl: str = "cpp",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v; weights and mask are computed again, not stored."""
     if impl == "triton":
         from pdrec_fast.kernels.triton.packed import packed_attention as kernels
 
-        indptr, users = on_device(q, indptr, users)
-        return kernels.packed_attention_backward(
-            of_out, q, k, v, indptr, users, softmax, p, seed, epoch, stream
-        )
-    of_q, of_k, of_v = q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+        return kernels.packed_attention_backward(grad_out, q, k, v, softmax, on_device(q, words))
+    grad_q, grad_k, grad_v = q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
     extension.packed_attention_backward(
-        _rows(of_out),
+        _rows(grad_out),
         _rows(q),
         _rows(k),
         _rows(v),
-        *cpp_arguments(indptr, len(q), users, p, seed, epoch, stream),
+        *cpp_arguments(len(q), words),
         softmax.detach().numpy(),
-        of_q.numpy(),
-        of_k.numpy(),
-        of_v.numpy(),
+        grad_q.numpy(),
+        grad_k.numpy(),
+        grad_v.numpy(),
         torch.get_num_threads(),
     )
-    return of_q, of_k, of_v
+    return grad_q, grad_k, grad_v
 
 
-@_packed_attention_backward.register_fake
-def _(
-    of_out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    softmax: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    impl: str = "cpp",
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+@_packed_attention.gradient(
+    of=["q", "k", "v"], saves=["q", "k", "v", "words", "impl"], outputs=[1], constant=[1]
+)
+def _(saved: Any, grad_out: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
+    return _packed_attention_backward(
+        grad_out.contiguous(), saved.q, saved.k, saved.v, *saved.outputs, saved.words, saved.impl
+    )
 
 
 def _rows(x: torch.Tensor) -> Any:
     """As an array whose last dimension is adjacent in memory."""
     return (x if x.stride(-1) == 1 else x.contiguous()).detach().numpy()
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    q, k, v, indptr, users, *ctx.words = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, indptr, users, output[1])
-
-
-def _backward(ctx: Any, of_out: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
-    if of_out is None:
-        return (None,) * 10
-    gradients = _packed_attention_backward(of_out.contiguous(), *ctx.saved_tensors, *ctx.words)
-    return (*gradients, *(None,) * 7)
-
-
-_packed_attention.register_autograd(_backward, setup_context=_setup_context)
-# On a GPU no cast: autocast's linear layers gave q, k and v their dtype already, and the kernels
-# sum in float32 whatever it is.
-_packed_attention.register_autocast("cpu", torch.float32)

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 
 from pdrec_fast.build_info import extension
+from pdrec_fast.operands import PackedDropout
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed._sequences import (
     DropoutKey,
     cpp_arguments,
-    dropout_arguments,
     offered,
     offsets,
     on_device,
+    packed_dropout_of,
 )
 from pdrec_fast.reference.packed import packed_dropout as reference
 
@@ -53,66 +55,36 @@ def packed_dropout(
     """
     if x.ndim != 2:
         raise ValueError(f"x must have shape [T, width], got {tuple(x.shape)}")
-    arguments = dropout_arguments(indptr, p, key, stream)
+    words = packed_dropout_of(indptr, p, key, stream)
     chosen = choose("packed_dropout", impl, offered(x))
     if p == 0:
         return x
     if chosen == "reference":
         offsets(indptr, len(x))
-        return reference.packed_dropout(x, indptr, *arguments)
-    return _packed_dropout(x, indptr, *arguments, chosen)
+        return reference.packed_dropout(x, words)
+    return _packed_dropout(x, words, chosen)
 
 
-@torch.library.custom_op("pdrec_fast::packed_dropout", mutates_args=())
-def _packed_dropout(
-    x: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    impl: str = "cpp",
-) -> torch.Tensor:
+@operation(
+    fake=lambda a: a.x.new_empty(a.x.shape),
+    # The C++ kernel knows no other type. On a GPU x keeps its own, as with torch's dropout.
+    autocast={"cpu": torch.float32},
+)
+def _packed_dropout(x: torch.Tensor, words: PackedDropout, impl: str = "cpp") -> torch.Tensor:
     if impl == "triton":
         from pdrec_fast.kernels.triton.packed import packed_dropout as kernels
 
-        indptr, users = on_device(x, indptr, users)
-        return kernels.packed_dropout(x.detach(), indptr, users, p, seed, epoch, stream)
+        return kernels.packed_dropout(x.detach(), on_device(x, words))
     out = x.new_empty(x.shape)
     extension.packed_dropout(
         x.detach().contiguous().numpy(),
-        *cpp_arguments(indptr, len(x), users, p, seed, epoch, stream),
+        *cpp_arguments(len(x), words),
         out.numpy(),
         torch.get_num_threads(),
     )
     return out
 
 
-@_packed_dropout.register_fake
-def _(
-    x: torch.Tensor,
-    indptr: torch.Tensor,
-    users: torch.Tensor,
-    p: float,
-    seed: int,
-    epoch: int,
-    stream: int,
-    impl: str = "cpp",
-) -> torch.Tensor:
-    return x.new_empty(x.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    _, indptr, users, *ctx.words = inputs
-    ctx.save_for_backward(indptr, users)
-
-
-def _backward(ctx: Any, of_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    of_x = _packed_dropout(of_out.contiguous(), *ctx.saved_tensors, *ctx.words)
-    return (of_x, *(None,) * 7)
-
-
-_packed_dropout.register_autograd(_backward, setup_context=_setup_context)
-# The C++ kernel knows no other type. On a GPU x keeps its own, as with torch's dropout.
-_packed_dropout.register_autocast("cpu", torch.float32)
+@_packed_dropout.gradient(of=["x"], saves=["words", "impl"])
+def _(saved: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor]:
+    return (_packed_dropout(grad_out.contiguous(), saved.words, saved.impl),)

@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from pdrec_fast.errors import BackendError
 from pdrec_fast.kernels.triton.packed import packed_attention as kernels
+from pdrec_fast.operands import PackedDropout
 from pdrec_fast.ops.packed import _sequences as packed
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
@@ -104,16 +105,15 @@ def test_bfloat16_is_computed_in_float32(dropout, device):
 @pytest.mark.parametrize(("block", "num_warps"), kernels.CONFIGS)
 def test_every_block_size_gives_the_same(block, num_warps, device):
     parts = make_inputs((39, 3), 1, 16, device)
-    arguments = (offsets((39, 3), device), key_for((39, 3), device).users, 0.3, -5, 2, 17)
+    users = key_for((39, 3), device).users
+    words = PackedDropout(offsets((39, 3), device), users, 0.3, -5, 2, 17)
     options = {"block": block, "num_warps": num_warps}
-    key = DropoutKey(2**64 - 5, 2, arguments[1])
+    key = DropoutKey(2**64 - 5, 2, users)
     expected = run_reference(parts, (39, 3), dropout=0.3, key=key, stream=17)
-    out, softmax = kernels.packed_attention(*parts, *arguments, **options)
+    out, softmax = kernels.packed_attention(*parts, words, **options)
     generator = torch.Generator().manual_seed(1)
-    of_out = torch.randn(out.shape, generator=generator).to(device)
-    gradients = kernels.packed_attention_backward(
-        of_out, *parts, *arguments[:2], softmax, *arguments[2:], **options
-    )
+    grad_out = torch.randn(out.shape, generator=generator).to(device)
+    gradients = kernels.packed_attention_backward(grad_out, *parts, softmax, words, **options)
     for one, other in zip((out, *gradients), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 

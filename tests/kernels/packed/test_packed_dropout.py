@@ -12,6 +12,7 @@ import triton.language as tl
 from pdrec_fast.errors import BackendError
 from pdrec_fast.kernels.triton.packed import _sequences as packed
 from pdrec_fast.kernels.triton.packed import packed_dropout as kernels
+from pdrec_fast.operands import PackedDropout
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.reference.counter_rng import words
@@ -100,7 +101,7 @@ def test_the_bits_are_those_of_the_cpu(width, p, seed, device):
 @pytest.mark.parametrize(("block", "num_warps"), kernels.CONFIGS)
 def test_every_block_size_gives_the_same_bits(block, num_warps, device):
     x, indptr = make_x(LENGTHS, 12, device), offsets(LENGTHS, device)
-    arguments = (x, indptr, key_for(LENGTHS, device).users, 0.3, -5, 2, 17)
+    arguments = (x, PackedDropout(indptr, key_for(LENGTHS, device).users, 0.3, -5, 2, 17))
     found = kernels.packed_dropout(*arguments, block=block, num_warps=num_warps)
     assert torch.equal(found, kernels.packed_dropout(*arguments))
 

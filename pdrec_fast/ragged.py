@@ -1,0 +1,71 @@
+"""Rows of unequal lengths in one flat array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Row r is ``values[indptr[r]:indptr[r + 1]]`` (compressed sparse rows without columns).
+
+    Attributes:
+        values: [n_entries], of any dtype.
+        indptr: int64 [n_rows + 1], from 0, never decreasing, up to n_entries.
+    """
+
+    values: npt.NDArray[np.generic]
+    indptr: npt.NDArray[np.int64]
+
+    @classmethod
+    def from_lengths(
+        cls, values: npt.NDArray[np.generic], lengths: npt.NDArray[np.int64]
+    ) -> Ragged:
+        """Rows of ``lengths`` [n_rows], one after another in ``values``."""
+        return cls(values, indptr_of(lengths))
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """int64 [n_rows], where each row begins in ``values``."""
+        return self.indptr[:-1]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """int64 [n_rows], entries of each row."""
+        return np.diff(self.indptr)
+
+    @property
+    def row_indices(self) -> npt.NDArray[np.int64]:
+        """int64 [n_entries], the row of each entry."""
+        return row_indices(self.indptr)
+
+    def rows(self, chosen: slice) -> Ragged:
+        """A contiguous block of rows; ``values`` is a view."""
+        start, stop, step = chosen.indices(self.n_rows)
+        if step != 1:
+            raise ValueError(f"rows must be a contiguous block, got {chosen}")
+        bounds = self.indptr[start : max(stop, start) + 1]
+        return Ragged(self.values[bounds[0] : bounds[-1]], bounds - bounds[0])
+
+
+def indptr_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64 [n_rows + 1], the offsets of rows of these lengths: 0, then their running sum."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def row_indices(indptr: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64 [indptr[-1]], the row of each entry."""
+    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+
+
+def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
+    indptr = indptr_of(lengths)
+    return np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])

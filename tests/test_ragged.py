@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from pdrec_fast.ragged import Ragged, indptr_of, ranges, row_indices
+
+VALUES = np.array([5, 6, 7, 8, 9], dtype=np.int32)
+
+
+@pytest.fixture
+def ragged():
+    return Ragged.from_lengths(VALUES, np.array([2, 0, 3]))
+
+
+def test_lengths_starts_and_rows(ragged):
+    assert ragged.n_rows == 3
+    assert ragged.indptr.tolist() == [0, 2, 2, 5]
+    assert ragged.lengths.tolist() == [2, 0, 3]
+    assert ragged.starts.tolist() == [0, 2, 2]
+    assert ragged.row_indices.tolist() == [0, 0, 2, 2, 2]
+
+
+def test_a_block_of_rows_is_a_view(ragged):
+    block = ragged.rows(slice(1, 3))
+    assert block.indptr.tolist() == [0, 0, 3]
+    assert block.values.tolist() == [7, 8, 9]
+    assert np.shares_memory(block.values, VALUES)
+    assert ragged.rows(slice(3, 3)).n_rows == 0
+    with pytest.raises(ValueError, match="contiguous"):
+        ragged.rows(slice(0, 3, 2))
+
+
+def test_no_rows():
+    empty = Ragged.from_lengths(VALUES[:0], np.zeros(0, dtype=np.int64))
+    assert empty.n_rows == 0
+    assert len(empty.row_indices) == 0
+
+
+def test_offsets_are_64_bits_wide_whatever_the_lengths():
+    assert indptr_of(np.array([2**31 - 1, 2**31 - 1], dtype=np.int32))[-1] == 2**32 - 2
+    assert row_indices(indptr_of(np.array([], dtype=np.int32))).dtype == np.int64
+
+
+def test_ranges_are_those_of_a_loop():
+    starts, lengths = np.array([7, 0, 3]), np.array([2, 0, 3])
+    assert ranges(starts, lengths).tolist() == [7, 8, 3, 4, 5]
