@@ -37,7 +37,7 @@ RUN = ("run", "--data", "{data}", "--out", "out")
 
 
 def fast_config(modules=MODULES, **changes):
-    config = pf.RunConfig.from_preset("none", modules=modules)
+    config = pf.RunConfig.from_preset("default", modules=modules)
     return replace(
         config,
         diffusion=replace(config.diffusion, epochs=3, hidden=(16,)),
@@ -282,7 +282,7 @@ def test_another_encoder_takes_the_place_of_the_diffusion(data, tmp_path):
     assert result.diffusion is None
     assert result.guide.config.modules == ()
     assert (result.guide.config.seed, result.model.config.seed) == (1, 0)
-    assert result.guide.encoder_options == {"width": 8}
+    assert result.guide.encoder_options == pf.SASRecConfig(width=8)
     expected = pf.Preferences.infer(
         result.guide, result.split.train, top_m=5, n_draws=16, omega_m=0.5, progress=False
     )
