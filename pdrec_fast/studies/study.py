@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import json
 import os
@@ -83,7 +82,7 @@ def run_study(
         ValueError: an argument that cannot be used.
         CheckpointError: ``out`` holds a study of other data or settings, or something else; or
             another process is at work on it.
-        ImportError: the extra ``studies`` is not installed.
+        MissingExtraError: the extra ``studies`` is not installed.
     """
     need_extra()
     out = Path(out)
@@ -231,6 +230,8 @@ def _describe(data: Dataset) -> dict[str, Any]:
 @contextmanager
 def _sole_user(out: Path) -> Iterator[None]:
     """Refuse to share ``out`` with another study at work, which would do the same jobs."""
+    import fcntl  # Windows has none
+
     if out.exists() and not (out / STUDY).exists() and any(out.iterdir()):
         raise CheckpointError(f"{out}: exists and holds no study; use another directory")
     out.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def tune(
         device: see ``pdrec_fast.run``.
 
     Raises:
-        ImportError: Optuna is not installed.
+        MissingExtraError: Optuna is not installed.
         CheckpointError: ``out`` holds something else.
         DataError, ValueError: see ``pdrec_fast.run``.
     """
