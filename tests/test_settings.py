@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 import pdrec_fast as pf
 from pdrec_fast.cli import app
+from pdrec_fast.pipeline import with_current_defaults
 from pdrec_fast.settings import parse_settings, value_of, with_settings, written
 
 
@@ -99,3 +100,13 @@ def test_the_help_names_every_setting():
     text = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "20000"}).output
     for name in ("evaluation_seed", "fix_first_beta", "skip_cold_items", "layers", "reorder"):
         assert name in text
+
+
+def test_an_older_run_of_the_diffusion_alone_may_name_options_of_an_encoder(tmp_path):
+    now = pf.RunConfig(encoder="diffusion").describe()
+    older = now | {"encoder_options": {"width": 8}}
+    del older["format"]
+    assert with_current_defaults({"config": older, "data": "x"}, tmp_path) == {
+        "config": now,
+        "data": "x",
+    }
