@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 import pdrec_fast as pf
-from pdrec_fast.data import Histories, Split
-from pdrec_fast.evaluation import Results
 
 LENGTH, WIDTH = 30, 48  # longest sequence, width of the model
 OBJECTIVE = pf.Objective("cosine", temperature=5.0)
@@ -30,14 +28,14 @@ class Recurrent(nn.Module):
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         return self.gru(self.table(items.clamp_min(0)))[0]  # [B, L] -> [B, L, WIDTH]
 
-    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+    def scores(self, histories: pf.Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         states = last_states(self, padded(histories, LENGTH))
         if items is None:
             items = torch.arange(len(self.table.weight)).expand(len(states), -1)
         return OBJECTIVE.logits(states, self.table.weight, items)
 
 
-def padded(histories: Histories, length: int) -> torch.Tensor:
+def padded(histories: pf.Histories, length: int) -> torch.Tensor:
     """The latest items of every history, int64 [B, <= length], -1 after them."""
     indptr, items, _ = histories.packed()
     rows = [torch.from_numpy(row[-length:]).long() for row in np.split(items, indptr[1:-1])]
@@ -48,7 +46,7 @@ def last_states(model: Recurrent, items: torch.Tensor) -> torch.Tensor:
     return model(items)[torch.arange(len(items)), (items >= 0).sum(1) - 1]
 
 
-def train(split: Split, guidance: pf.Guidance, epochs: int, seed: int = 0) -> Recurrent:
+def train(split: pf.Split, guidance: pf.Guidance, epochs: int, seed: int = 0) -> Recurrent:
     torch.manual_seed(seed)
     model, config = Recurrent(split.train.n_items), guidance.config
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
@@ -74,11 +72,11 @@ def train(split: Split, guidance: pf.Guidance, epochs: int, seed: int = 0) -> Re
     return model
 
 
-def main(n_users: int = 800, epochs: int = 20) -> dict[str, Results]:
+def main(n_users: int = 800, epochs: int = 20) -> dict[str, pf.Results]:
     split = pf.leave_one_out(pf.synthetic(n_users=n_users, n_items=900))
-    preset = pf.PRESETS["none"]
-    source = pf.DiffRec(preset.diffusion).fit(split, progress=False)
-    preferences = pf.Preferences.infer(source, split.train, progress=False)
+    preset = pf.PRESETS["default"]
+    diffusion = pf.DiffRec(preset.diffusion).fit(split, progress=False)
+    preferences = pf.Preferences.infer(diffusion, split.train, progress=False)
     results = {}
     for name, modules in (("GRU", ()), ("GRU with PDRec", ("hbr", "dpa", "nns"))):
         guidance = pf.Guidance(

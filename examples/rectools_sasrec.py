@@ -61,7 +61,7 @@ class PDRecModule(TransformerLightningModule):
 
 def guided(train: pf.Interactions, preferences: pf.Preferences, epochs: int) -> SASRecModel:
     """RecTools' model, not yet fitted."""
-    config = pf.PRESETS["none"].pdrec
+    config = pf.PRESETS["default"].pdrec
     guidance = pf.Guidance(train, preferences, config, max_length=LENGTH)
     # A class, as RecTools takes no object that it could not write to JSON.
     module = type("Guided", (PDRecModule,), {"guidance": guidance, "train_data": train})
@@ -100,8 +100,8 @@ def main(n_users: int = 800, epochs: int = 30) -> tuple[SASRecModel, pd.DataFram
     train = pf.Interactions.from_frame(
         frame, user=Columns.User, item=Columns.Item, timestamp=Columns.Datetime
     )
-    source = pf.DiffRec(pf.PRESETS["none"].diffusion, epochs=50).fit(train, progress=False)
-    preferences = pf.Preferences.infer(source, train, top_m=10, progress=False)
+    diffusion = pf.DiffRec(pf.PRESETS["default"].diffusion, epochs=50).fit(train, progress=False)
+    preferences = pf.Preferences.infer(diffusion, train, top_m=10, progress=False)
 
     frame["user_index"] = train.user_index(frame[Columns.User].to_numpy())
     dataset = Dataset.construct(frame, keep_extra_cols=True)

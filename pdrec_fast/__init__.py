@@ -4,8 +4,10 @@ __version__ = "0.1.0"
 
 from pdrec_fast.build_info import build_info
 from pdrec_fast.data import (
+    Histories,
     Interactions,
     PackedSequences,
+    Split,
     global_time_split,
     leave_one_out,
     mix_domains,
@@ -14,36 +16,68 @@ from pdrec_fast.data import (
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig
 from pdrec_fast.encoders import (
     CL4SRec,
+    CL4SRecConfig,
     ContrastiveEncoder,
     GRU4Rec,
+    GRU4RecConfig,
     PaddedEncoder,
     SASRec,
+    SASRecConfig,
     SequenceEncoder,
 )
-from pdrec_fast.evaluation import evaluate, format_results
-from pdrec_fast.pipeline import RunConfig, run
+from pdrec_fast.errors import (
+    BackendError,
+    CheckpointError,
+    DataError,
+    MissingExtraError,
+    NonFiniteLossError,
+    NonFiniteScoresError,
+    NotFittedError,
+    PDRecError,
+)
+from pdrec_fast.evaluation import Evaluator, Results, Scorer, evaluate, format_results
+from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
+from pdrec_fast.settings import with_settings
 from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
 
 __all__ = [
     "PRESETS",
+    "BackendError",
     "CL4SRec",
+    "CL4SRecConfig",
+    "CheckpointError",
     "ContrastiveEncoder",
+    "DataError",
     "DiffRec",
     "DiffusionConfig",
+    "Evaluator",
     "GRU4Rec",
+    "GRU4RecConfig",
     "Guidance",
+    "Histories",
     "Interactions",
+    "MissingExtraError",
+    "NonFiniteLossError",
+    "NonFiniteScoresError",
+    "NotFittedError",
     "Objective",
     "PDRec",
     "PDRecConfig",
+    "PDRecError",
     "PackedSequences",
     "PaddedEncoder",
     "Preferences",
+    "Results",
     "RunConfig",
+    "RunResult",
     "SASRec",
+    "SASRecConfig",
+    "Scorer",
     "SequenceEncoder",
+    "Split",
+    "SplitSpec",
     "__version__",
     "build_info",
     "evaluate",
@@ -53,4 +87,5 @@ __all__ = [
     "mix_domains",
     "run",
     "synthetic",
+    "with_settings",
 ]

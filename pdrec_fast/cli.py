@@ -8,7 +8,7 @@ import logging
 import sys
 import warnings
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,16 +20,16 @@ from pdrec_fast import options as opt
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
-from pdrec_fast.errors import BackendError, CheckpointError, DataError, NonFiniteLossError
+from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
-from pdrec_fast.presets import preset_names
+from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
-from pdrec_fast.settings import with_setting
+from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
 from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
@@ -59,17 +59,10 @@ def main() -> None:
     """Entry point: errors a user can act on end with one line and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.filterwarnings("default", "the preset '", DeprecationWarning)
     try:
         app()
-    except (
-        BackendError,
-        CheckpointError,
-        DataError,
-        NonFiniteLossError,
-        ImportError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (PDRecError, ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -84,27 +77,26 @@ def version(
         raise typer.Exit
 
 
-@app.command()
-def run(
-    data: opt.Data,
-    out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
-    source: opt.Source = None,
+@dataclass(frozen=True)
+class _ConfigOptions:
+    """The settings of a run, as its options say."""
+
     preset: Annotated[
         str,
         typer.Option(
             callback=opt.known_preset,
-            help=f"Settings by name ({', '.join(preset_names())}; none: for your own data), or a "
-            ".json file that tune --into wrote; see the command presets.",
+            help=f"Settings by name ({', '.join(preset_names())}; {DEFAULT}: for your own data), "
+            "or a .json file that tune --into wrote; see the command presets.",
         ),
-    ] = "none",
+    ] = DEFAULT
     encoder: Annotated[
         str,
         typer.Option(
             callback=opt.one_of(_ENCODER_NAMES),
             help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
         ),
-    ] = "sasrec",
-    modules: opt.Modules = opt.ALL_MODULES,
+    ] = "sasrec"
+    modules: opt.Modules = opt.ALL_MODULES
     guide: Annotated[
         str,
         typer.Option(
@@ -112,18 +104,28 @@ def run(
             help="Source of the preferences: diffusion (TI-DiffRec), or an encoder trained without "
             f"modules in its place ({', '.join(ENCODERS)}).",
         ),
-    ] = DIFFUSION,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0,
+    ] = DIFFUSION
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0
+    settings: opt.Set = None
+
+    def config(self, split: SplitSpec) -> RunConfig:
+        config = RunConfig.from_preset(
+            self.preset,
+            encoder=self.encoder,
+            modules=opt.modules_of(self.modules),
+            guide=self.guide,
+            seed=self.seed,
+        )
+        return with_settings(replace(config, split=split), parse_settings(self.settings or []))
+
+
+@app.command()
+@opt.grouped
+def run(
+    data: opt.DataOptions,
+    out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
+    chosen: _ConfigOptions,
     diffusion: opt.DiffusionRun = None,
-    settings: opt.Set = None,
-    user_column: opt.UserColumn = None,
-    item_column: opt.ItemColumn = None,
-    timestamp_column: opt.TimestampColumn = None,
-    min_user: opt.MinUser = 1,
-    min_item: opt.MinItem = 1,
-    repeats: opt.Repeats = "keep",
-    valid_from: opt.ValidFrom = None,
-    test_from: opt.TestFrom = None,
     device: opt.Device = "auto",
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
@@ -144,28 +146,11 @@ def run(
     A run that was interrupted continues when the same command is given again.
     """
     opt.use_threads(threads)
-    config = RunConfig.from_preset(
-        preset, encoder=encoder, modules=opt.modules_of(modules), guide=guide, seed=seed
-    )
-    chosen = opt.DataOptions(
-        data,
-        source,
-        user_column,
-        item_column,
-        timestamp_column,
-        min_user,
-        min_item,
-        repeats,
-        valid_from,
-        test_from,
-    )
-    config = replace(config, split=chosen.split)
-    for setting in settings or []:
-        config = with_setting(config, setting)
-    interactions = chosen.read()
+    config = chosen.config(data.split)
+    interactions = data.read()
     fitted = None
     if diffusion is not None:
-        if any(setting.startswith("diffusion.") for setting in settings or []):
+        if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
             raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
         fitted = DiffRec.load(diffusion / "diffusion", device=device)
     profiled = Profile(profile) if profile else None
@@ -336,4 +321,5 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     if config["encoder"] != DIFFUSION:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
-    return f"{format_results(results)}\n\nseconds: {seconds}; peak {metrics['peak_rss_gib']} GiB"
+    peak = "" if metrics["peak_rss_gib"] is None else f"; peak {metrics['peak_rss_gib']} GiB"
+    return f"{format_results(results)}\n\nseconds: {seconds}{peak}"

@@ -12,6 +12,7 @@ from pdrec_fast.data import synthetic
 from pdrec_fast.evaluation import format_results
 from pdrec_fast.pipeline import RunConfig, RunResult, run
 from pdrec_fast.preferences import hbr_weights
+from pdrec_fast.presets import DEFAULT
 from pdrec_fast.training import MODULES, Module
 
 _EPOCHS = 20
@@ -60,7 +61,7 @@ def run_demo(
 
 
 def _config(seed: int, modules: tuple[Module, ...]) -> RunConfig:
-    config = RunConfig.from_preset("none", modules=modules, seed=seed)
+    config = RunConfig.from_preset(DEFAULT, modules=modules, seed=seed)
     return replace(config, pdrec=replace(config.pdrec, epochs=_EPOCHS, eval_every=2))
 
 

@@ -1,21 +1,33 @@
 """Errors that a user can act on. Each message names the place and says what to do."""
 
 
-class DataError(ValueError):
+class PDRecError(Exception):
+    """Above every error of this package's own; wrong arguments are plain ``ValueError``s."""
+
+
+class DataError(PDRecError, ValueError):
     """Interactions that cannot be used; names the file, row and column where they are known."""
 
 
-class BackendError(RuntimeError):
+class BackendError(PDRecError, RuntimeError):
     """A named implementation is not available here; names the ones that are."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(PDRecError, RuntimeError):
     """A saved model or run that is missing, damaged or of another configuration."""
 
 
-class NonFiniteScoresError(ValueError):
+class NotFittedError(PDRecError, RuntimeError):
+    """A model was asked for results before ``fit`` or ``load``."""
+
+
+class MissingExtraError(PDRecError, ImportError):
+    """An optional package is not installed; names the extra that brings it."""
+
+
+class NonFiniteScoresError(PDRecError, ValueError):
     """A model's scores are NaN: it has diverged, or its inputs are not finite."""
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(PDRecError, FloatingPointError):
     """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint."""

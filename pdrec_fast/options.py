@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 import torch
 import typer
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.domains import read_domains
-from pdrec_fast.pipeline import SplitSpec
-from pdrec_fast.presets import preset_names
-from pdrec_fast.settings import SETTINGS_HELP
+from pdrec_fast.encoders import ENCODER_CONFIGS
+from pdrec_fast.pipeline import RunConfig, SplitSpec
+from pdrec_fast.presets import FORMER_NAMES, preset_names
+from pdrec_fast.settings import field_values, own_settings
 from pdrec_fast.training import MODULES, Module
 
 ALL_MODULES = ",".join(MODULES)
+_ENCODERS_SETTINGS = "; ".join(
+    f"{name}: {', '.join(field.name for field in fields(kind))}"
+    for name, kind in ENCODER_CONFIGS.items()
+)
+SETTINGS_HELP = (
+    f"Settings: {', '.join(own_settings(RunConfig()))}; "
+    f"diffusion.: {', '.join(field_values(RunConfig().diffusion))}; "
+    f"pdrec.: {', '.join(field_values(RunConfig().pdrec))}; "
+    f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
+)
 
-Data = Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")]
-Source = Annotated[
-    Path | None,
-    typer.Option(
-        help="Interactions of the same users in another domain, mixed with --data in time "
-        "order; evaluated and recommended are items of --data alone."
-    ),
-]
 UserColumn = Annotated[str | None, typer.Option(help="Default: user_id.")]
 ItemColumn = Annotated[str | None, typer.Option(help="Default: item_id.")]
 TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")]
 MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
 MinItem = Annotated[int, typer.Option(min=1, help="Least interactions of an item.")]
 Repeats = Annotated[str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")]
-ValidFrom = Annotated[
-    float | None,
-    typer.Option(
-        help="Split by time: validation starts here, in the unit of the timestamps (datetime "
-        "columns: unix seconds). Needs --test-from. Default: leave-one-out."
-    ),
-]
-TestFrom = Annotated[float | None, typer.Option(help="Split by time: test starts here.")]
 Modules = Annotated[str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")]
 Set = Annotated[
     list[str] | None,
@@ -54,6 +51,8 @@ DiffusionRun = Annotated[
     Path | None,
     typer.Option(help="Use the diffusion model of this other run of the same data."),
 ]
+
+
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
@@ -65,16 +64,28 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 class DataOptions:
     """The data of a command and how they are read and split, as its options say."""
 
-    data: Path
-    source: Path | None = None
-    user_column: str | None = None
-    item_column: str | None = None
-    timestamp_column: str | None = None
-    min_user: int = 1
-    min_item: int = 1
-    repeats: str = "keep"
-    valid_from: float | None = None
-    test_from: float | None = None
+    data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")]
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interactions of the same users in another domain, mixed with --data in time "
+            "order; evaluated and recommended are items of --data alone."
+        ),
+    ] = None
+    user_column: UserColumn = None
+    item_column: ItemColumn = None
+    timestamp_column: TimestampColumn = None
+    min_user: MinUser = 1
+    min_item: MinItem = 1
+    repeats: Repeats = "keep"
+    valid_from: Annotated[
+        float | None,
+        typer.Option(
+            help="Split by time: validation starts here, in the unit of the timestamps (datetime "
+            "columns: unix seconds). Needs --test-from. Default: leave-one-out."
+        ),
+    ] = None
+    test_from: Annotated[float | None, typer.Option(help="Split by time: test starts here.")] = None
 
     def read(self) -> Interactions:
         return read_domains(
@@ -103,11 +114,41 @@ class DataOptions:
         ]
 
 
-def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """A check of an option's value that names the choices."""
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses become one option for each field."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind = hints[name]
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            parameters.append(parameter.replace(annotation=kind))
+            continue
+        groups[name] = kind, [field.name for field in fields(kind)]
+        kinds = get_type_hints(kind, include_extras=True)
+        for key, option in inspect.signature(kind).parameters.items():
+            parameters.append(option.replace(annotation=kinds[key]))
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        made = {
+            name: kind(**{key: given.pop(key) for key in keys})
+            for name, (kind, keys) in groups.items()
+        }
+        command(**made, **given)
+
+    with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in parameters]
+    )
+    with_options.__annotations__ = {option.name: option.annotation for option in parameters}
+    return with_options
+
+
+def one_of(names: Collection[str], also: Collection[str] = ()) -> Callable[[str], str]:
+    """A check of an option's value that names the choices, but not those ``also`` taken."""
 
     def check(value: str) -> str:
-        if value not in names:
+        if value not in names and value not in also:
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
         return value
 
@@ -116,7 +157,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 def known_preset(value: str) -> str:
     """A check of ``--preset``, which may also be a file of tuned settings."""
-    return value if value.endswith(".json") else one_of(preset_names())(value)
+    return value if value.endswith(".json") else one_of(preset_names(), FORMER_NAMES)(value)
 
 
 def use_threads(threads: int | None) -> None:

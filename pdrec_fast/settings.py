@@ -1,67 +1,115 @@
-"""Single settings of a run as text: ``KEY=VALUE``, as ``--set`` takes them."""
+"""Single settings by dotted keys: ``pdrec.lr``, ``diffusion.hidden``, ``encoder.width``, ``top_m``.
+
+The keys follow from the fields of a configuration: those of its groups, and its own numbers.
+Values are taken as they are or as text, the way ``--set KEY=VALUE`` gives them.
+"""
 
 from __future__ import annotations
 
 import json
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from pdrec_fast.diffusion import DiffusionConfig
-from pdrec_fast.pipeline import RunConfig
-from pdrec_fast.training import PDRecConfig
+Config = TypeVar("Config")
 
-_OPEN_SETTINGS = ("top_m", "omega_m", "n_draws", "evaluation_seed")
-SETTINGS_HELP = (
-    f"Settings: {', '.join(_OPEN_SETTINGS)}; "
-    f"diffusion.: {', '.join(field.name for field in fields(DiffusionConfig))}; "
-    f"pdrec.: {', '.join(field.name for field in fields(PDRecConfig))}; "
-    "encoder.: the encoder's own (sasrec: width, blocks, heads, max_length, dropout; "
-    "gru4rec: width, hidden, layers, max_length, dropout; "
-    "cl4srec: sasrec's, crop, mask, reorder, contrast_weight, temperature)."
-)
-
-Settings = TypeVar("Settings", DiffusionConfig, PDRecConfig, RunConfig)
+# Group -> the field that holds it.
+_GROUPS = {"diffusion": "diffusion", "pdrec": "pdrec", "encoder": "encoder_options"}
 
 
-def with_setting(config: RunConfig, setting: str) -> RunConfig:
-    """Apply one ``--set KEY=VALUE``."""
-    key, separator, text = setting.partition("=")
-    if not separator:
-        raise ValueError(f"--set {setting}: write KEY=VALUE")
-    group, dot, name = key.partition(".")
-    if not dot and key in _OPEN_SETTINGS:
-        return _replaced(config, key, text, setting)
-    if group == "diffusion":
-        return replace(config, diffusion=_replaced(config.diffusion, name, text, setting))
-    if group == "pdrec":
-        return replace(config, pdrec=_replaced(config.pdrec, name, text, setting))
-    if group == "encoder":
-        options = config.encoder_options | {name: _parsed(text)}
-        return replace(config, encoder_options=options)
-    raise ValueError(
-        f"--set {setting}: unknown setting; use diffusion.NAME, pdrec.NAME, encoder.NAME or one of "
-        f"{', '.join(_OPEN_SETTINGS)}"
-    )
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A ``RunConfig`` or ``Preset`` with settings changed, all at once.
+
+    A run without an encoder has no settings of one, and takes those that it is given for nothing.
+
+    Args:
+        settings: dotted key -> value, or its text: a JSON value, ``True``, ``False`` or plain text.
+            A single value stands for a tuple of one.
+
+    Raises:
+        ValueError: there is no such setting, or its value is of another type or out of its range.
+    """
+    changes: dict[str, Any] = {}
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        group, dot, name = key.rpartition(".")
+        if dot and hasattr(config, _GROUPS.get(group, "")):
+            grouped.setdefault(group, {})[name] = value
+        elif key in own_settings(config):
+            changes[key] = value
+        else:
+            groups = [f"{name}.NAME" for name, field in _GROUPS.items() if hasattr(config, field)]
+            known = ", ".join([*groups, *own_settings(config)])
+            raise ValueError(f"{key}: no such setting; known: {known}")
+    for group, values in grouped.items():
+        held = getattr(config, _GROUPS[group])
+        if held is not None:
+            changes[_GROUPS[group]] = with_fields(held, values, f"{group}.")
+    return with_fields(config, changes)
 
 
-def _replaced(config: Settings, name: str, text: str, setting: str) -> Settings:
-    known = {field.name: getattr(config, field.name) for field in fields(config)}
-    if name not in known:
-        raise ValueError(f"--set {setting}: no such setting; known: {', '.join(known)}")
-    value = _parsed(text)
-    if isinstance(known[name], tuple) and not isinstance(value, list):
-        value = [value]
-    if isinstance(known[name], tuple):
-        value = tuple(value)
-    elif isinstance(known[name], float) and type(value) is int:
-        value = float(value)
-    elif type(value) is not type(known[name]):
-        wanted = type(known[name]).__name__
-        raise ValueError(f"--set {setting}: {name} takes a value of type {wanted}")
-    return replace(config, **{name: value})
+def with_fields(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
+    """One dataclass with fields changed; see ``with_settings``.
+
+    Args:
+        prefix: of the fields' names in errors.
+    """
+    known = field_values(config)
+    changes = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{prefix}{name}: no such setting; known: {', '.join(known)}")
+        changes[name] = _typed(f"{prefix}{name}", value, known[name])
+    return replace(config, **changes)  # type: ignore[type-var]
 
 
-def _parsed(text: str) -> Any:
+def value_of(config: Any, key: str) -> Any:
+    """The value of a setting by its dotted key."""
+    group, _, name = key.rpartition(".")
+    return getattr(getattr(config, _GROUPS[group]) if group else config, name)
+
+
+def own_settings(config: Any) -> list[str]:
+    """The keys of a configuration that are in no group: its own numbers."""
+    return [name for name, value in field_values(config).items() if type(value) in (int, float)]
+
+
+def field_values(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, str]:
+    """What ``KEY=VALUE`` texts set; of a key that comes twice, the last counts."""
+    found = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ValueError(f"{text}: write KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def written(settings: Mapping[str, Any]) -> list[str]:
+    """``KEY=VALUE`` for each setting, as ``parse_settings`` reads it."""
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+
+def _typed(key: str, value: Any, current: Any) -> Any:
+    """``value``, read where it is text, as the type that the setting has."""
+    given = _read(value) if isinstance(value, str) else value
+    if isinstance(current, tuple):
+        return tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for kind, accepted in ((float, numbers.Real), (int, numbers.Integral)):
+        if type(current) is kind and isinstance(given, accepted) and not isinstance(given, bool):
+            return kind(given)
+    if type(given) is not type(current):
+        raise ValueError(f"{key}={value}: takes a value of type {type(current).__name__}")
+    return given
+
+
+def _read(text: str) -> Any:
     """A JSON value, ``True`` or ``False``, or the text itself."""
     if text in ("True", "False"):
         return text == "True"

@@ -172,7 +172,7 @@ def test_metrics_are_those_of_the_cpu(split, diffusion, preferences, tmp_path):
 
 
 def test_a_run_begun_on_a_gpu_ends_on_a_cpu(split, tmp_path):
-    config = pf.RunConfig.from_preset("none")
+    config = pf.RunConfig.from_preset("default")
     config = replace(
         config,
         diffusion=replace(config.diffusion, epochs=2, hidden=(24,)),

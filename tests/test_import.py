@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pdrec_fast as pf
+from pdrec_fast import errors
+
 PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
 
 # A package imports only from those to its left in this list, and from itself.
 LAYERS = [
-    {"devices", "errors", "files", "operands", "profiling", "ragged"},
-    {"build_info"},
+    {"checks", "devices", "errors", "files", "operands", "profiling", "ragged", "settings"},
+    {"build_info", "settings_format"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"data", "fitting"},
@@ -19,7 +22,6 @@ LAYERS = [
     {"training"},
     {"presets"},
     {"pipeline"},
-    {"settings"},
     {"options"},
     {"demo", "studies", "tuning"},
     {"cli"},
@@ -47,6 +49,51 @@ def test_import_initialises_no_cuda_and_loads_no_compiler():
         "assert not {'numba', 'triton'} & sys.modules.keys(), 'loaded at import'"
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_command_and_a_run_need_nothing_that_windows_lacks():
+    result = python(
+        "import sys; sys.modules.update(dict.fromkeys(['fcntl', 'resource']))\n"
+        "import pdrec_fast as pf, pdrec_fast.cli\n"
+        "data = pf.synthetic(n_users=40, n_items=150, seed=0)\n"
+        "fast = {'diffusion.epochs': 1, 'diffusion.hidden': 8, 'n_draws': 4, 'pdrec.epochs': 1}\n"
+        "config = pf.with_settings(pf.RunConfig(), fast | {'encoder.width': 8})\n"
+        "metrics = pf.run(data, config, progress=False).metrics\n"
+        "assert metrics['peak_rss_gib'] is None\n"
+        "text = pdrec_fast.cli._metrics_text(metrics, None)\n"
+        "assert 'seconds: ' in text and 'GiB' not in text, text\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_examples_import_from_the_top_alone():
+    for path in PACKAGE.parent.glob("examples/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [
+                alias.name for alias in getattr(node, "names", ()) if isinstance(node, ast.Import)
+            ]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            below = [name for name in names if name.startswith("pdrec_fast.")]
+            assert not below, f"{path.name} imports {below}"
+
+
+def test_every_error_of_the_package_is_exported_and_below_one():
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, Exception):
+            assert issubclass(error, pf.PDRecError)
+            assert name in pf.__all__
+    former = {
+        pf.DataError: ValueError,
+        pf.BackendError: RuntimeError,
+        pf.CheckpointError: RuntimeError,
+        pf.NotFittedError: RuntimeError,
+        pf.MissingExtraError: ImportError,
+        pf.NonFiniteScoresError: ValueError,
+        pf.NonFiniteLossError: FloatingPointError,
+    }
+    for error, base in former.items():
+        assert issubclass(error, base)
 
 
 def test_without_the_extension_everything_runs_on_the_reference():

@@ -21,6 +21,7 @@ import pdrec_fast as pf
 from pdrec_fast import cli
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.pipeline import SplitSpec
+from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES
 
 FAST = (
@@ -37,7 +38,7 @@ RUN = ("run", "--data", "{data}", "--out", "out")
 
 
 def fast_config(modules=MODULES, **changes):
-    config = pf.RunConfig.from_preset("none", modules=modules)
+    config = pf.RunConfig.from_preset("default", modules=modules)
     return replace(
         config,
         diffusion=replace(config.diffusion, epochs=3, hidden=(16,)),
@@ -175,6 +176,30 @@ def test_a_run_older_than_a_setting_had_its_default(data, tmp_path):
         pf.run(data, config, out=out, progress=False)
 
 
+def test_a_run_of_a_newer_version_is_refused(data, tmp_path):
+    out, config = tmp_path / "out", fast_config(modules=())
+    pf.run(data, config, out=out, progress=False)
+    marker = json.loads((out / "run.json").read_text())
+    assert marker["config"]["format"] == FORMAT
+    marker["config"]["format"] = FORMAT + 1
+    (out / "run.json").write_text(json.dumps(marker))
+    with pytest.raises(CheckpointError, match=r"run\.json: its settings have format .* newer"):
+        pf.run(data, config, out=out, progress=False)
+    for damaged in ("{", "[]", '{"config": 1}', "{}"):
+        (out / "run.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"run\.json: damaged"):
+            pf.run(data, config, out=out, progress=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--out", "out"], ["tune", "--out", "out"], ["presets"]]
+)
+def test_the_former_name_of_the_default_preset_is_told(tmp_path, arguments):
+    options = ["none"] if arguments == ["presets"] else ["--preset", "none", "--data", "nowhere"]
+    result = command(*arguments, *options, cwd=tmp_path)
+    assert "warning: the preset 'none' is now called 'default': write 'default'" in result.stderr
+
+
 def test_foreign_directory_is_refused(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(CheckpointError, match="exists and is no run"):
@@ -282,7 +307,7 @@ def test_another_encoder_takes_the_place_of_the_diffusion(data, tmp_path):
     assert result.diffusion is None
     assert result.guide.config.modules == ()
     assert (result.guide.config.seed, result.model.config.seed) == (1, 0)
-    assert result.guide.encoder_options == {"width": 8}
+    assert result.guide.encoder_options == pf.SASRecConfig(width=8)
     expected = pf.Preferences.infer(
         result.guide, result.split.train, top_m=5, n_draws=16, omega_m=0.5, progress=False
     )

@@ -90,4 +90,4 @@ def test_a_search_goes_on(saved):
 def test_tuned_settings_are_read():
     config = pf.RunConfig.from_preset(str(SAVED / "tuned.json"))
     assert config.pdrec.loss == "softmax"
-    assert config.encoder_options["width"] == 8
+    assert config.encoder_options.width == 8

@@ -128,7 +128,7 @@ class Interactions:
             FileNotFoundError: there is no such file.
             DataError: the file cannot be used; names the file, line (header = 1) and column.
             ValueError: an option out of its range.
-            ImportError: Parquet without pyarrow.
+            MissingExtraError: Parquet without pyarrow.
         """
         records = read_file(path, ColumnNames(user, item, timestamp))
         return cls._from_records(records, min_user, min_item, repeats)

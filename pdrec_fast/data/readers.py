@@ -26,7 +26,7 @@ from pdrec_fast.data.records import (
     rank_integers,
     resolve_columns,
 )
-from pdrec_fast.errors import DataError
+from pdrec_fast.errors import DataError, MissingExtraError
 
 DELIMITERS = {".inter": "\t", ".tsv": "\t", ".csv": ","}
 # Fewer live rows than the garbage collector's first threshold: a longer chunk is traversed again
@@ -46,7 +46,7 @@ def read_file(path: str | Path, names: ColumnNames) -> Records:
     Raises:
         FileNotFoundError: there is no such file.
         DataError: the file cannot be used; names the file, line and column.
-        ImportError: a Parquet file without pyarrow installed.
+        MissingExtraError: a Parquet file without pyarrow installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,7 +132,7 @@ def _read_parquet(path: Path, names: ColumnNames) -> Records:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtraError(
             f"{path}: reading Parquet needs pyarrow; pip install pdrec_fast[frames]"
         ) from error
     try:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pdrec_fast.checks import check_choices, check_dropout, check_positive, check_seed
 from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
@@ -70,26 +71,21 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name, allowed in (
-            ("weighting", get_args(Weighting)),
-            ("prediction", get_args(Prediction)),
-            ("precision", get_args(Precision)),
-            ("schedule", get_args(ScheduleName)),
-            ("select_by", get_args(SelectBy)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {self.seed}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_choices(
+            self,
+            weighting=get_args(Weighting),
+            prediction=get_args(Prediction),
+            precision=get_args(Precision),
+            schedule=get_args(ScheduleName),
+            select_by=get_args(SelectBy),
+        )
+        check_seed(self)
+        check_dropout(self)
         if not 0 <= self.sampling_steps <= self.steps:
             raise ValueError(
                 f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
             )
-        for name in ("lr", "lr_decay", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "lr", "lr_decay", "batch_size")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
         if not 0 <= self.w_min <= self.w_max < math.inf:

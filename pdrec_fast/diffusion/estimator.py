@@ -16,12 +16,13 @@ from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
+from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 KIND = "diffusion model"
 NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
@@ -90,6 +91,7 @@ class DiffRec:
                     "data": train.fingerprint(),
                     "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
                 },
+                defaults={"config": asdict(DiffusionConfig())},
                 checkpoint=checkpoint,
                 progress=progress,
             )
@@ -180,6 +182,7 @@ class DiffRec:
         """Write the model to the directory ``path`` (see ``fitting.bundle``)."""
         denoiser = self.fitted_denoiser()
         meta = {
+            "format": FORMAT,
             "config": asdict(self.config),
             "n_items": denoiser.n_items,
             "trained_on": self.trained_on,
@@ -192,6 +195,7 @@ class DiffRec:
     def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
         """Read a model written by ``save``, onto any device."""
         meta, files = read_bundle(path, KIND)
+        meta = with_current_defaults(meta, {"config": asdict(DiffusionConfig())}, path)
         model = cls(DiffusionConfig(**meta["config"]), device=device)
         model.denoiser = model._new_denoiser(meta["n_items"])
         try:
@@ -214,7 +218,7 @@ class DiffRec:
         return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
 
     def fitted_denoiser(self) -> Denoiser:
-        """The denoiser; a RuntimeError says so when there is none yet."""
+        """The denoiser; a NotFittedError says so when there is none yet."""
         if self.denoiser is None:
-            raise RuntimeError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
+            raise NotFittedError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
         return self.denoiser

@@ -1,27 +1,31 @@
 """Sequence encoders behind one small protocol."""
 
-from collections.abc import Callable
-
-from torch import nn
-
 from pdrec_fast.encoders.base import ContrastiveEncoder, SequenceEncoder
-from pdrec_fast.encoders.cl4srec import CL4SRec
-from pdrec_fast.encoders.gru4rec import GRU4Rec
+from pdrec_fast.encoders.cl4srec import CL4SRec, CL4SRecConfig
+from pdrec_fast.encoders.gru4rec import GRU4Rec, GRU4RecConfig
 from pdrec_fast.encoders.padded import PaddedEncoder
-from pdrec_fast.encoders.sasrec import SASRec
-
-ENCODERS: dict[str, Callable[..., nn.Module]] = {
-    "cl4srec": CL4SRec,
-    "gru4rec": GRU4Rec,
-    "sasrec": SASRec,
-}
+from pdrec_fast.encoders.registry import (
+    ENCODER_CONFIGS,
+    ENCODERS,
+    EncoderConfig,
+    EncoderOptions,
+    encoder_config,
+)
+from pdrec_fast.encoders.sasrec import SASRec, SASRecConfig
 
 __all__ = [
     "ENCODERS",
+    "ENCODER_CONFIGS",
     "CL4SRec",
+    "CL4SRecConfig",
     "ContrastiveEncoder",
+    "EncoderConfig",
+    "EncoderOptions",
     "GRU4Rec",
+    "GRU4RecConfig",
     "PaddedEncoder",
     "SASRec",
+    "SASRecConfig",
     "SequenceEncoder",
+    "encoder_config",
 ]

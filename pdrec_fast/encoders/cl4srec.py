@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pdrec_fast.checks import check_not_negative, check_positive
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.devices import to_device
-from pdrec_fast.encoders.sasrec import SASRec
+from pdrec_fast.encoders.sasrec import SASRec, SASRecConfig
 from pdrec_fast.encoders.views import Augmentation
+
+
+@dataclass(frozen=True)
+class CL4SRecConfig(SASRecConfig):
+    """Options of ``CL4SRec``: those of ``SASRec``, and of its contrastive loss.
+
+    Attributes:
+        crop, mask, reorder: η, γ and β, see ``Augmentation``.
+        contrast_weight: λ, of the contrastive loss.
+        temperature: of the contrastive loss; the original has none.
+    """
+
+    crop: float = 0.6
+    mask: float = 0.3
+    reorder: float = 0.6
+    contrast_weight: float = 0.1
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative(self, "contrast_weight")
+        check_positive(self, "temperature")
+        self.augmentation()
+
+    def augmentation(self) -> Augmentation:
+        """How views are made; checks its own arguments."""
+        return Augmentation(self.crop, self.mask, self.reorder)
 
 
 class CL4SRec(SASRec):
@@ -19,30 +48,14 @@ class CL4SRec(SASRec):
 
     Args:
         n_items: N, the corpus size.
-        crop, mask, reorder: η, γ and β, see ``Augmentation``.
-        contrast_weight: λ, of the contrastive loss.
-        temperature: of the contrastive loss; the original has none.
-        options: of ``SASRec``.
+        config: all options; keyword arguments override single ones.
     """
 
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        crop: float = 0.6,
-        mask: float = 0.3,
-        reorder: float = 0.6,
-        contrast_weight: float = 0.1,
-        temperature: float = 1.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(n_items, **options)
-        if not contrast_weight >= 0:
-            raise ValueError(f"contrast_weight must not be negative, got {contrast_weight}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.augmentation = Augmentation(crop, mask, reorder)
-        self.contrast_weight, self.temperature = contrast_weight, temperature
+    def __init__(self, n_items: int, config: CL4SRecConfig | None = None, **options: Any) -> None:
+        config = replace(config or CL4SRecConfig(), **options)
+        super().__init__(n_items, config)
+        self.augmentation = config.augmentation()
+        self.contrast_weight, self.temperature = config.contrast_weight, config.temperature
         # Beside the table, whose every row is an item that can be recommended; as large as a row.
         spread = float(self.item_embedding.weight.detach().std())
         self.mask_embedding = nn.Parameter(spread * torch.randn(self.item_embedding.embedding_dim))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
 
+from pdrec_fast.checks import check_counts, check_dropout
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.devices import to_device
@@ -15,6 +19,29 @@ from pdrec_fast.ops.packed.packed_gru import packed_gru
 from pdrec_fast.reference.counter_rng import ENCODER
 
 _PARAMETERS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
+
+
+@dataclass(frozen=True)
+class GRU4RecConfig:
+    """Options of ``GRU4Rec``.
+
+    Attributes:
+        width: of embeddings and states.
+        hidden: of the recurrent layers; a linear map leads back to ``width`` where they differ.
+        layers: number of recurrent layers.
+        max_length: longest sequence; older items are dropped.
+        dropout: of the embeddings.
+    """
+
+    width: int = 64
+    hidden: int = 64
+    layers: int = 1
+    max_length: int = 200
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "hidden", "layers", "max_length")
+        check_dropout(self)
 
 
 class GRU4Rec(nn.Module):
@@ -29,33 +56,20 @@ class GRU4Rec(nn.Module):
 
     Args:
         n_items: N, the corpus size.
-        width: of embeddings and states.
-        hidden: of the recurrent layers; a linear map leads back to ``width`` where they differ.
-        layers: number of recurrent layers.
-        max_length: longest sequence; older items are dropped.
-        dropout: of the embeddings.
+        config: all options; keyword arguments override single ones.
     """
 
     recordable = False
 
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        width: int = 64,
-        hidden: int = 64,
-        layers: int = 1,
-        max_length: int = 200,
-        dropout: float = 0.2,
-    ) -> None:
+    def __init__(self, n_items: int, config: GRU4RecConfig | None = None, **options: Any) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
-        self.max_length, self.dropout = max_length, dropout
+        config = replace(config or GRU4RecConfig(), **options)
+        width, hidden = config.width, config.hidden
+        self.max_length, self.dropout = config.max_length, config.dropout
         self.item_embedding = nn.Embedding(n_items, width)
         # One module each: torch then keeps a layer's weights in one piece, as cuDNN wants them.
         self.layers = nn.ModuleList(
-            nn.GRU(hidden if number else width, hidden) for number in range(layers)
+            nn.GRU(hidden if number else width, hidden) for number in range(config.layers)
         )
         self.out = nn.Identity() if hidden == width else nn.Linear(hidden, width)
         xavier_init(self)

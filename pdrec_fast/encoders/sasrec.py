@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pdrec_fast.checks import check_counts, check_dropout, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.ops.packed._sequences import DropoutKey
@@ -14,6 +18,33 @@ from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.reference.counter_rng import ENCODER
 
 _NORM_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class SASRecConfig:
+    """Options of ``SASRec``.
+
+    Attributes:
+        width: of embeddings and states.
+        blocks, heads: number of attention blocks, and heads in each.
+        max_length: longest sequence; older items are dropped.
+        dropout: of embeddings, attention weights and the feed-forward layers.
+        impl: of ``packed_attention`` and ``packed_dropout``.
+    """
+
+    width: int = 64
+    blocks: int = 2
+    heads: int = 1
+    max_length: int = 200
+    dropout: float = 0.2
+    impl: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "heads", "max_length")
+        check_not_negative(self, "blocks")
+        check_dropout(self)
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
 
 class SASRec(nn.Module):
@@ -28,35 +59,19 @@ class SASRec(nn.Module):
 
     Args:
         n_items: N, the corpus size.
-        width: of embeddings and states.
-        blocks, heads: number of attention blocks, and heads in each.
-        max_length: longest sequence; older items are dropped.
-        dropout: of embeddings, attention weights and the feed-forward layers.
-        impl: of ``packed_attention`` and ``packed_dropout``.
+        config: all options; keyword arguments override single ones.
     """
 
-    def __init__(
-        self,
-        n_items: int,
-        *,
-        width: int = 64,
-        blocks: int = 2,
-        heads: int = 1,
-        max_length: int = 200,
-        dropout: float = 0.2,
-        impl: str = "auto",
-    ) -> None:
+    def __init__(self, n_items: int, config: SASRecConfig | None = None, **options: Any) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}")
-        self.max_length, self.dropout, self.impl = max_length, dropout, impl
-        self.item_embedding = nn.Embedding(n_items, width)
-        self.position_embedding = nn.Embedding(max_length, width)
+        config = replace(config or SASRecConfig(), **options)
+        self.max_length, self.dropout, self.impl = config.max_length, config.dropout, config.impl
+        self.item_embedding = nn.Embedding(n_items, config.width)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
         self.blocks = nn.ModuleList(
-            _Block(width, heads, dropout, ENCODER + 1 + 3 * number, impl)
-            for number in range(blocks)
+            _Block(config, ENCODER + 1 + 3 * number) for number in range(config.blocks)
         )
-        self.norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
         xavier_init(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
@@ -80,9 +95,10 @@ class SASRec(nn.Module):
 class _Block(nn.Module):
     """Attention whose queries alone are normalised, then a feed-forward layer, as in SASRec."""
 
-    def __init__(self, width: int, heads: int, dropout: float, stream: int, impl: str) -> None:
+    def __init__(self, config: SASRecConfig, stream: int) -> None:
         super().__init__()
-        self.heads, self.dropout, self.stream, self.impl = heads, dropout, stream, impl
+        width, self.heads, self.dropout = config.width, config.heads, config.dropout
+        self.stream, self.impl = stream, config.impl
         self.query_norm = nn.LayerNorm(width, eps=_NORM_EPS)
         self.in_weight = nn.Parameter(torch.empty(3 * width, width))  # query, key, value
         self.in_bias = nn.Parameter(torch.zeros(3 * width))

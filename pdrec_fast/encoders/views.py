@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import torch
 
+from pdrec_fast.checks import check_ratios
 from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, packed_tokens
 from pdrec_fast.ops.packed._sequences import DropoutKey
@@ -40,9 +41,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must lie in (0, 1], got {self.crop}")
-        for name in ("mask", "reorder"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_ratios(self, "mask", "reorder")
 
     def views(self, sequences: PackedSequences, max_length: int, mask_item: int) -> PackedSequences:
         """Two views of every sequence, by two different augmentations.

@@ -14,8 +14,10 @@ from typing import Any, Literal, Protocol
 import torch
 from tqdm.auto import tqdm
 
+from pdrec_fast.checks import check_counts
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError, NonFiniteScoresError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
+from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 logger = logging.getLogger("pdrec_fast")
 KIND = "training checkpoint"
@@ -65,9 +67,7 @@ class LoopConfig:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(self, "epochs", "patience", "eval_every")
 
 
 @dataclass
@@ -102,6 +102,7 @@ def run_loop(
     name: str,
     select_by: SelectBy,
     identity: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
     watch: Callable[[History], None] | None = None,
@@ -113,6 +114,8 @@ def run_loop(
         select_by: protocol of the validation figure, shown beside it.
         identity: JSON values that say what is being trained (configuration, data fingerprint). A
             checkpoint of another identity is refused.
+        defaults: of the settings in ``identity``, for those that a checkpoint of an older version
+            does not name.
         checkpoint: directory to resume from and to write to, first after one epoch; None keeps
             nothing.
         watch: called after every epoch, and first of all with what a checkpoint holds; what it
@@ -123,8 +126,10 @@ def run_loop(
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     history, best = History(), None
+    # As a checkpoint gives it back.
+    identity = json.loads(json.dumps({"format": FORMAT} | dict(identity)))
     if checkpoint is not None and bundle_exists(checkpoint):
-        history, best = _resume(fit, checkpoint, identity)
+        history, best = _resume(fit, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
         if watch is not None:
             watch(history)
@@ -229,20 +234,19 @@ def _save(
     files = {"weights": fit.weights(), "state": fit.state()}
     if best is not None:
         files["best"] = best
-    meta = {"identity": dict(identity), "history": asdict(history)}
+    meta = {"identity": identity, "history": asdict(history)}
     write_bundle(checkpoint, KIND, meta, files)
 
 
 def _resume(
-    fit: Fit, checkpoint: str | Path, identity: Mapping[str, Any]
+    fit: Fit, checkpoint: str | Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[History, dict[str, torch.Tensor] | None]:
     meta, files = read_bundle(checkpoint, KIND)
-    wanted = json.loads(json.dumps(dict(identity)))
-    if meta["identity"] != wanted:
+    defaults = json.loads(json.dumps(dict(defaults)))
+    found = with_current_defaults(meta["identity"], defaults, checkpoint)
+    if found != wanted:
         differing = sorted(
-            key
-            for key in meta["identity"].keys() | wanted.keys()
-            if meta["identity"].get(key) != wanted.get(key)
+            key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
         )
         raise CheckpointError(
             f"{checkpoint}: belongs to another run (different {', '.join(differing)}); "

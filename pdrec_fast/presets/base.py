@@ -8,11 +8,13 @@ names as those of the trained models; the defaults of TI_DiffRec.py are others.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pdrec_fast.diffusion import DiffusionConfig
+from pdrec_fast.settings import with_settings
 from pdrec_fast.training import PDRecConfig
 
 PAPER = "paper"
@@ -20,10 +22,8 @@ README = "authors' README"
 CODE = "authors' code"
 OURS = "this package"
 
-Settings = Mapping[
-    str, Any
-]  # as ``--set`` names them: diffusion.NAME, pdrec.NAME, encoder.NAME, NAME
-
+DEFAULT = "default"  # for data of one's own
+FORMER_NAMES = {"none": DEFAULT}
 _FAMILY = {"toy": "amazon", "game": "amazon", "book": "douban", "music": "douban"}
 _AS = {"game": "toy", "music": "book"}  # whose values stand in where the authors have none
 
@@ -138,14 +138,13 @@ ENCODER_SOURCES = {"max_length": PAPER} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a whole run.
+    """Settings of a whole run, with any encoder.
 
     Attributes:
         diffusion, pdrec: of the two models.
         top_m: m of DPA.
         omega_m: ω_m of NNS.
         n_draws: see ``Preferences.infer``.
-        encoder_options: passed to the encoder.
     """
 
     diffusion: DiffusionConfig
@@ -153,30 +152,15 @@ class Preset:
     top_m: int
     omega_m: float
     n_draws: int = 1024
-    encoder_options: dict[str, Any] = field(default_factory=dict)
 
-    def with_settings(self, settings: Settings) -> Preset:
-        """This preset with single settings changed.
-
-        Raises:
-            ValueError: an unknown setting, or a value out of its range.
-        """
-        groups: dict[str, dict[str, Any]] = {"diffusion": {}, "pdrec": {}, "encoder": {}, "": {}}
-        for key, value in settings.items():
-            group, _, name = key.rpartition(".")
-            if group not in groups:
-                raise ValueError(f"unknown setting {key!r}")
-            groups[group][name] = value
-        try:
-            return replace(
-                self,
-                diffusion=replace(self.diffusion, **groups["diffusion"]),
-                pdrec=replace(self.pdrec, **groups["pdrec"]),
-                encoder_options=self.encoder_options | groups["encoder"],
-                **groups[""],
-            )
-        except TypeError as error:
-            raise ValueError(f"unknown setting among {', '.join(settings)}: {error}") from None
+    def with_settings(self, settings: Mapping[str, Any]) -> Preset:
+        """``pdrec_fast.with_settings(preset, settings)``, which takes its place."""
+        warnings.warn(
+            "Preset.with_settings: write pdrec_fast.with_settings(preset, settings)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return with_settings(self, settings)
 
 
 @dataclass(frozen=True)
@@ -190,7 +174,7 @@ class Setting:
 
 def settings_of(name: str) -> list[Setting]:
     """Every setting of the preset ``name`` of ``PRESETS``; seeds and modules are a run's own."""
-    if name == "none":
+    if name == DEFAULT:
         taken = {s.key: replace(s, source=_borrowed(s.source, "toy")) for s in settings_of("toy")}
         own = {key: Setting(key, value, OURS) for key, value in _OWN_DATA.items()}
         return sorted((taken | own).values(), key=_order)
@@ -215,7 +199,29 @@ def _order(setting: Setting) -> tuple[bool, str]:
 
 def _preset(name: str) -> Preset:
     empty = Preset(DiffusionConfig(), PDRecConfig(), top_m=1, omega_m=0.0)
-    return empty.with_settings({setting.key: setting.value for setting in settings_of(name)})
+    return with_settings(empty, {setting.key: setting.value for setting in settings_of(name)})
 
 
-PRESETS: dict[str, Preset] = {name: _preset(name) for name in (*_FAMILY, "none")}
+def current_name(name: str) -> str:
+    """The name that a preset has today; a former one gives a DeprecationWarning."""
+    if name not in FORMER_NAMES:
+        return name
+    now = FORMER_NAMES[name]
+    warnings.warn(
+        f"the preset {name!r} is now called {now!r}: write {now!r}",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return now
+
+
+class _Presets(dict[str, Preset]):
+    """Presets by name; former names are looked up, but not listed."""
+
+    def __missing__(self, name: str) -> Preset:
+        if name not in FORMER_NAMES:
+            raise KeyError(name)
+        return self[current_name(name)]
+
+
+PRESETS: dict[str, Preset] = _Presets({name: _preset(name) for name in (*_FAMILY, DEFAULT)})

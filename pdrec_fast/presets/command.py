@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.encoders import SASRecConfig
 from pdrec_fast.presets.base import (
     ENCODER_SOURCES,
     PRESETS,
     README,
     README_COMMANDS,
+    current_name,
     settings_of,
 )
 from pdrec_fast.presets.tuned import preset_names, read_tuned, tuned_path
@@ -27,7 +28,9 @@ def presets(
     """Print the presets, or the settings of one and where they come from."""
     if name is None:
         print("\n".join(preset_names()))
-    elif name in PRESETS:
+        return
+    name = current_name(name)
+    if name in PRESETS:
         print(_table([("setting", "value", "source"), *_rows(name)]))
     else:
         print(_tuned_table(read_tuned(tuned_path(name))))
@@ -44,9 +47,9 @@ def _rows(name: str) -> list[tuple[str, ...]]:
         )
         source = setting.source + (f" ({README}: {others})" if others else "")
         rows.append((setting.key, _text(setting.value), source))
-    defaults = inspect.signature(ENCODERS["sasrec"]).parameters
+    defaults = asdict(SASRecConfig())
     return rows + [
-        (f"encoder.{key}", _text(defaults[key].default), f"{source} (sasrec)")
+        (f"encoder.{key}", _text(defaults[key]), f"{source} (sasrec)")
         for key, source in ENCODER_SOURCES.items()
     ]
 

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pdrec_fast.presets.base import PRESETS, Preset
+from pdrec_fast.presets.base import DEFAULT, PRESETS, Preset
 
 FOLDER = Path(__file__).parent
 Kind = Literal["plain", "guided"]
@@ -31,25 +31,24 @@ def preset_names() -> list[str]:
     return [*PRESETS, *sorted(path.stem for path in FOLDER.glob("*.json"))]
 
 
-def preset_of(name: str, *, encoder: str | None, kind: Kind) -> Preset:
-    """The settings of a preset for an encoder, plain or guided.
+def preset_of(name: str, *, encoder: str | None, kind: Kind) -> tuple[Preset, dict[str, Any]]:
+    """A preset, and the settings that a search found for an encoder, plain or guided.
 
     Args:
         name: one of ``preset_names()``, or the path of a JSON file that ``pdrec-fast tune --into``
             wrote.
-        encoder: name of the encoder; None where none is trained, which leaves the base's settings.
+        encoder: name of the encoder; None where none is trained, for which nothing was searched.
 
     Raises:
         ValueError: there is no such preset, the file is damaged, or nobody has searched for this
             encoder's settings.
     """
     if name in PRESETS:
-        return PRESETS[name]
-    path = tuned_path(name)
-    tuned = read_tuned(path)
+        return PRESETS[name], {}
+    tuned = read_tuned(tuned_path(name))
     base = PRESETS[tuned["base"]]
     if encoder is None:
-        return base
+        return base, {}
     entry = tuned["encoders"].get(encoder, {}).get(kind)
     if entry is None:
         modules = "none" if kind == "plain" else "hbr,dpa,nns"
@@ -58,10 +57,7 @@ def preset_of(name: str, *, encoder: str | None, kind: Kind) -> Preset:
             f"{tuned['base']!r}, or search for them: pdrec-fast tune --preset {tuned['base']} "
             f"--encoder {encoder} --modules {modules} --into FILE.json --data ... --out ..."
         )
-    try:
-        return base.with_settings(entry["settings"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {encoder}, {kind}: {error}") from None
+    return base, entry["settings"]
 
 
 def tuned_path(name: str) -> Path:
@@ -81,6 +77,8 @@ def read_tuned(path: Path) -> dict[str, Any]:
     """The contents of a file of tuned settings, checked for what the module's docstring says."""
     try:
         tuned: dict[str, Any] = json.loads(path.read_text())
+        if tuned["base"] == "none":  # as version 0.1.0 called it
+            tuned["base"] = DEFAULT
         if tuned["base"] not in PRESETS:
             raise ValueError(f"base={tuned['base']!r} is none of {list(PRESETS)}")
         for encoder, entries in tuned["encoders"].items():

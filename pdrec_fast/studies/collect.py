@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, MissingExtraError
 from pdrec_fast.evaluation import AllRanks, Ranks, per_case
 from pdrec_fast.files import write_text
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
@@ -98,10 +98,10 @@ class Finished:
 
 
 def need_extra() -> None:
-    """Raise an ImportError that says what to install, where the extra ``studies`` is missing."""
+    """Refuse where the extra ``studies`` is missing; the error says what to install."""
     for name in ("pandas", "scipy"):
         if importlib.util.find_spec(name) is None:
-            raise ImportError(f"studies need {name}: pip install 'pdrec_fast[studies]'")
+            raise MissingExtraError(f"studies need {name}: pip install 'pdrec_fast[studies]'")
 
 
 def collect(out: str | Path) -> int:
@@ -113,7 +113,7 @@ def collect(out: str | Path) -> int:
     Raises:
         CheckpointError: ``out`` holds no study, none of its jobs is finished, or one is damaged or
             of other data or settings than the study.
-        ImportError: the extra ``studies`` is not installed.
+        MissingExtraError: the extra ``studies`` is not installed.
     """
     need_extra()
     import pandas as pd

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from pdrec_fast import options as opt
-from pdrec_fast.settings import SETTINGS_HELP
 from pdrec_fast.studies.collect import collect as collect_tables
 from pdrec_fast.studies.jobs import KINDS
 from pdrec_fast.studies.report import write_report
@@ -37,14 +36,14 @@ Source = Annotated[
 ]
 PresetNames = Annotated[
     list[str] | None,
-    typer.Option(help="One for each --data. Default: the preset of the file's name, or none."),
+    typer.Option(help="One for each --data. Default: the preset of the file's name, or default."),
 ]
 Encoders = Annotated[str | None, typer.Option(help="Comma-separated. Default: those of the paper.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many, from 0.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change one setting of all runs, as in run. Repeatable. " + SETTINGS_HELP
+        "--set", help="Change one setting of all runs, as in run. Repeatable. " + opt.SETTINGS_HELP
     ),
 ]
 Only = Annotated[

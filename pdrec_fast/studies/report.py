@@ -30,7 +30,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
         ValueError: no directory, or the same one twice.
         DataError: a directory holds no study, a file is damaged, or two directories ran the same
             data set with different settings.
-        ImportError: the extra ``studies`` is not installed.
+        MissingExtraError: the extra ``studies`` is not installed.
     """
     studies = load_studies([Path(directory) for directory in directories])
     names = ", ".join(map(data_name, studies.data_sets)) or "no results yet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import json
 import os
@@ -21,7 +20,7 @@ import pdrec_fast
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
 from pdrec_fast.pipeline import LOG
-from pdrec_fast.presets import PRESETS
+from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS, current_name
 from pdrec_fast.studies.collect import STUDY, collect, need_extra
 from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
 from pdrec_fast.studies.pool import Task, run_tasks
@@ -62,7 +61,7 @@ def run_study(
         out: directory of runs, CSV files and ``tables.md``.
         source: for ``cross-domain``, interactions of the same users in another domain.
         presets: one for each of ``data``; None takes the preset of the file's stem where there is
-            one, else ``"none"``.
+            one, else ``"default"``.
         encoders: which; None takes the paper's.
         seeds: how many, from 0.
         settings: changes for all jobs, as ``KEY=VALUE``.
@@ -83,7 +82,7 @@ def run_study(
         ValueError: an argument that cannot be used.
         CheckpointError: ``out`` holds a study of other data or settings, or something else; or
             another process is at work on it.
-        ImportError: the extra ``studies`` is not installed.
+        MissingExtraError: the extra ``studies`` is not installed.
     """
     need_extra()
     out = Path(out)
@@ -189,11 +188,11 @@ def _datasets(
         raise ValueError(f"{len(presets)} presets for {len(data)} files: give one for each or none")
     found = []
     for place, file in enumerate(map(Path, data)):
-        preset = file.stem if file.stem in PRESETS else "none"
+        preset = file.stem if file.stem in PRESETS else DEFAULT
         found.append(
             Dataset(
                 name=file.stem if source is None else f"{Path(source).stem}-to-{file.stem}",
-                preset=preset if presets is None else presets[place],
+                preset=preset if presets is None else current_name(presets[place]),
                 file=str(file),
                 source="" if source is None else str(source),
                 reading=dict(reading),
@@ -231,6 +230,8 @@ def _describe(data: Dataset) -> dict[str, Any]:
 @contextmanager
 def _sole_user(out: Path) -> Iterator[None]:
     """Refuse to share ``out`` with another study at work, which would do the same jobs."""
+    import fcntl  # Windows has none
+
     if out.exists() and not (out / STUDY).exists() and any(out.iterdir()):
         raise CheckpointError(f"{out}: exists and holds no study; use another directory")
     out.mkdir(parents=True, exist_ok=True)
@@ -255,6 +256,8 @@ def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
             found = json.loads(marker.read_text())
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another directory") from None
+        for of in found["data"]:
+            of["preset"] = FORMER_NAMES.get(of["preset"], of["preset"])
         unlike = differences(found["settings"], about["settings"], "settings")
         there = {of["name"]: of for of in found["data"]}
         for of in about["data"]:

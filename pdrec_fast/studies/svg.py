@@ -9,6 +9,8 @@ from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from pdrec_fast.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -48,7 +50,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
         try:
             import matplotlib
         except ImportError as error:
-            raise ImportError(
+            raise MissingExtraError(
                 f"{error}; a report needs matplotlib: pip install 'pdrec_fast[studies]'"
             ) from None
         with matplotlib.rc_context():

@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Iterable
 
+from pdrec_fast.presets import DEFAULT
 from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, MODEL_NAMES, PLAIN, WEIGHTINGS
 from pdrec_fast.studies.load import DataSet, Variant
 
@@ -23,8 +24,9 @@ def data_name(data_set: DataSet) -> str:
     """E.g. "Toy", or "Toy (preset toy-tuned)"; foreign names stay as they are."""
     parts = data_set.data.split("-to-")
     name = " → ".join(part.capitalize() if part in _PAPERS_DATA else part for part in parts)
-    expected = parts[-1] if parts[-1] in _PAPERS_DATA else "none"  # as a study chooses it
-    return name if data_set.preset == expected else f"{name} (preset {data_set.preset})"
+    # As a study chooses it; version 0.1.0 called the default "none".
+    expected = parts[-1:] if parts[-1] in _PAPERS_DATA else (DEFAULT, "none")
+    return name if data_set.preset in expected else f"{name} (preset {data_set.preset})"
 
 
 def modules_name(variant: Variant) -> str:

@@ -25,9 +25,10 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
-from pdrec_fast.pipeline import RunConfig, RunResult, as_of_now, run
+from pdrec_fast.pipeline import RunConfig, RunResult, run, with_current_defaults
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
-from pdrec_fast.settings import with_setting
+from pdrec_fast.presets import FORMER_NAMES
+from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
 from pdrec_fast.studies.pool import end_with_parent
 
@@ -79,8 +80,7 @@ def config_of(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
     config = RunConfig.from_preset(
         preset, encoder=job.encoder, modules=job.run_modules, guide=job.run_guide, seed=job.seed
     )
-    for setting in settings:
-        config = with_setting(config, setting)
+    config = with_settings(config, parse_settings(settings))
     if job.model in WEIGHTINGS:
         weighting = cast("Weighting", WEIGHTINGS[job.model])
         config = replace(config, diffusion=replace(config.diffusion, weighting=weighting))
@@ -121,14 +121,19 @@ def read_done(
         CheckpointError: it is damaged, or its data, preset or settings are others.
     """
     try:
-        done: dict[str, Any] = as_of_now(json.loads((directory / DONE).read_text()))
+        done: dict[str, Any] = json.loads((directory / DONE).read_text())
+        done = with_current_defaults(done, directory / DONE)
+        done["preset"] = FORMER_NAMES.get(done["preset"], done["preset"])
         name, found_config = done["job"]["data"], done["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(directory / DONE, error) from None
     sets = {entry["name"]: entry for entry in study["data"]}
     if name in sets:
-        wanted = {key: sets[name][key] for key in ("preset", "fingerprint")}
-        wanted["settings"] = study["settings"]
+        wanted = {
+            "preset": FORMER_NAMES.get(sets[name]["preset"], sets[name]["preset"]),
+            "fingerprint": sets[name]["fingerprint"],
+            "settings": study["settings"],
+        }
         # Older versions did not write all of them.
         unlike = differences({key: done.get(key, value) for key, value in wanted.items()}, wanted)
     else:

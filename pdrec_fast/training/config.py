@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pdrec_fast.checks import (
+    check_choices,
+    check_not_negative,
+    check_positive,
+    check_ratios,
+    check_seed,
+)
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
 Module = Literal["hbr", "dpa", "nns"]
@@ -68,37 +75,21 @@ class PDRecConfig:
             raise ValueError(f"unknown modules {unknown}; choose among {MODULES}")
         # One canonical order, so that equal settings compare equal.
         object.__setattr__(self, "modules", tuple(m for m in MODULES if m in self.modules))
-        for name, allowed in (
-            ("similarity", get_args(Similarity)),
-            ("loss", get_args(Loss)),
-            ("select_by", get_args(SelectBy)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {allowed}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {self.seed}")
-        if not self.dpa_weight >= 0:
-            raise ValueError(f"dpa_weight must not be negative, got {self.dpa_weight}")
-        if self.dpa_start < 0:
-            raise ValueError(f"dpa_start must not be negative, got {self.dpa_start}")
+        check_choices(
+            self,
+            similarity=get_args(Similarity),
+            loss=get_args(Loss),
+            select_by=get_args(SelectBy),
+        )
+        check_seed(self)
+        check_not_negative(self, "dpa_weight", "dpa_start")
         if self.dpa_start and self.dpa_start >= self.epochs:
             raise ValueError(
                 f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"
             )
-        if not 0 <= self.hbr_rank_weight <= 1:
-            raise ValueError(f"hbr_rank_weight must lie in [0, 1], got {self.hbr_rank_weight}")
-        for name in (
-            "temperature",
-            "hbr_clip",
-            "hbr_rescale",
-            "dpa_top_n",
-            "safe_negatives",
-            "lr",
-            "lr_decay",
-            "batch_size",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_ratios(self, "hbr_rank_weight")
+        check_positive(self, "temperature", "hbr_clip", "hbr_rescale", "dpa_top_n")
+        check_positive(self, "safe_negatives", "lr", "lr_decay", "batch_size")
         if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
             raise ValueError(
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"

@@ -16,22 +16,28 @@ from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
-from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.encoders import (
+    ENCODER_CONFIGS,
+    ENCODERS,
+    ContrastiveEncoder,
+    EncoderConfig,
+    EncoderOptions,
+    encoder_config,
+)
+from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import check_preferences
 from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.trainer import PDRecFit
 
 KIND = "PDRec model"
-# Settings that checkpoints may lack, and what runs did before there was a choice.
-_ADDED_LATER = {"loss": "bce", "dpa_start": 0, "skip_cold_items": False}
 EncoderFactory = Callable[[int], nn.Module]
 
 
@@ -43,7 +49,8 @@ class PDRec:
             function that makes a ``SequenceEncoder`` for a number of items.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
-        encoder_options: passed to a built-in encoder, e.g. ``{"width": 32}``.
+        encoder_options: of a built-in encoder: its configuration, such as
+            ``SASRecConfig(width=32)``, or single options, ``{"width": 32}``.
         device: where it is trained and scores: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...;
             ``"auto"`` is a GPU where there is one. Saved models and checkpoints go from one to
             another.
@@ -57,7 +64,7 @@ class PDRec:
         encoder: str | EncoderFactory = "sasrec",
         config: PDRecConfig | None = None,
         *,
-        encoder_options: dict[str, Any] | None = None,
+        encoder_options: EncoderOptions | None = None,
         device: str | torch.device = "auto",
         cuda_graphs: bool = False,
         **settings: Any,
@@ -77,7 +84,9 @@ class PDRec:
             raise ValueError(f"cuda_graphs=True needs a GPU, the device is {self.device.type!r}")
         self.cuda_graphs = cuda_graphs
         self.encoder_spec = encoder
-        self.encoder_options = dict(encoder_options or {})
+        self.encoder_options: EncoderConfig | None = None  # of a built-in encoder
+        if isinstance(encoder, str):
+            self.encoder_options = encoder_config(encoder, encoder_options)
         self.encoder: nn.Module | None = None
         self.data: Interactions | None = None
         self.history: History | None = None
@@ -119,6 +128,7 @@ class PDRec:
                 name=self.name,
                 select_by=self.config.select_by,
                 identity=self._identity(interactions, split, preferences),
+                defaults=_defaults(self.encoder_spec),
                 checkpoint=checkpoint,
                 progress=progress,
                 watch=watch,
@@ -250,13 +260,14 @@ class PDRec:
             device: see the constructor.
         """
         meta, files = read_bundle(path, KIND)
+        meta = with_current_defaults(meta, _defaults(meta["encoder"]), path)
         if encoder is None and meta["own_encoder"]:
             raise CheckpointError(
                 f"{path}: the model has its own encoder {meta['encoder']!r}; pass the function "
                 "that makes it: PDRec.load(path, encoder=...)"
             )
         spec = meta["encoder"] if encoder is None else encoder
-        options = meta["encoder_options"]
+        options = meta["encoder_options"] if encoder is None else None
         model = cls(spec, PDRecConfig(**meta["config"]), encoder_options=options, device=device)
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         if "trained_items" in files["interactions"]:
@@ -271,9 +282,9 @@ class PDRec:
         return model
 
     def fitted_encoder(self) -> Any:
-        """The encoder; a RuntimeError says so when there is none yet."""
+        """The encoder; a NotFittedError says so when there is none yet."""
         if self.encoder is None:
-            raise RuntimeError("this PDRec is not fitted: call fit(...) or PDRec.load(...)")
+            raise NotFittedError("this PDRec is not fitted: call fit(...) or PDRec.load(...)")
         return self.encoder
 
     def _fitted_data(self) -> Interactions:
@@ -287,10 +298,12 @@ class PDRec:
         return spec if isinstance(spec, str) else getattr(spec, "__name__", "custom")
 
     def _description(self) -> dict[str, Any]:
+        options = self.encoder_options
         return {
+            "format": FORMAT,
             "encoder": self._encoder_name,
-            "own_encoder": not isinstance(self.encoder_spec, str),
-            "encoder_options": self.encoder_options,
+            "own_encoder": options is None,
+            "encoder_options": {} if options is None else asdict(options),
             "config": asdict(self.config),
         }
 
@@ -299,12 +312,7 @@ class PDRec:
     ) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued."""
         used = preferences if self.config.modules else None
-        description = self._description()
-        for name, value in _ADDED_LATER.items():
-            # Nor do checkpoints name it that are older than the choice.
-            if description["config"][name] == value:
-                del description["config"][name]
-        return description | {
+        return self._description() | {
             "data": train.fingerprint(),
             "validation data": split.data.fingerprint() if split else None,
             "preferences": used.fingerprint() if used else None,
@@ -318,10 +326,7 @@ class PDRec:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             if isinstance(spec, str):
-                try:
-                    encoder: Any = ENCODERS[spec](n_items, **self.encoder_options)
-                except TypeError as error:
-                    raise ValueError(f"encoder_options={self.encoder_options}: {error}") from None
+                encoder: Any = ENCODERS[spec](n_items, self.encoder_options)
             else:
                 encoder = spec(n_items)
         self._check_encoder(encoder, n_items)
@@ -347,6 +352,13 @@ class PDRec:
                 f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
                 "batch's sequences and cannot be recorded; set cuda_graphs=False"
             )
+
+
+def _defaults(encoder: str | EncoderFactory) -> dict[str, Any]:
+    """What descriptions of a model say where nothing was set."""
+    kind = ENCODER_CONFIGS.get(encoder) if isinstance(encoder, str) else None
+    options = {} if kind is None else asdict(kind())
+    return {"encoder_options": options, "config": asdict(PDRecConfig())}
 
 
 def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:

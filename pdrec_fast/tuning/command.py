@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,42 +15,40 @@ from pdrec_fast import options as opt
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.files import write_json
-from pdrec_fast.pipeline import RunConfig
-from pdrec_fast.presets import PRESETS
-from pdrec_fast.settings import with_setting
+from pdrec_fast.pipeline import RunConfig, SplitSpec
+from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS
+from pdrec_fast.settings import parse_settings, value_of, with_settings, written
 from pdrec_fast.tuning.results import SearchResult, check_file, merge
 from pdrec_fast.tuning.search import Search
 from pdrec_fast.tuning.search import tune as search_settings
-from pdrec_fast.tuning.space import as_arguments, value_of
 
 
-def tune(
-    data: opt.Data,
-    out: Annotated[Path, typer.Option(help="Directory for trials and the best; resumable.")],
-    source: opt.Source = None,
+@dataclass(frozen=True)
+class _SearchOptions:
+    """What is searched, as the options say."""
+
     preset: Annotated[
         str,
         typer.Option(
-            callback=opt.one_of(PRESETS),
+            callback=opt.one_of(PRESETS, FORMER_NAMES),
             help=f"What the search begins with ({', '.join(PRESETS)}).",
         ),
-    ] = "none",
+    ] = DEFAULT
     encoder: Annotated[
         str,
         typer.Option(
             callback=opt.one_of(ENCODERS), help=f"Sequence encoder ({', '.join(ENCODERS)})."
         ),
-    ] = "sasrec",
-    modules: opt.Modules = opt.ALL_MODULES,
+    ] = "sasrec"
+    modules: opt.Modules = opt.ALL_MODULES
     trials: Annotated[
         int, typer.Option(min=1, help="In all; give more to a finished search to go on.")
-    ] = 30,
+    ] = 30
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Of a trial, at most; default: the preset's.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and of every trial.")] = 0,
-    diffusion: opt.DiffusionRun = None,
-    settings: opt.Set = None,
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and of every trial.")] = 0
+    settings: opt.Set = None
     first: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +56,29 @@ def tune(
             metavar="'KEY=VALUE ...'",
             help="Settings of one of the first trials; the others are the preset's. Repeatable.",
         ),
-    ] = None,
+    ] = None
+
+    def search(self, split: SplitSpec) -> Search:
+        search = Search(
+            preset=self.preset,
+            encoder=self.encoder,
+            modules=opt.modules_of(self.modules),
+            trials=self.trials,
+            epochs=self.epochs,
+            seed=self.seed,
+            split=split,
+        )
+        search = replace(search, fixed=_values(search.config(), self.settings or []))
+        tries = [_values(search.config(), text.split()) for text in self.first or []]
+        return replace(search, first=tuple(tries))
+
+
+@opt.grouped
+def tune(
+    data: opt.DataOptions,
+    out: Annotated[Path, typer.Option(help="Directory for trials and the best; resumable.")],
+    chosen: _SearchOptions,
+    diffusion: opt.DiffusionRun = None,
     into: Annotated[
         Path | None,
         typer.Option(
@@ -66,14 +86,6 @@ def tune(
             "takes; entries of other encoders stay."
         ),
     ] = None,
-    user_column: opt.UserColumn = None,
-    item_column: opt.ItemColumn = None,
-    timestamp_column: opt.TimestampColumn = None,
-    min_user: opt.MinUser = 1,
-    min_item: opt.MinItem = 1,
-    repeats: opt.Repeats = "keep",
-    valid_from: opt.ValidFrom = None,
-    test_from: opt.TestFrom = None,
     device: opt.Device = "auto",
     threads: opt.Threads = None,
     quiet: opt.Quiet = False,
@@ -86,61 +98,37 @@ def tune(
     given again.
     """
     opt.use_threads(threads)
-    chosen = opt.DataOptions(
-        data,
-        source,
-        user_column,
-        item_column,
-        timestamp_column,
-        min_user,
-        min_item,
-        repeats,
-        valid_from,
-        test_from,
-    )
-    search = Search(
-        preset=preset,
-        encoder=encoder,
-        modules=opt.modules_of(modules),
-        trials=trials,
-        epochs=epochs,
-        seed=seed,
-        split=chosen.split,
-    )
-    search = replace(search, fixed=_values(search.config(), settings or []))
-    tries = tuple(_values(search.config(), text.split()) for text in first or [])
-    search = replace(search, first=tries)
+    search = chosen.search(data.split)
     if into is not None:
-        check_file(into, preset)
+        check_file(into, search.preset)
     model = None if diffusion is None else DiffRec.load(diffusion / "diffusion", device=device)
     try:
         result = search_settings(
-            chosen.read(), search, out=out, diffusion=model, device=device, progress=not quiet
+            data.read(), search, out=out, diffusion=model, device=device, progress=not quiet
         )
     except KeyboardInterrupt:
         print("interrupted; the same command continues the search", file=sys.stderr)
         raise typer.Exit(130) from None
     used = out if diffusion is None and result.modules else diffusion
-    best = _best(result, _run_command(chosen, result, used, out))
+    best = _best(result, _run_command(data, result, used, out))
     write_json(out / "best.json", best)
     print(_text(best, out))
     if into is not None:
-        merge(into, result, _search_command(chosen, result, diffusion))
+        merge(into, result, _search_command(data, result, diffusion))
         print(f"merged into {into}")
 
 
 def _values(config: RunConfig, settings: Sequence[str]) -> dict[str, Any]:
     """The values that settings written as ``KEY=VALUE`` give."""
-    for setting in settings:
-        config = with_setting(config, setting)
-    keys = [setting.partition("=")[0] for setting in settings]
-    return {key: value_of(config, key) for key in keys}
+    given = parse_settings(settings)
+    config = with_settings(config, given)
+    return {key: value_of(config, key) for key in given}
 
 
 def _best(result: SearchResult, command: str) -> dict[str, Any]:
     return result.summary() | {
         "settings": result.settings,
-        "set": as_arguments(result.settings),
+        "set": written(result.settings),
         "run": command,
     }
 
@@ -152,7 +140,7 @@ def _run_command(
     settings = result.settings
     if diffusion is not None:
         settings = {k: v for k, v in settings.items() if not k.startswith("diffusion.")}
-    assigned = [text for pair in as_arguments(settings) for text in ("--set", pair)]
+    assigned = [text for pair in written(settings) for text in ("--set", pair)]
     where = ["--out", str(out / "best")]
     return shlex.join(["pdrec-fast", "run", *_common(data, result, diffusion), *assigned, *where])
 
@@ -161,8 +149,8 @@ def _search_command(data: opt.DataOptions, result: SearchResult, diffusion: Path
     """The search, for readers elsewhere: files by their names."""
     named = replace(data, data=Path(data.data.name), source=data.source and Path(data.source.name))
     budget = ["--trials", str(len(result.trials)), "--epochs", str(result.epochs)]
-    assigned = [text for pair in as_arguments(result.fixed) for text in ("--set", pair)]
-    tries = [text for of in result.first for text in ("--try", " ".join(as_arguments(of)))]
+    assigned = [text for pair in written(result.fixed) for text in ("--set", pair)]
+    tries = [text for of in result.first for text in ("--try", " ".join(written(of)))]
     model = None if diffusion is None else Path(diffusion.name)
     options = [*_common(named, result, model), *budget, *assigned, *tries]
     return shlex.join(["pdrec-fast", "tune", *options])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, MissingExtraError
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.tuning.results import COMPLETE, FAILED, PRUNED, Trial
 from pdrec_fast.tuning.space import Dimension, Range, settings_of
@@ -23,11 +23,11 @@ class Pruned(Exception):  # noqa: N818  # no error: the trial ends early
 
 
 def import_optuna() -> Any:
-    """Optuna; an ImportError says how to get it."""
+    """Optuna; a MissingExtraError says how to get it."""
     try:
         import optuna
     except ImportError:
-        raise ImportError(
+        raise MissingExtraError(
             "searching for settings needs Optuna: pip install 'pdrec_fast[tune]'"
         ) from None
     return optuna

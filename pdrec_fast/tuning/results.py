@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pdrec_fast.files import write_json, write_text
-from pdrec_fast.pipeline import logger
 from pdrec_fast.presets.tuned import Kind, kind_of, read_tuned
 
+logger = logging.getLogger("pdrec_fast")
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 _BUDGET = ("trials", "epochs")
 

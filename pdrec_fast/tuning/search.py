@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,14 +24,15 @@ from pdrec_fast.pipeline import (
     RunConfig,
     SplitSpec,
     check_before_training,
-    claim,
-    logger,
+    new_encoder,
+    reserve_directory,
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.presets import PRESETS
+from pdrec_fast.presets import DEFAULT, PRESETS, current_name
 from pdrec_fast.presets.base import README_COMMANDS
-from pdrec_fast.training import MODULES, Module, PDRec
+from pdrec_fast.settings import with_settings
+from pdrec_fast.training import MODULES, Module
 from pdrec_fast.tuning.proposals import Proposal, Pruned, Study, import_optuna
 from pdrec_fast.tuning.results import (
     COMPLETE,
@@ -47,8 +49,9 @@ from pdrec_fast.tuning.space import (
     point_of,
     search_space,
     settings_of,
-    with_values,
 )
+
+logger = logging.getLogger("pdrec_fast")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Search:
         split: how the data are split; the test part is put aside.
     """
 
-    preset: str = "none"
+    preset: str = DEFAULT
     encoder: str = "sasrec"
     modules: tuple[Module, ...] = MODULES
     trials: int = 30
@@ -79,6 +82,7 @@ class Search:
     split: SplitSpec = field(default_factory=SplitSpec)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preset", current_name(self.preset))
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}: begin with one of {list(PRESETS)}")
         if self.encoder not in ENCODERS:
@@ -94,7 +98,7 @@ class Search:
         config = RunConfig.from_preset(
             self.preset, encoder=self.encoder, modules=self.modules, seed=self.seed
         )
-        config = replace(with_values(config, self.fixed), split=self.split)
+        config = replace(with_settings(config, self.fixed), split=self.split)
         if self.epochs is not None:
             config = replace(config, pdrec=replace(config.pdrec, epochs=self.epochs))
         return config
@@ -124,7 +128,7 @@ def tune(
         device: see ``pdrec_fast.run``.
 
     Raises:
-        ImportError: Optuna is not installed.
+        MissingExtraError: Optuna is not installed.
         CheckpointError: ``out`` holds something else.
         DataError, ValueError: see ``pdrec_fast.run``.
     """
@@ -132,7 +136,7 @@ def tune(
     trainer = _Trainer(data, search, out, diffusion, resolve_device(device), progress)
     config, space = trainer.config, trainer.space
     import_optuna()
-    claim(out, "search", trainer.description)
+    reserve_directory(out, "search", trainer.description)
     study = Study(out / "trials.db", space, trainer.starts, seed=search.seed)
     try:
         while len(study.trials) < search.trials:
@@ -179,7 +183,9 @@ class _Trainer:
         split = config.split.apply(data)
         self.config, _ = with_possible_protocols(config, split)
         self.split = without_test(split)
-        check_before_training(self.config, self.split, diffusion, [self.model(self.config)])
+        check_before_training(
+            self.config, self.split, diffusion, [new_encoder(self.config, device)]
+        )
         self.space, self.starts = _space_and_starts(search, self.config)
         self.description: dict[str, Any] = {
             "config": self.config.describe(),
@@ -190,19 +196,11 @@ class _Trainer:
         }
         self._preferences: dict[float, Preferences] = {}
 
-    def model(self, config: RunConfig) -> PDRec:
-        return PDRec(
-            config.encoder,
-            config.pdrec,
-            encoder_options=config.encoder_options,
-            device=self.device,
-        )
-
     def train(self, proposal: Proposal) -> tuple[str, History]:
         """How a trial ended, and what it saw."""
-        config = with_values(self.config, proposal.settings)
+        config = with_settings(self.config, proposal.settings)
         preferences = self.preferences(config) if config.needs_preferences else None
-        model, seen = self.model(config), History()
+        model, seen = new_encoder(config, self.device), History()
 
         def watch(history: History) -> None:
             nonlocal seen
@@ -232,11 +230,11 @@ class _Trainer:
     def preferences(self, config: RunConfig) -> Preferences:
         """Those of the configuration, inferred once for every ω_m with the largest m."""
         if config.omega_m not in self._preferences:
-            of_m = self.space.get("top_m")
+            searched = self.space.get("top_m")
             self._preferences[config.omega_m] = Preferences.infer(
                 self._fitted_diffusion(),
                 self.split.train,
-                top_m=max(of_m.values) if isinstance(of_m, Choice) else config.top_m,
+                top_m=max(searched.values) if isinstance(searched, Choice) else config.top_m,
                 omega_m=config.omega_m,
                 n_draws=config.n_draws,
                 seed=config.pdrec.seed,
@@ -279,7 +277,7 @@ def _space_and_starts(
             raise ValueError(f"{', '.join(sorted(unknown))}: not searched, so not to be tried")
     points = [own]
     for change in changes:
-        point = point_of(with_values(config, change), space)
+        point = point_of(with_settings(config, change), space)
         if point not in points:
             points.append(point)
     for key in space:

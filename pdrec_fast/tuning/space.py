@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.pipeline import RunConfig
-from pdrec_fast.settings import with_setting
+from pdrec_fast.settings import value_of
 
 _DIGITS = 4
 
@@ -67,7 +65,7 @@ _BACKBONE: dict[str, Dimension] = {
     "pdrec.batch_size": Choice((64, 128, 256, 512)),
     "encoder.dropout": Range(0.0, 0.6),
 }
-_OF_MODULE: dict[str, dict[str, Dimension]] = {
+_MODULE_SPACES: dict[str, dict[str, Dimension]] = {
     "hbr": {
         "pdrec.hbr_clip": Range(0.1, 5.0, log=True),
         "pdrec.hbr_rescale": Range(0.5, 10.0, log=True),
@@ -96,7 +94,7 @@ def search_space(config: RunConfig, fixed: Collection[str] = ()) -> dict[str, Di
     """
     space = dict(_BACKBONE)
     for module in config.pdrec.modules:
-        space |= _OF_MODULE[module]
+        space |= _MODULE_SPACES[module]
     if config.pdrec.similarity == "dot":
         del space["pdrec.temperature"]  # not used
     space = {key: dimension for key, dimension in space.items() if key not in fixed}
@@ -127,33 +125,10 @@ def settings_of(point: Mapping[str, Any], space: Mapping[str, Dimension]) -> dic
 def _possible(config: RunConfig, space: dict[str, Dimension]) -> dict[str, Dimension]:
     """The space without choices of DPA's n that are more than one of its m."""
     least = config.top_m
-    of_m = space.get("top_m")
-    if isinstance(of_m, Choice):
-        enough = tuple(value for value in of_m.values if value >= config.pdrec.dpa_top_n)
+    top_m, top_n = space.get("top_m"), space.get("pdrec.dpa_top_n")
+    if isinstance(top_m, Choice):
+        enough = tuple(value for value in top_m.values if value >= config.pdrec.dpa_top_n)
         space["top_m"], least = Choice(enough), min(enough)
-    of_n = space.get("pdrec.dpa_top_n")
-    if isinstance(of_n, Choice):
-        space["pdrec.dpa_top_n"] = Choice(tuple(n for n in of_n.values if n <= least))
+    if isinstance(top_n, Choice):
+        space["pdrec.dpa_top_n"] = Choice(tuple(n for n in top_n.values if n <= least))
     return space
-
-
-def value_of(config: RunConfig, key: str) -> Any:
-    """The value of the setting that ``--set`` calls ``key``."""
-    group, _, name = key.rpartition(".")
-    if group != "encoder":
-        return getattr(getattr(config, group) if group else config, name)
-    if name in config.encoder_options:
-        return config.encoder_options[name]
-    return getattr(ENCODERS[config.encoder](1, **config.encoder_options), name)
-
-
-def as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """The values of ``--set`` that make these settings."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """``config`` with these settings."""
-    for argument in as_arguments(values):
-        config = with_setting(config, argument)
-    return config

@@ -1,7 +1,6 @@
 """The presets' values against the paper's text and the authors' repository, typed in again here."""
 
-import inspect
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from typer.testing import CliRunner
@@ -56,7 +55,7 @@ def test_the_authors_parameters(names, temperature, hidden, embedding, noise_max
         assert (preset.pdrec.batch_size, preset.pdrec.lr_decay) == (128, 0.99)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "none"])
+@pytest.mark.parametrize("name", [*NAMES, "default"])
 def test_every_setting_has_one_value_and_one_source(name):
     keys = [setting.key for setting in base.settings_of(name)]
     assert len(keys) == len(set(keys))
@@ -85,23 +84,32 @@ def test_the_readmes_commands_depart_from_the_presets():
 
 
 def test_sources_of_the_encoders_own_settings():
-    defaults = inspect.signature(pf.SASRec).parameters
-    assert base.ENCODER_SOURCES.keys() == set(defaults) - {"n_items", "impl"}
-    values = {key: defaults[key].default for key in base.ENCODER_SOURCES}
+    defaults = asdict(pf.SASRecConfig())
+    assert base.ENCODER_SOURCES.keys() == set(defaults) - {"impl"}
+    values = {key: defaults[key] for key in base.ENCODER_SOURCES}
     assert values == {"max_length": 200, "width": 64, "blocks": 2, "heads": 1, "dropout": 0.2}
 
 
 def test_single_settings_of_a_preset_change():
     toy = pf.PRESETS["toy"]
-    changed = toy.with_settings(
-        {"pdrec.lr": 0.1, "diffusion.hidden": [7], "encoder.dropout": 0.3, "top_m": 9}
-    )
+    changed = pf.with_settings(toy, {"pdrec.lr": 0.1, "diffusion.hidden": [7], "top_m": 9})
     assert (changed.pdrec.lr, changed.diffusion.hidden, changed.top_m) == (0.1, (7,), 9)
-    assert changed.encoder_options == {"dropout": 0.3}
     assert changed.omega_m == toy.omega_m
     for wrong in ({"pdrec.speed": 1}, {"speed": 1}, {"motor.speed": 1}):
-        with pytest.raises(ValueError, match=r"unknown setting.*speed"):
-            toy.with_settings(wrong)
+        with pytest.raises(ValueError, match=r"speed: no such setting; known: "):
+            pf.with_settings(toy, wrong)
+    with pytest.warns(DeprecationWarning, match=r"write pdrec_fast\.with_settings"):
+        assert toy.with_settings({"top_m": 9}).top_m == 9
+
+
+def test_the_default_was_called_none():
+    with pytest.warns(DeprecationWarning, match="write 'default'"):
+        assert pf.PRESETS["none"] is pf.PRESETS["default"]
+    with pytest.warns(DeprecationWarning, match="write 'default'"):
+        assert pf.RunConfig.from_preset("none") == pf.RunConfig.from_preset("default")
+    assert "none" not in pf.PRESETS
+    with pytest.raises(KeyError, match="toys"):
+        pf.PRESETS["toys"]
 
 
 def test_command_prints_settings_with_their_sources():

@@ -1,7 +1,7 @@
 """Presets that searches found, from files."""
 
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from typer.testing import CliRunner
@@ -43,7 +43,7 @@ def test_a_run_without_modules_is_plain_and_others_are_guided(file):
     toy = pf.RunConfig.from_preset("toy", modules=(), seed=4)
     plain = pf.RunConfig.from_preset(str(file), modules=(), seed=4)
     assert plain == replace(
-        toy, pdrec=replace(toy.pdrec, lr=0.002), encoder_options={"dropout": 0.4}
+        toy, pdrec=replace(toy.pdrec, lr=0.002), encoder_options=pf.SASRecConfig(dropout=0.4)
     )
     for modules in (("hbr",), ("hbr", "dpa", "nns")):
         guided = pf.RunConfig.from_preset(str(file), modules=modules)
@@ -66,8 +66,10 @@ def test_the_diffusion_alone_has_the_bases_settings(packaged):
 
 def test_options_are_not_shared_between_runs(file):
     first = pf.RunConfig.from_preset(str(file), modules=())
-    first.encoder_options["width"] = 8
-    assert pf.RunConfig.from_preset(str(file), modules=()).encoder_options == {"dropout": 0.4}
+    with pytest.raises(FrozenInstanceError):
+        first.encoder_options.width = 8
+    again = pf.RunConfig.from_preset(str(file), modules=())
+    assert again.encoder_options == pf.SASRecConfig(dropout=0.4)
 
 
 def test_an_encoder_nobody_searched_for_names_the_command(file):

@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
-from study_files import GUIDED, PLAIN, value_of, write_study
 
 from pdrec_fast.errors import DataError
 from pdrec_fast.studies.load import DataSet, Variant, load_studies
+from tests.studies.study_files import GUIDED, PLAIN, value_of, write_study
 
 TOY = DataSet("toy", "toy")
 

@@ -6,12 +6,12 @@ import statistics
 from html.parser import HTMLParser
 
 import pytest
-from study_files import GUIDED, PLAIN, VARIANTS, value_of, write_study
 from typer.testing import CliRunner
 
 from pdrec_fast.cli import app
 from pdrec_fast.studies import write_report
 from pdrec_fast.studies.paper import TABLE_1_METRICS
+from tests.studies.study_files import GUIDED, PLAIN, VARIANTS, value_of, write_study
 
 pytest.importorskip("matplotlib")
 

@@ -44,14 +44,14 @@ def shared(tmp_path_factory):
 def main_study(shared, toy, tiny, in_process):
     """``main`` for two seeds, done once."""
     if not shared.exists():
-        study = {"presets": ["none"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
+        study = {"presets": ["default"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
         assert run_study("main", [toy], out=shared, command="the command", **study) == {}
         assert len(in_process.did) == 10
     return shared
 
 
 def again(out, toy, tiny, kind="main", **changes):
-    options = {"presets": ["none"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
+    options = {"presets": ["default"], "encoders": ["sasrec"], "seeds": 2, "settings": tiny}
     return run_study(kind, [toy], out=out, **(options | changes))
 
 
@@ -70,7 +70,7 @@ def test_study_json_is_the_contract(main_study, toy, tiny):
     counts = {"users": 60, "items": data.n_items, "records": data.n_records}
     found = study["data"][0]
     assert found.pop("fingerprint") == data.fingerprint()
-    assert study["data"] == [{"name": "toy", "preset": "none", **counts}]
+    assert study["data"] == [{"name": "toy", "preset": "default", **counts}]
     assert (study["encoders"], study["settings"]) == (["sasrec"], list(tiny))
     assert (study["version"], study["command"]) == (pf.__version__, "the command")
     assert "cores" in study["machine"]
@@ -84,7 +84,7 @@ def test_results_are_those_of_the_runs(main_study):
     keys = ["model", "modules", "guide", "seed", "protocol", "split", "metric"]
     assert not results.duplicated(keys).any()
     assert len(results) == 5 * 2 * 2 * 2 * 12
-    assert (results[["data", "preset"]].drop_duplicates().to_numpy() == [["toy", "none"]]).all()
+    assert (results[["data", "preset"]].drop_duplicates().to_numpy() == [["toy", "default"]]).all()
     found = results.set_index(keys)
     for name, key, stage in (
         ("toy-t-diffrec-1", ("t-diffrec", "none", "", 1), "diffusion"),
@@ -169,7 +169,7 @@ def test_targets_apart_by_popularity_make_up_the_metric(main_study, toy):
 def test_hbr_weights_are_those_that_train(main_study, toy):
     hbr = pd.read_csv(main_study / "hbr.csv")
     train = pf.leave_one_out(pf.Interactions.from_file(toy)).train
-    config = pf.RunConfig.from_preset("none").pdrec
+    config = pf.RunConfig.from_preset("default").pdrec
     one = hbr[hbr["seed"] == 1]
     assert one["user"].nunique() == 3
     for user, rows in one.groupby("user", sort=False):
@@ -277,7 +277,7 @@ def test_parts_of_a_study_done_apart_make_the_whole(main_study, toy, tiny, tmp_p
     ("changes", "message"),
     [
         ({"settings": ["pdrec.epochs=9"]}, r"toy-diffrec-0: was run with other settings \(\["),
-        ({"preset": "toy"}, r"other preset \(toy there, none here\); delete it"),
+        ({"preset": "toy"}, r"other preset \(toy there, default here\); delete it"),
         ({"fingerprint": "0"}, r"other fingerprint \(0 there, "),
         ({"job": {"data": "book"}}, r"other data \(book there, toy here\)"),
         (None, r"job.json: damaged \(JSONDecodeError.*delete .*toy-diffrec-0, and give"),
@@ -308,6 +308,19 @@ def test_what_older_versions_did_not_write_of_a_job_is_taken_as_right(main_study
     assert (out / "results.csv").read_text() == (main_study / "results.csv").read_text()
 
 
+def test_a_study_whose_preset_was_called_none_goes_on(main_study, toy, tiny, tmp_path, in_process):
+    out = tmp_path / "out"
+    shutil.copytree(main_study, out)
+    for file in (out / "study.json", *out.glob("runs/*/job.json")):
+        file.write_text(file.read_text().replace('"preset": "default"', '"preset": "none"'))
+    assert collect(out) == len(list(out.glob("runs/*/job.json")))
+    assert (out / "results.csv").read_text() == (main_study / "results.csv").read_text()
+    before = times(out)
+    assert again(out, toy, tiny) == {}
+    assert times(out) == before
+    assert json.loads((out / "study.json").read_text())["data"][0]["preset"] == "default"
+
+
 def test_half_copied_metrics_are_named(main_study, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(main_study, out)
@@ -322,7 +335,7 @@ def test_a_study_of_other_data_or_settings_is_refused(main_study, toy, tiny, tmp
     before = (main_study / "study.json").read_text()
     with pytest.raises(CheckpointError, match=r"other settings .*; use another directory"):
         again(main_study, toy, tiny[:-1])
-    with pytest.raises(CheckpointError, match=r"other toy.preset \(none there, toy here\)"):
+    with pytest.raises(CheckpointError, match=r"other toy.preset \(default there, toy here\)"):
         again(main_study, toy, tiny, presets=["toy"])
     (tmp_path / "toy.inter").write_text("".join(toy.open().readlines()[:-1]))
     with pytest.raises(CheckpointError, match=r"other toy.users|other toy.records"):
@@ -393,7 +406,7 @@ def test_one_at_a_time(toy, tiny, tmp_path, monkeypatch):
 def test_a_failed_job_is_reported_and_done_next_time(toy, tiny, tmp_path, in_process, capsys):
     in_process.breaks = ("toy-sasrec-0",)
     out = tmp_path / "out"
-    arguments = ["study", "main", "--data", str(toy), "--out", str(out), "--preset", "none"]
+    arguments = ["study", "main", "--data", str(toy), "--out", str(out), "--preset", "default"]
     arguments += ["--encoders", "sasrec", "--seeds", "1", *(f"--set={text}" for text in tiny)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["pdrec-fast", *arguments])
@@ -412,7 +425,7 @@ def test_a_failed_job_is_reported_and_done_next_time(toy, tiny, tmp_path, in_pro
 def test_two_domains(two_domains, tiny, tmp_path, in_process):
     target, source = two_domains
     out = tmp_path / "out"
-    options = {"presets": ["none"], "seeds": 1, "settings": tiny}
+    options = {"presets": ["default"], "seeds": 1, "settings": tiny}
     assert run_study("cross-domain", [target], source=source, out=out, **options) == {}
     results = read_csv(out / "results.csv")
     assert set(results["data"]) == {"toy-to-game"}
@@ -432,7 +445,7 @@ def test_two_domains(two_domains, tiny, tmp_path, in_process):
 def test_a_killed_study_continues(toy, tiny, tmp_path, in_process):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pdrec_fast", "study", "main", "--data", str(toy)]
-    command += ["--preset", "none", "--encoders", "sasrec", "--seeds", "1", "--out", str(out)]
+    command += ["--preset", "default", "--encoders", "sasrec", "--seeds", "1", "--out", str(out)]
     command += [f"--set={text}" for text in tiny]
     process = subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
@@ -494,7 +507,7 @@ def test_presets_are_those_of_the_files_names(tmp_path):
     from pdrec_fast.studies.study import _datasets
 
     found = _datasets("main", ["x/toy.inter", "y/clicks.csv"], None, None, {})
-    assert [(of.name, of.preset) for of in found] == [("toy", "toy"), ("clicks", "none")]
+    assert [(of.name, of.preset) for of in found] == [("toy", "toy"), ("clicks", "default")]
     mixed = _datasets("cross-domain", ["toy.inter"], "game.inter", None, {})
     assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
 

@@ -36,7 +36,8 @@ def test_names_of_variants(of, name):
         ("toy", "toy", "Toy"),
         ("toy", "none", "Toy (preset none)"),
         ("toy", "toy-tuned", "Toy (preset toy-tuned)"),
-        ("shop", "none", "shop"),
+        ("shop", "default", "shop"),
+        ("shop", "none", "shop"),  # as version 0.1.0 called the default
         ("shop", "toy", "shop (preset toy)"),
         ("game-to-toy", "toy", "Game → Toy"),
         ("game-to-toy", "none", "Game → Toy (preset none)"),

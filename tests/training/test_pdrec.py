@@ -15,6 +15,7 @@ from pdrec_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from pdrec_fast.evaluation import evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES, PDRec, PDRecConfig
 from pdrec_fast.training.batches import Batch
 from pdrec_fast.training.trainer import PDRecFit
@@ -266,6 +267,21 @@ def test_a_checkpoint_of_another_run_is_refused(
         )
 
 
+def make_older(description: dict[str, Any], name: str) -> None:
+    """As it was written before there was the setting ``name``, and by version 0.1.0."""
+    assert description.pop("format") == FORMAT
+    del description["config"][name]
+    description["encoder_options"] = SMALL["encoder_options"]
+
+
+def test_what_a_newer_version_wrote_is_refused(split: Split, tmp_path: Path) -> None:
+    fitted(split).save(tmp_path / "model")
+    meta, files = read_bundle(tmp_path / "model", "PDRec model")
+    write_bundle(tmp_path / "newer", "PDRec model", meta | {"format": FORMAT + 1}, files)
+    with pytest.raises(CheckpointError, match=rf"newer: its settings have format {FORMAT + 1}"):
+        PDRec.load(tmp_path / "newer")
+
+
 @pytest.mark.parametrize(
     ("name", "other"), [("loss", "softmax"), ("dpa_start", 1), ("skip_cold_items", True)]
 )
@@ -275,12 +291,16 @@ def test_what_is_older_than_a_choice_still_loads(
     settings = {"modules": (), "epochs": 2, **SMALL}
     model = PDRec("sasrec", **settings)
     model.fit(split, checkpoint=tmp_path / "run", progress=False).save(tmp_path / "model")
-    of_run, _ = read_bundle(tmp_path / "run", "training checkpoint")
-    assert name not in of_run["identity"]["config"]
     meta, files = read_bundle(tmp_path / "model", "PDRec model")
-    del meta["config"][name]
+    make_older(meta, name)
     write_bundle(tmp_path / "older", "PDRec model", meta, files)
-    assert PDRec.load(tmp_path / "older").config == model.config
+    loaded = PDRec.load(tmp_path / "older")
+    assert (loaded.config, loaded.encoder_options) == (model.config, model.encoder_options)
+    meta, files = read_bundle(tmp_path / "run", "training checkpoint")
+    make_older(meta["identity"], name)
+    write_bundle(tmp_path / "run", "training checkpoint", meta, files)
+    again = PDRec("sasrec", **settings).fit(split, checkpoint=tmp_path / "run", progress=False)
+    assert again.history == model.history  # and nothing was trained
     with pytest.raises(CheckpointError, match="different config"):
         PDRec("sasrec", **{name: other}, **settings).fit(
             split, checkpoint=tmp_path / "run", progress=False

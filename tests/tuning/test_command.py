@@ -80,7 +80,7 @@ def test_the_file_names_no_place_on_this_machine(data_file, tmp_path):
     assert str(tmp_path) not in file.read_text()
     found = json.loads(file.read_text())["encoders"]["sasrec"]["plain"]["search"]["command"]
     assert found == (
-        "pdrec-fast tune --data clicks.csv --item-column thing --preset none --encoder sasrec "
+        "pdrec-fast tune --data clicks.csv --item-column thing --preset default --encoder sasrec "
         "--modules none --seed 0 --trials 2 --epochs 1 --set encoder.width=8 --set n_draws=16 "
         """--try 'pdrec.lr=0.01 pdrec.loss="softmax"'"""
     )

@@ -69,7 +69,7 @@ def test_searches_are_merged_into_one_file_that_is_a_preset(tmp_path):
     assert entry["settings"] == {"pdrec.lr": 0.002}
     assert entry["search"]["command"] == "pdrec-fast tune --seed 7"
     assert entry["search"]["metric"] == "validation NDCG@10 (paper)"
-    assert pf.RunConfig.from_preset(str(path), modules=()).encoder_options == {"width": 8}
+    assert pf.RunConfig.from_preset(str(path), modules=()).encoder_options.width == 8
     assert pf.RunConfig.from_preset(str(path), modules=("nns",)).pdrec.lr == 0.002
     later = result(trials=TRIALS[:1])
     merge(path, later, "pdrec-fast tune")

@@ -11,10 +11,11 @@ import pdrec_fast as pf
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.loop import History
+from pdrec_fast.settings import value_of, with_settings
 from pdrec_fast.tuning import proposals, tune
 from pdrec_fast.tuning.proposals import Pruned, Study
 from pdrec_fast.tuning.search import without_test
-from pdrec_fast.tuning.space import Choice, Range, value_of, with_values
+from pdrec_fast.tuning.space import Choice, Range
 
 optuna = pytest.importorskip("optuna", reason="searching needs the extra 'tune'")
 
@@ -59,7 +60,7 @@ def test_the_first_trial_is_the_preset_and_the_best_is_what_a_run_reaches(
     assert result.best.value == max(trial.value for trial in result.trials)
     # As a user would run it, with the search's diffusion model.
     model = pf.DiffRec.load(tmp_path / "out" / "diffusion")
-    best = with_values(config, result.best.settings)
+    best = with_settings(config, result.best.settings)
     again = pf.run(data, best, diffusion=model, progress=False)
     assert again.metrics["protocols"]["paper"]["valid"]["ndcg@10"] == result.best.value
     assert again.metrics["epochs"]["encoder"]["best"] == result.best.best_epoch

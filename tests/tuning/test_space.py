@@ -10,8 +10,9 @@ import pdrec_fast as pf
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.presets.base import README_COMMANDS
+from pdrec_fast.settings import value_of, with_settings
 from pdrec_fast.tuning import Choice, Range, search_space
-from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of, value_of, with_values
+from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of
 
 BACKBONE = {
     "pdrec.loss",
@@ -52,7 +53,7 @@ def test_modules_add_their_settings(modules, wanted):
 def test_the_space_holds_the_presets_own_settings_and_the_readmes(preset, encoder):
     config = pf.RunConfig.from_preset(preset, encoder=encoder)
     space = search_space(config)
-    readme = with_values(config, README_COMMANDS.get(preset, {}).get(encoder, {}))
+    readme = with_settings(config, README_COMMANDS.get(preset, {}).get(encoder, {}))
     for run in (config, readme):
         point = point_of(run, space)
         for key, dimension in space.items():
@@ -73,7 +74,7 @@ def test_one_of_clip_and_rescale_alone_is_searched_as_it_is(fixed):
 def test_hbr_weights_have_about_the_mean_that_is_searched(clip, mean):
     config = pf.RunConfig.from_preset("toy", modules=("hbr",))
     space = search_space(config)
-    config = with_values(
+    config = with_settings(
         config,
         settings_of(point_of(config, space) | {"pdrec.hbr_clip": clip, HBR_MEAN: mean}, space),
     )
@@ -105,7 +106,7 @@ def test_plain_and_guided_may_have_as_many_negatives():
 
 
 def test_the_space_is_widened_to_unusual_settings():
-    config = with_values(
+    config = with_settings(
         pf.RunConfig.from_preset("toy"),
         {"pdrec.lr": 0.5, "pdrec.batch_size": 77, "encoder.dropout": 0.7, "top_m": 60},
     )
@@ -138,14 +139,12 @@ def test_the_dot_product_has_no_temperature():
     ],
 )
 def test_every_m_goes_with_every_n(values, fixed):
-    # The new m must hold for the preset's n first, as --set changes one after the other.
-    config = pf.RunConfig.from_preset("none")
-    config = with_values(config, dict(reversed(values.items())) if "top_m" in fixed else values)
+    config = with_settings(pf.RunConfig.from_preset("default"), values)
     space = search_space(config, fixed)
     searched = [key for key in ("pdrec.dpa_top_n", "top_m") if key in space]
     assert searched
     for chosen in product(*(space[key].values for key in searched)):
-        with_values(config, dict(zip(searched, chosen, strict=True)))  # refuses n > m
+        with_settings(config, dict(zip(searched, chosen, strict=True)))  # refuses n > m
 
 
 def test_values_of_a_config():
@@ -153,8 +152,8 @@ def test_values_of_a_config():
     assert value_of(config, "pdrec.lr") == 0.005
     assert value_of(config, "omega_m") == 0.5
     assert value_of(config, "encoder.dropout") == 0.2
-    changed = with_values(config, {"pdrec.lr": 0.01, "encoder.dropout": 0.5, "omega_m": 0.9})
-    assert changed.encoder_options == {"dropout": 0.5}
+    changed = with_settings(config, {"pdrec.lr": 0.01, "encoder.dropout": 0.5, "omega_m": 0.9})
+    assert changed.encoder_options == pf.CL4SRecConfig(dropout=0.5)
     assert (changed.pdrec.lr, changed.omega_m) == (0.01, 0.9)
     assert value_of(changed, "encoder.dropout") == 0.5
-    assert config.encoder_options == {}
+    assert config.encoder_options == pf.CL4SRecConfig()

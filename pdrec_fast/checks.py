@@ -1,0 +1,53 @@
+"""Checks that settings share; each names the setting and its value in a ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_choices(config: Any, **choices: Sequence[str]) -> None:
+    """Each named setting is one of its choices."""
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {allowed}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Each named setting is above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Each named setting is 0 or more."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Each named setting is at least 1."""
+    for name in names:
+        if not getattr(config, name) >= 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def check_ratios(config: Any, *names: str) -> None:
+    """Each named setting lies in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
+
+
+def check_dropout(config: Any, name: str = "dropout") -> None:
+    """The share to leave out lies in [0, 1)."""
+    if not 0 <= getattr(config, name) < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+
+
+def check_seed(config: Any) -> None:
+    """The seed fits into 32 bits."""
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {config.seed}")

@@ -1,0 +1,150 @@
+"""What defines a run, besides its data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
+from pdrec_fast.diffusion import DiffusionConfig
+from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
+from pdrec_fast.presets import current_name, kind_of, preset_of
+from pdrec_fast.settings import with_settings
+from pdrec_fast.settings_format import FORMAT
+from pdrec_fast.training import MODULES, Module, PDRecConfig
+
+# As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
+DIFFUSION = "diffusion"
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """How the data are split: leave-one-out, or by global time when both limits are given."""
+
+    valid_from: float | None = None
+    test_from: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("a split by time needs both valid_from and test_from")
+
+    def apply(self, data: Interactions) -> Split:
+        if self.valid_from is None or self.test_from is None:
+            return leave_one_out(data)
+        return global_time_split(data, self.valid_from, self.test_from)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run, besides the data.
+
+    ``pdrec_fast.with_settings`` changes single settings.
+
+    Attributes:
+        diffusion, pdrec: settings of the two models.
+        encoder: name of a built-in encoder, or ``"diffusion"`` for the diffusion model alone.
+        encoder_options: of the encoder: its configuration, such as ``SASRecConfig(width=32)``, or
+            single options, ``{"width": 32}``. It is kept as the encoder's configuration; None
+            where there is no encoder.
+        guide: scorer whose preferences guide the encoder: ``"diffusion"``, or the name of an
+            encoder that is trained without modules in its place (the paper's "without TI-DiffRec":
+            a second SASRec), with the settings of ``pdrec``, the seed after ``pdrec.seed`` and,
+            where it is of the encoder's own kind, ``encoder_options``.
+        top_m, omega_m, n_draws: see ``Preferences.infer``.
+        split: how the data are split.
+        evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
+            (selection always looks at those of seed 0).
+    """
+
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    pdrec: PDRecConfig = field(default_factory=PDRecConfig)
+    encoder: str = "sasrec"
+    encoder_options: EncoderOptions | None = None
+    guide: str = DIFFUSION
+    top_m: int = 50
+    omega_m: float = 0.5
+    n_draws: int = 1024
+    split: SplitSpec = field(default_factory=SplitSpec)
+    evaluation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "guide"):
+            if getattr(self, name) not in (*ENCODERS, DIFFUSION):
+                raise ValueError(
+                    f"unknown {name}={getattr(self, name)!r}; choose one of "
+                    f"{[*ENCODERS, DIFFUSION]}"
+                )
+        options = None
+        if self.encoder != DIFFUSION:
+            options = encoder_config(self.encoder, self.encoder_options)
+        object.__setattr__(self, "encoder_options", options)
+        if self.guide != DIFFUSION and not self.needs_preferences:
+            raise ValueError(f"guide={self.guide!r} was given, but no module that would use it")
+        if self.top_m < 1 or self.n_draws < 1:
+            raise ValueError(f"top_m={self.top_m} and n_draws={self.n_draws} must be at least 1")
+        if "dpa" in self.pdrec.modules and self.pdrec.dpa_top_n > self.top_m:
+            raise ValueError(f"dpa_top_n={self.pdrec.dpa_top_n} is more than top_m={self.top_m}")
+        if not 0 <= self.omega_m < 1:
+            raise ValueError(f"omega_m must lie in [0, 1), got {self.omega_m}")
+        if self.evaluation_seed < 0:
+            raise ValueError(f"evaluation_seed={self.evaluation_seed} must not be negative")
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        encoder: str = "sasrec",
+        modules: tuple[Module, ...] = MODULES,
+        guide: str = DIFFUSION,
+        seed: int = 0,
+    ) -> RunConfig:
+        """The settings of a preset (``pdrec_fast.presets``) with one seed for everything.
+
+        A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
+        encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.
+
+        Raises:
+            ValueError: no such preset, or it has nothing for this encoder.
+        """
+        name, kind = current_name(name), kind_of(modules)
+        preset, tuned = preset_of(
+            name, encoder=None if encoder == DIFFUSION else encoder, kind=kind
+        )
+        config = cls(
+            diffusion=replace(preset.diffusion, seed=seed),
+            pdrec=replace(preset.pdrec, modules=modules, seed=seed),
+            encoder=encoder,
+            guide=guide,
+            top_m=preset.top_m,
+            omega_m=preset.omega_m,
+            n_draws=preset.n_draws,
+        )
+        try:
+            return with_settings(config, tuned)
+        except ValueError as error:
+            raise ValueError(f"{name}: {encoder}, {kind}: {error}") from None
+
+    @property
+    def needs_preferences(self) -> bool:
+        return bool(self.pdrec.modules) and self.encoder != DIFFUSION
+
+    @property
+    def needs_diffusion(self) -> bool:
+        return self.encoder == DIFFUSION or (self.needs_preferences and self.guide == DIFFUSION)
+
+    def guide_config(self) -> RunConfig:
+        """The run that trains the guide, where that is an encoder."""
+        return replace(
+            self,
+            encoder=self.guide,
+            encoder_options=self.encoder_options if self.guide == self.encoder else None,
+            guide=DIFFUSION,
+            pdrec=replace(self.pdrec, modules=(), seed=(self.pdrec.seed + 1) % 2**32),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json.loads(json.dumps({"format": FORMAT} | asdict(self)))
+        return values

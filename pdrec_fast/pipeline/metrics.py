@@ -1,0 +1,85 @@
+"""What a run tests and writes down: the figures of ``metrics.json``."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+import pdrec_fast
+from pdrec_fast.data import Interactions, Split
+from pdrec_fast.devices import device_name
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.evaluation import PROTOCOLS, AllRanks, Evaluator, Results, summarize_all
+from pdrec_fast.fitting.loop import History
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.stages import Stages
+from pdrec_fast.training import PDRec
+
+
+def figures_of(
+    config: RunConfig,
+    split: Split,
+    protocols: tuple[str, ...],
+    stages: Stages,
+    models: Mapping[str, DiffRec | PDRec | None],
+    untested: Collection[str],
+) -> tuple[dict[str, Any], AllRanks]:
+    """The metrics, and the ranks of the recommender, which is tested in any case."""
+    started = time.monotonic()
+    evaluator = Evaluator(split, seed=config.evaluation_seed)
+    recommender = models["encoder"] or models["diffusion"]
+    assert recommender is not None
+    ranks = evaluator.all_ranks(recommender, protocols)
+
+    def tested(name: str) -> Results | None:
+        model = models[name]
+        if model is recommender:
+            return summarize_all(ranks)
+        if model is None or name in untested:
+            return None
+        return summarize_all(evaluator.all_ranks(model, protocols))
+
+    diffusion_results, guide_results = tested("diffusion"), tested("guide")
+    stages.record("evaluation", time.monotonic() - started)
+    histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
+    curves = {name: asdict(history) if history else None for name, history in histories.items()}
+    peak = stages.peak_rss_gib
+    metrics = {
+        "dataset": _dataset(split.data),
+        "config": config.describe(),
+        "protocols": summarize_all(ranks),
+        "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
+        "diffusion": diffusion_results,
+        "guide": guide_results,
+        "epochs": {name: _epochs(history) for name, history in histories.items()},
+        "history": curves,
+        "split": str(split.report).splitlines(),
+        "seconds": {key: round(value, 4) for key, value in stages.seconds.items()},
+        "peak_rss_gib": None if peak is None else round(peak, 3),
+        "environment": {
+            "pdrec_fast": pdrec_fast.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "device": device_name(stages.device),
+        },
+    }
+    return metrics, ranks
+
+
+def _dataset(data: Interactions) -> dict[str, int]:
+    counts = {"users": data.n_users, "items": data.n_items, "records": data.n_records}
+    if data.target_items is not None:
+        counts["target_items"] = data.n_targets
+    return counts
+
+
+def _epochs(history: History | None) -> dict[str, int] | None:
+    if history is None:
+        return None
+    return {"trained": history.epochs, "best": history.best_epoch + 1}

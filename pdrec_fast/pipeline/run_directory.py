@@ -1,0 +1,60 @@
+"""The directory of a run or search: whose it is, and what older versions wrote there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pdrec_fast import settings_format
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import differences, write_json
+from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+
+LOG = "log.txt"  # may lie in a run's directory before the run does
+
+
+def reserve_directory(
+    out: Path, kind: str, description: dict[str, Any], *, beside: str = ""
+) -> None:
+    """Mark ``out`` as that of one ``"run"`` or ``"search"``, or refuse if it is another's.
+
+    Args:
+        kind: what lies there, described in ``<kind>.json``.
+        beside: name of a file that may be there before.
+
+    Raises:
+        CheckpointError: something else lies there, or a newer version wrote it.
+    """
+    marker = out / f"{kind}.json"
+    if marker.exists():
+        try:
+            found = with_current_defaults(json.loads(marker.read_text()), marker)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
+        if found != description:
+            unlike = ", ".join(differences(found, description))
+            raise CheckpointError(
+                f"{out}: holds a {kind} with other {unlike}; use another directory or delete it"
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(file.name != beside for file in out.iterdir())):
+        raise CheckpointError(
+            f"{out}: exists and is no {kind} of pdrec-fast; use another directory"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(marker, description)
+
+
+def with_current_defaults(description: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a file says that holds the ``config`` of a run, with that as it is described today.
+
+    Raises:
+        CheckpointError: a newer version wrote it.
+    """
+    config = description["config"]
+    encoder = config.get("encoder", RunConfig.encoder)
+    known = encoder in (*ENCODERS, DIFFUSION)
+    defaults = RunConfig(encoder=encoder if known else RunConfig.encoder).describe()
+    return description | {"config": settings_format.with_current_defaults(config, defaults, file)}

@@ -1,0 +1,174 @@
+"""The stages of a run, each done once, and what is checked before the first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Split
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Scorer, available_negatives
+from pdrec_fast.files import write_json
+from pdrec_fast.fitting.bundle import bundle_exists
+from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.preferences import Preferences
+from pdrec_fast.training import PDRec
+from pdrec_fast.training.batches import check_trainable
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger("pdrec_fast")
+STAGES = ("diffusion", "guide", "preferences", "encoder", "evaluation")
+
+
+class Stages:
+    """The stages of a run, each skipped when its result already lies in ``out``.
+
+    Attributes:
+        seconds: time of every stage, that of earlier processes included; 0 where there is none.
+        peak_rss_gib: most memory that the run's processes have used; None where the system does
+            not say.
+    """
+
+    def __init__(self, out: Path | None, device: torch.device, progress: bool) -> None:
+        self.out, self.device, self.progress = out, device, progress
+        # Kept on disk too: a stage done by an earlier, killed process still counts.
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.peak_rss_gib: float | None = None
+        if out is not None and (out / "stages.json").exists():
+            found = json.loads((out / "stages.json").read_text())
+            self.seconds, self.peak_rss_gib = found["seconds"], found["peak_rss_gib"]
+
+    def diffusion(self, config: RunConfig, split: Split, fitted: DiffRec | None) -> DiffRec:
+        if fitted is not None:
+            return fitted
+        if self._done("diffusion"):
+            model = DiffRec.load(self._path("diffusion"), device=self.device)
+        else:
+            model = DiffRec(config.diffusion, device=self.device)
+            model.fit(split, checkpoint=self._checkpoint("diffusion"), progress=self.progress)
+            self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
+        return model
+
+    def preferences(self, config: RunConfig, split: Split, scorer: Scorer) -> Preferences:
+        if self._done("preferences"):
+            result = Preferences.load(self._path("preferences"))
+        else:
+            started = time.monotonic()
+            result = Preferences.infer(
+                scorer,
+                split.train,
+                top_m=config.top_m,
+                omega_m=config.omega_m,
+                n_draws=config.n_draws,
+                seed=config.pdrec.seed,
+                progress=self.progress,
+            )
+            self._keep("preferences", result, time.monotonic() - started)
+        return result
+
+    def encoder(
+        self, name: str, model: PDRec, split: Split, preferences: Preferences | None
+    ) -> PDRec:
+        """The trained ``model``, kept as ``name``: the model or its guide."""
+        if self._done(name):
+            model = PDRec.load(self._path(name), device=self.device)
+        else:
+            checkpoint = self._checkpoint(name)
+            model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
+            self._keep(name, model, model.history.seconds if model.history else 0.0)
+        return model
+
+    def record(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = seconds
+        measured = [peak for peak in (self.peak_rss_gib, peak_rss_gib()) if peak is not None]
+        self.peak_rss_gib = max(measured, default=None)
+        if self.out is not None:
+            found = {"seconds": self.seconds, "peak_rss_gib": self.peak_rss_gib}
+            write_json(self.out / "stages.json", found)
+
+    def _path(self, name: str) -> Path:
+        assert self.out is not None
+        return self.out / name
+
+    def _checkpoint(self, name: str) -> Path | None:
+        return None if self.out is None else self.out / f"{name}.checkpoint"
+
+    def _done(self, name: str) -> bool:
+        return self.out is not None and bundle_exists(self.out / name)
+
+    def _keep(self, name: str, result: DiffRec | Preferences | PDRec, seconds: float) -> None:
+        if self.out is not None:
+            result.save(self._path(name))
+        self.record("encoder" if name == "model" else name, seconds)
+        if self.out is not None:
+            shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
+
+
+def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = False) -> PDRec:
+    """The model that a run trains, not yet fitted."""
+    return PDRec(
+        config.encoder,
+        config.pdrec,
+        encoder_options=config.encoder_options,
+        device=device,
+        cuda_graphs=cuda_graphs,
+    )
+
+
+def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
+    """Leave out the sampled protocol where a user has too few items to sample from."""
+    tested = np.union1d(split.valid.users, split.test.users)
+    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
+        return config, tuple(PROTOCOLS)
+    logger.warning(
+        "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "
+        "selected and tested under 'full' alone",
+        PAPER_NEGATIVES,
+    )
+    return replace(
+        config,
+        diffusion=replace(config.diffusion, select_by="full"),
+        pdrec=replace(config.pdrec, select_by="full"),
+    ), ("full",)
+
+
+def check_before_training(
+    config: RunConfig, split: Split, diffusion: DiffRec | None, encoders: Iterable[PDRec]
+) -> None:
+    """Find now what would otherwise be found after hours, in a later stage."""
+    if diffusion is not None:
+        if config.guide != DIFFUSION:
+            raise ValueError(
+                f"guide={config.guide!r} takes the place of the diffusion model that was given: "
+                "leave out one of the two"
+            )
+        if not config.needs_diffusion:
+            raise ValueError("a diffusion model was given, but no module that would use it")
+        if diffusion.trained_on != split.train.fingerprint():
+            raise ValueError(
+                "the diffusion model was fitted on other training interactions than this data's: "
+                "its preferences could hold the answers of the test"
+            )
+    for model in encoders:
+        check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
+
+
+def peak_rss_gib() -> float | None:
+    """Most memory that this process has used, where the system says it."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
