@@ -44,9 +44,9 @@ def run(floats, rest, settings, *, impl="triton", sparse_grad=False):
     """The loss and the gradients of -0.7 times it by ``states`` and ``table``, both dense."""
     leaves = [tensor.detach().requires_grad_() for tensor in floats]
     loss = sampled_softmax(*leaves, *rest, impl=impl, sparse_grad=sparse_grad, **settings)
-    of_states, of_table = torch.autograd.grad(loss * -0.7, leaves)
-    assert of_table.is_sparse == sparse_grad
-    return loss.detach(), (of_states, of_table.to_dense())
+    grad_states, grad_table = torch.autograd.grad(loss * -0.7, leaves)
+    assert grad_table.is_sparse == sparse_grad
+    return loss.detach(), (grad_states, grad_table.to_dense())
 
 
 def relative_error(found, truth):
@@ -104,10 +104,10 @@ def test_an_item_outside_the_table_makes_the_loss_nan(outside, column, device):
     floats, (items, _) = make_inputs(4, 3, 5, 5, device)
     items, weights = items.clamp_min(0), torch.ones(4, device=device)
     items[1, column] = outside
-    loss, (of_states, _) = run(floats, (items, weights), COSINE)
+    loss, (grad_states, _) = run(floats, (items, weights), COSINE)
     assert loss.isnan()
-    assert of_states[1].isnan().all()
-    assert of_states[[0, 2, 3]].isfinite().all()
+    assert grad_states[1].isnan().all()
+    assert grad_states[[0, 2, 3]].isfinite().all()
 
 
 def test_tokens_of_weight_zero_are_not_read(device):
@@ -129,11 +129,11 @@ def test_huge_logits(magnitude, device):
     ]
     for positive, expected in ((0, 0.0), (1, 2 * magnitude + math.log(2))):
         items = torch.tensor([[positive, 1 - positive, 1 - positive]], device=device)
-        loss, (of_states, of_table) = run(floats, (items, torch.ones(1, device=device)), DOT)
+        loss, (grad_states, grad_table) = run(floats, (items, torch.ones(1, device=device)), DOT)
         assert float(loss) == pytest.approx(expected, rel=1e-6)
-        assert of_states.tolist() == [[pytest.approx(-0.7 * 2 * positive)]]
+        assert grad_states.tolist() == [[pytest.approx(-0.7 * 2 * positive)]]
         slope = 0.7 * magnitude * positive
-        assert of_table[:, 0].tolist() == pytest.approx([-slope, slope])
+        assert grad_table[:, 0].tolist() == pytest.approx([-slope, slope])
 
 
 def test_small_losses_keep_their_relative_precision(device):
@@ -143,11 +143,11 @@ def test_small_losses_keep_their_relative_precision(device):
             torch.tensor([[0.5], [-0.5]], device=device),
         ]
         rest = torch.tensor([[0, 1, 1]], device=device), torch.ones(1, device=device)
-        loss, (of_states, _) = run(floats, rest, DOT)
+        loss, (grad_states, _) = run(floats, rest, DOT)
         excess = torch.tensor(math.log(2) - margin, dtype=torch.float64)
         truth = torch.nn.functional.softplus(excess, threshold=1e3)
         assert float(loss) == pytest.approx(float(truth), rel=2e-5)
-        assert float(of_states) == pytest.approx(0.7 * float(excess.sigmoid()), rel=2e-5)
+        assert float(grad_states) == pytest.approx(0.7 * float(excess.sigmoid()), rel=2e-5)
 
 
 def test_norms_below_eps_count_as_constant(device):
@@ -170,10 +170,10 @@ def test_nothing_to_sum(n_tokens, column, sparse_grad, device):
     floats, (items, _) = make_inputs(n_tokens, 2, 5, 7, device)
     items = items.clamp_min(0).index_fill(1, torch.tensor(column, device=device), -1)
     rest = items, torch.ones(n_tokens, device=device)
-    loss, (of_states, of_table) = run(floats, rest, COSINE, sparse_grad=sparse_grad)
+    loss, (grad_states, grad_table) = run(floats, rest, COSINE, sparse_grad=sparse_grad)
     assert float(loss) == 0
-    assert not of_states.any()
-    assert not of_table.any()
+    assert not grad_states.any()
+    assert not grad_table.any()
 
 
 def test_custom_op_contracts(device):

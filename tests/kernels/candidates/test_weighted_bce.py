@@ -61,9 +61,9 @@ def run(floats, rest, settings, *, impl="triton", way="atomic"):
     leaves = [tensor.detach().requires_grad_() for tensor in floats]
     loss = weighted_bce(*leaves, *rest, impl=impl, sparse_grad=way == "sparse", **settings)
     with deterministic(way == "deterministic"):
-        of_states, of_table = torch.autograd.grad(loss * -0.7, leaves)
-    assert of_table.is_sparse == (way == "sparse")
-    return loss.detach(), (of_states, of_table.to_dense())
+        grad_states, grad_table = torch.autograd.grad(loss * -0.7, leaves)
+    assert grad_table.is_sparse == (way == "sparse")
+    return loss.detach(), (grad_states, grad_table.to_dense())
 
 
 def relative_error(found, truth):
@@ -139,11 +139,11 @@ def test_an_item_outside_the_table_makes_the_loss_nan(outside, way, device):
     floats, (items, weights, _) = make_inputs(4, 3, 5, 5, 1, device)
     items, weights = items.clamp_min(0), torch.ones_like(weights)
     items[1, 2] = outside
-    loss, (of_states, of_table) = run(floats, (items, weights, 1), COSINE, way=way)
+    loss, (grad_states, grad_table) = run(floats, (items, weights, 1), COSINE, way=way)
     assert loss.isnan()
-    assert of_states[1].isnan().all()
-    assert of_states[[0, 2, 3]].isfinite().all()
-    assert of_table.isfinite().all()
+    assert grad_states[1].isnan().all()
+    assert grad_states[[0, 2, 3]].isfinite().all()
+    assert grad_table.isfinite().all()
 
 
 def test_candidates_of_weight_zero_are_not_read(way, device):
@@ -162,10 +162,10 @@ def test_huge_logits(magnitude, device):
         torch.tensor([[1.0], [-1.0]], device=device),
     ]
     rest = torch.tensor([[0, 1, 0, 1]], device=device), torch.ones(1, 4, device=device), 2
-    loss, (of_states, of_table) = run(floats, rest, DOT)
+    loss, (grad_states, grad_table) = run(floats, rest, DOT)
     assert float(loss) == pytest.approx(2 * magnitude)
-    assert of_states.tolist() == [[pytest.approx(-0.7 * 2)]]
-    assert of_table[:, 0].tolist() == pytest.approx([-0.7 * magnitude, 0.7 * magnitude])
+    assert grad_states.tolist() == [[pytest.approx(-0.7 * 2)]]
+    assert grad_table[:, 0].tolist() == pytest.approx([-0.7 * magnitude, 0.7 * magnitude])
 
 
 def test_small_losses_keep_their_relative_precision(device):
@@ -175,11 +175,11 @@ def test_small_losses_keep_their_relative_precision(device):
     wide = logits.double()
     for at in range(0, 41, 4):
         rest = items[:1], torch.ones(1, 1, device=device), 0
-        loss, (of_states, _) = run([logits[at].view(1, 1), table], rest, DOT)
+        loss, (grad_states, _) = run([logits[at].view(1, 1), table], rest, DOT)
         # The GPU's exp is off by about |x| * 2**-24.
         truth = torch.nn.functional.softplus(wide[at], threshold=1e3)
         assert float(loss) == pytest.approx(float(truth), rel=1e-5)
-        assert float(of_states) == pytest.approx(-0.7 * float(wide[at].sigmoid()), rel=1e-5)
+        assert float(grad_states) == pytest.approx(-0.7 * float(wide[at].sigmoid()), rel=1e-5)
 
 
 def test_norms_below_eps_count_as_constant(way, device):
@@ -200,12 +200,12 @@ def test_norms_below_eps_count_as_constant(way, device):
 def test_nothing_to_sum(n_tokens, n_candidates, way, device):
     floats, (items, weights, _) = make_inputs(n_tokens, n_candidates, 5, 7, 0, device)
     rest = torch.full_like(items, -1), weights, n_candidates
-    loss, (of_states, of_table) = run(floats, rest, COSINE, way=way)
+    loss, (grad_states, grad_table) = run(floats, rest, COSINE, way=way)
     assert float(loss) == 0
-    assert of_states.shape == floats[0].shape
-    assert of_table.shape == floats[1].shape
-    assert not of_states.any()
-    assert not of_table.any()
+    assert grad_states.shape == floats[0].shape
+    assert grad_table.shape == floats[1].shape
+    assert not grad_states.any()
+    assert not grad_table.any()
 
 
 def test_backward_can_run_again_and_leaves_inputs_alone(device):
@@ -239,12 +239,12 @@ def test_custom_op_contracts(device):
     arguments = (*leaves, items, weights.nan_to_num(), *settings)
     torch.library.opcheck(operations.weighted_bce.default, arguments)
     with torch.no_grad():
-        _, by_dot, by_item, by_state = operations.weighted_bce(*arguments)
-    upstream = torch.tensor(0.5, device=device)
-    given = (upstream, *(tensor.detach() for tensor in floats), items, by_dot)
-    torch.library.opcheck(operations.states_gradient.default, (*given, by_state, "triton"))
-    torch.library.opcheck(operations.table_gradient.default, (*given, by_item, "triton"))
-    torch.library.opcheck(operations.table_gradient_rows.default, (*given, by_item))
+        _, *gradients = operations.weighted_bce(*arguments)
+    grad_loss = torch.tensor(0.5, device=device)
+    given = (grad_loss, *(tensor.detach() for tensor in floats), items, *gradients)
+    torch.library.opcheck(operations.states_gradient.default, (*given, "triton"))
+    torch.library.opcheck(operations.table_gradient.default, (*given, "triton"))
+    torch.library.opcheck(operations.table_gradient_rows.default, given)
 
 
 def test_compiles_without_a_graph_break(device):

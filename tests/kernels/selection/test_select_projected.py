@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.ops.selection import select_projected as projected_selection
+from pdrec_fast.operands import DrawKey, Projection
 from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
@@ -43,11 +43,11 @@ def redone(monkeypatch):
     calls = []
     materialized = reference.select_materialized
 
-    def count(vectors, *arguments):
-        calls.append(len(vectors))
-        return materialized(vectors, *arguments)
+    def count(projection, *arguments):
+        calls.append(len(projection.vectors))
+        return materialized(projection, *arguments)
 
-    monkeypatch.setattr(projected_selection.reference, "select_materialized", count)
+    monkeypatch.setattr(reference, "select_materialized", count)
     return calls
 
 
@@ -75,7 +75,7 @@ def rows(omega=0.5, n_items=ITEMS, all_seen=0):
 def check(matrices, observed, first_rank, tile=TILE, top_m=TOP, on_device=False):
     """All results against those of the CPU's operations for the same scores."""
     vectors, table, bias = (matrix.cpu() for matrix in matrices)
-    scores = reference.projected_scores(vectors, table, bias)
+    scores = reference.projected_scores(Projection(vectors, table, bias))
     chosen = select_unobserved(scores, observed, top_m, first_rank)
     draws = sample_pool(scores, observed, chosen[1], chosen[2], DRAWS, **KEYS)
     of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
@@ -125,7 +125,7 @@ def test_rows_without_a_pool_stay_as_they_were(device):
     sizes = torch.tensor([64, 0, 64], device=device)
     users = torch.arange(3, device=device)
     unwritten = torch.empty(1, dtype=torch.int32, device=device)
-    draws = pool_draws.draw(bits, sizes, 64, DRAWS, 1, 2, users, any_listed=False)
+    draws = pool_draws.draw(bits, sizes, 64, DRAWS, DrawKey(1, 2, users), any_listed=False)
     assert ((draws[::2] >= 0) & (draws[::2] < 64)).all()
     assert (draws[1] == unwritten).all()
 
@@ -226,8 +226,8 @@ FIELDS = json.dumps(asdict(TILE))
 def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
     """By both operations, of which the second takes what the first gives."""
     operations, n_items = torch.ops.pdrec_fast, len(table)
-    selection = vectors, table, bias, indptr, items, TOP, first_rank, FIELDS
-    *found, pool, state, scores = operations.projected_selection(*selection)
+    selection = vectors, table, bias, indptr, items, first_rank, TOP, FIELDS
+    *found, pool, state, scores = operations.select_projected(*selection)
     sizes = n_items - indptr.diff() - first_rank
     drawing = pool, sizes, n_items, DRAWS, -5, 2, users, True
     return *found, pool, state, scores, operations.pool_draws(*drawing)
@@ -236,8 +236,8 @@ def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
 def test_custom_op_contracts(device):
     operations = torch.ops.pdrec_fast
     *selection, first_rank, users = tensors(device)
-    arguments = *selection, TOP, first_rank, FIELDS
-    torch.library.opcheck(operations.projected_selection.default, arguments)
+    arguments = *selection, first_rank, TOP, FIELDS
+    torch.library.opcheck(operations.select_projected.default, arguments)
     *_, pool, state, _, _ = selected_and_drawn(*selection, first_rank, users)
     assert not state.any()
     sizes = len(selection[1]) - selection[3].diff() - first_rank

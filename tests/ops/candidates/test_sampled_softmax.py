@@ -30,11 +30,11 @@ def make_inputs(n_rows, n_candidates, width, n_items, dtype=torch.float32):
     return [states, table], (items, weights)
 
 
-def run(floats, rest, settings, *, impl, sparse_grad=False, upstream=1.0):
+def run(floats, rest, settings, *, impl, sparse_grad=False, grad_loss=1.0):
     """The loss and the gradients by ``states`` and ``table``."""
     leaves = [tensor.detach().requires_grad_() for tensor in floats]
     loss = sampled_softmax(*leaves, *rest, impl=impl, sparse_grad=sparse_grad, **settings)
-    return loss.detach(), torch.autograd.grad(loss * upstream, leaves)
+    return loss.detach(), torch.autograd.grad(loss * grad_loss, leaves)
 
 
 def relative_error(found, truth):
@@ -45,29 +45,29 @@ def relative_error(found, truth):
 def test_dot_by_hand(impl, sparse_grad):
     floats = [torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.0], [0.0, -1.0], [7.0, 7.0]])]
     rest = torch.tensor([[0, 1, -1, 1]]), torch.tensor([3.0])
-    loss, (of_states, of_table) = run(floats, rest, DOT, impl=impl, sparse_grad=sparse_grad)
+    loss, (grad_states, grad_table) = run(floats, rest, DOT, impl=impl, sparse_grad=sparse_grad)
     # The logit 0.5 of the positive, -2 of both negatives.
     parts = math.exp(0.5), 2 * math.exp(-2)
     assert float(loss) == pytest.approx(3 * math.log(sum(parts) / parts[0]), rel=1e-6)
     slope = 3 * parts[1] / sum(parts)
-    torch.testing.assert_close(of_states, torch.tensor([[-0.5 * slope, -slope]]))
-    assert of_table.is_sparse == sparse_grad
+    torch.testing.assert_close(grad_states, torch.tensor([[-0.5 * slope, -slope]]))
+    assert grad_table.is_sparse == sparse_grad
     torch.testing.assert_close(
-        of_table.to_dense(), slope * torch.tensor([[-1.0, -2.0], [1.0, 2.0], [0.0, 0.0]])
+        grad_table.to_dense(), slope * torch.tensor([[-1.0, -2.0], [1.0, 2.0], [0.0, 0.0]])
     )
 
 
 def test_cosine_by_hand(impl):
     floats = [torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0], [0.0, 5.0]])]
     rest = torch.tensor([[1, 0]]), torch.tensor([1.0])
-    loss, (of_states, of_table) = run(floats, rest, COSINE, impl=impl)
+    loss, (grad_states, grad_table) = run(floats, rest, COSINE, impl=impl)
     slope = 1 / (1 + math.e)  # logits 4 and 3
     assert float(loss) == pytest.approx(math.log1p(math.exp(-1)), rel=1e-6)
     # 5 cos by the state: 5 (v / (|u||v|) - cos u / |u|^2); by the item likewise.
-    by_state = torch.tensor([[-4 * 3 / 25, 1 - 4 * 4 / 25], [1 - 3 * 3 / 25, -3 * 4 / 25]])
-    of_item = torch.tensor([[1.5 - 3 * 2 / 4, 2.0], [3 / 5, 0.8 - 4 * 5 / 25]])
-    torch.testing.assert_close(of_states, slope * (by_state[1] - by_state[0])[None])
-    torch.testing.assert_close(of_table, slope * torch.stack([of_item[0], -of_item[1]]))
+    grad_state = torch.tensor([[-4 * 3 / 25, 1 - 4 * 4 / 25], [1 - 3 * 3 / 25, -3 * 4 / 25]])
+    grad_item = torch.tensor([[1.5 - 3 * 2 / 4, 2.0], [3 / 5, 0.8 - 4 * 5 / 25]])
+    torch.testing.assert_close(grad_states, slope * (grad_state[1] - grad_state[0])[None])
+    torch.testing.assert_close(grad_table, slope * torch.stack([grad_item[0], -grad_item[1]]))
 
 
 @pytest.mark.parametrize("settings", [DOT, COSINE])
@@ -88,9 +88,11 @@ def test_reference_gradients_match_finite_differences(settings):
 def test_error_is_at_most_that_of_plain_torch(impl, sizes, settings, sparse_grad):
     floats, rest = make_inputs(*sizes)
     wide = [tensor.double() for tensor in floats]
-    truth, true_gradients = run(wide, rest, settings, impl="reference", upstream=-0.7)
-    eager, eager_gradients = run(floats, rest, settings, impl="reference", upstream=-0.7)
-    loss, gradients = run(floats, rest, settings, impl=impl, sparse_grad=sparse_grad, upstream=-0.7)
+    truth, true_gradients = run(wide, rest, settings, impl="reference", grad_loss=-0.7)
+    eager, eager_gradients = run(floats, rest, settings, impl="reference", grad_loss=-0.7)
+    loss, gradients = run(
+        floats, rest, settings, impl=impl, sparse_grad=sparse_grad, grad_loss=-0.7
+    )
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), truth, rtol=1e-5, atol=0)
     assert relative_error(loss, truth) <= 1.5 * relative_error(eager, truth) + 2e-7
@@ -114,14 +116,14 @@ def test_sparse_gradient_has_the_rows_of_the_candidates(settings):
 def test_against_one_negative_it_is_the_logistic_loss_of_the_difference(impl):
     floats, _ = make_inputs(9, 2, 5, 7)
     items = torch.arange(18).view(9, 2) % 7
-    loss, (of_states, _) = run(floats, (items, torch.ones(9)), DOT, impl=impl)
+    loss, (grad_states, _) = run(floats, (items, torch.ones(9)), DOT, impl=impl)
     states, differences = floats[0], floats[1][items[:, 0]] - floats[1][items[:, 1]]
     rest = torch.arange(9)[:, None], torch.ones(9, 1), 1
     states.requires_grad_()
     other = weighted_bce(states, differences, *rest, impl="reference", **DOT)
     other.backward()
     torch.testing.assert_close(loss, other.detach())
-    torch.testing.assert_close(of_states, states.grad)
+    torch.testing.assert_close(grad_states, states.grad)
 
 
 @pytest.mark.parametrize("magnitude", [1e2, 1e4, 1e6])
@@ -129,11 +131,11 @@ def test_huge_logits(impl, magnitude):
     floats = [torch.tensor([[magnitude]]), torch.tensor([[1.0], [-1.0]])]
     for positive, expected in ((0, 0.0), (1, 2 * magnitude + math.log(2))):
         rest = torch.tensor([[positive, 1 - positive, 1 - positive]]), torch.ones(1)
-        loss, (of_states, of_table) = run(floats, rest, DOT, impl=impl)
+        loss, (grad_states, grad_table) = run(floats, rest, DOT, impl=impl)
         assert float(loss) == pytest.approx(expected, rel=1e-6)
-        torch.testing.assert_close(of_states, torch.tensor([[2.0 * positive]]))
+        torch.testing.assert_close(grad_states, torch.tensor([[2.0 * positive]]))
         slope = magnitude * positive
-        torch.testing.assert_close(of_table, torch.tensor([[slope], [-slope]]))
+        torch.testing.assert_close(grad_table, torch.tensor([[slope], [-slope]]))
 
 
 @needs_extension
@@ -141,11 +143,11 @@ def test_small_losses_keep_their_relative_precision():
     for margin in torch.linspace(-60, 80, 41):
         floats = [margin.view(1, 1), torch.tensor([[0.5], [-0.5]])]
         rest = torch.tensor([[0, 1, 1]]), torch.ones(1)
-        loss, (of_states, _) = run(floats, rest, DOT, impl="cpp")
+        loss, (grad_states, _) = run(floats, rest, DOT, impl="cpp")
         excess = math.log(2) - margin.double()
         truth = torch.logaddexp(excess, 0 * excess)
         assert float(loss) == pytest.approx(float(truth), rel=5e-6)
-        assert float(of_states) == pytest.approx(-float(excess.sigmoid()), rel=5e-6)
+        assert float(grad_states) == pytest.approx(-float(excess.sigmoid()), rel=5e-6)
 
 
 def test_norms_below_eps_count_as_constant(impl):
@@ -199,12 +201,12 @@ def test_nothing_to_sum(impl, n_rows, column, sparse_grad):
     floats, (items, _) = make_inputs(n_rows, 2, 5, 7)
     items = items.clamp_min(0).index_fill(1, torch.tensor(column), -1)
     rest = items, torch.ones(n_rows)
-    loss, (of_states, of_table) = run(floats, rest, COSINE, impl=impl, sparse_grad=sparse_grad)
+    loss, (grad_states, grad_table) = run(floats, rest, COSINE, impl=impl, sparse_grad=sparse_grad)
     assert float(loss) == 0
-    assert of_states.shape == floats[0].shape
-    assert not of_states.any()
-    assert of_table.shape == floats[1].shape
-    assert not of_table.to_dense().any()
+    assert grad_states.shape == floats[0].shape
+    assert not grad_states.any()
+    assert grad_table.shape == floats[1].shape
+    assert not grad_table.to_dense().any()
 
 
 @pytest.mark.parametrize("settings", [DOT, COSINE])

@@ -35,11 +35,11 @@ def make_inputs(n_rows, n_candidates, width, n_items, n_positives, dtype=torch.f
     return [states, table], (items, weights, n_positives)
 
 
-def run(floats, rest, settings, *, impl, sparse_grad=False, upstream=1.0):
+def run(floats, rest, settings, *, impl, sparse_grad=False, grad_loss=1.0):
     """The loss and the gradients by ``states`` and ``table``."""
     leaves = [tensor.detach().requires_grad_() for tensor in floats]
     loss = weighted_bce(*leaves, *rest, impl=impl, sparse_grad=sparse_grad, **settings)
-    return loss.detach(), torch.autograd.grad(loss * upstream, leaves)
+    return loss.detach(), torch.autograd.grad(loss * grad_loss, leaves)
 
 
 def relative_error(found, truth):
@@ -50,7 +50,7 @@ def relative_error(found, truth):
 def test_dot_by_hand(impl, sparse_grad):
     floats = [torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.0], [0.0, -1.0], [7.0, 7.0]])]
     rest = torch.tensor([[0, 1, 1, -1]]), torch.tensor([[2.0, 1.0, 3.0, 9.0]]), 2
-    loss, (of_states, of_table) = run(floats, rest, DOT, impl=impl, sparse_grad=sparse_grad)
+    loss, (grad_states, grad_table) = run(floats, rest, DOT, impl=impl, sparse_grad=sparse_grad)
     # Logits 0.5 and -2 of positives, -2 of a negative.
     expected = (
         2 * math.log1p(math.exp(-0.5)) + math.log1p(math.exp(2)) + 3 * math.log1p(math.exp(-2))
@@ -58,28 +58,28 @@ def test_dot_by_hand(impl, sparse_grad):
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     first = -2 / (1 + math.exp(0.5))
     second = -1 / (1 + math.exp(-2)) + 3 / (1 + math.exp(2))
-    torch.testing.assert_close(of_states, torch.tensor([[0.5 * first, -second]]))
+    torch.testing.assert_close(grad_states, torch.tensor([[0.5 * first, -second]]))
     if sparse_grad:
-        assert of_table.is_sparse
-        of_table = of_table.to_dense()
+        assert grad_table.is_sparse
+        grad_table = grad_table.to_dense()
     torch.testing.assert_close(
-        of_table, torch.tensor([[first, 2 * first], [second, 2 * second], [0, 0]])
+        grad_table, torch.tensor([[first, 2 * first], [second, 2 * second], [0, 0]])
     )
 
 
 def test_cosine_by_hand(impl):
     floats = [torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0]])]
     rest = torch.tensor([[0]]), torch.tensor([[1.0]]), 0
-    loss, (of_states, of_table) = run(
+    loss, (grad_states, grad_table) = run(
         floats, rest, {"similarity": "cosine", "temperature": 5.0}, impl=impl
     )
     slope = 1 / (1 + math.exp(-3))
     assert float(loss) == pytest.approx(math.log1p(math.exp(3)), rel=1e-6)
     # 5 cos = 3: by the state 5 (v / (|u||v|) - 0.6 u / |u|^2), by the item likewise.
-    of_state = torch.tensor([[1.0 - 3 * 3 / 25, -3 * 4 / 25]])
-    of_item = torch.tensor([[1.5 - 3 * 2 / 4, 2.0]])
-    torch.testing.assert_close(of_states, slope * of_state)
-    torch.testing.assert_close(of_table, slope * of_item)
+    grad_state = torch.tensor([[1.0 - 3 * 3 / 25, -3 * 4 / 25]])
+    grad_item = torch.tensor([[1.5 - 3 * 2 / 4, 2.0]])
+    torch.testing.assert_close(grad_states, slope * grad_state)
+    torch.testing.assert_close(grad_table, slope * grad_item)
 
 
 @pytest.mark.parametrize("settings", [DOT, COSINE])
@@ -100,9 +100,11 @@ def test_reference_gradients_match_finite_differences(settings):
 def test_error_is_at_most_that_of_plain_torch(impl, sizes, settings, sparse_grad):
     floats, rest = make_inputs(*sizes)
     wide = [tensor.double() for tensor in floats]
-    truth, true_gradients = run(wide, rest, settings, impl="reference", upstream=-0.7)
-    eager, eager_gradients = run(floats, rest, settings, impl="reference", upstream=-0.7)
-    loss, gradients = run(floats, rest, settings, impl=impl, sparse_grad=sparse_grad, upstream=-0.7)
+    truth, true_gradients = run(wide, rest, settings, impl="reference", grad_loss=-0.7)
+    eager, eager_gradients = run(floats, rest, settings, impl="reference", grad_loss=-0.7)
+    loss, gradients = run(
+        floats, rest, settings, impl=impl, sparse_grad=sparse_grad, grad_loss=-0.7
+    )
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), truth, rtol=1e-5, atol=0)
     assert relative_error(loss, truth) <= 1.5 * relative_error(eager, truth) + 2e-7
@@ -160,10 +162,10 @@ def test_groups_are_a_stable_sort_of_the_places(n_items):
 def test_huge_logits(impl, magnitude):
     floats = [torch.tensor([[magnitude]]), torch.tensor([[1.0], [-1.0]])]
     rest = torch.tensor([[0, 1, 0, 1]]), torch.ones(1, 4), 2
-    loss, (of_states, of_table) = run(floats, rest, DOT, impl=impl)
+    loss, (grad_states, grad_table) = run(floats, rest, DOT, impl=impl)
     assert float(loss) == pytest.approx(2 * magnitude)
-    torch.testing.assert_close(of_states, torch.tensor([[2.0]]))
-    torch.testing.assert_close(of_table, torch.tensor([[magnitude], [-magnitude]]))
+    torch.testing.assert_close(grad_states, torch.tensor([[2.0]]))
+    torch.testing.assert_close(grad_table, torch.tensor([[magnitude], [-magnitude]]))
 
 
 def test_small_losses_keep_their_relative_precision(impl):
@@ -171,12 +173,12 @@ def test_small_losses_keep_their_relative_precision(impl):
     table = torch.ones(1, 1)
     items = torch.zeros(1, 1, dtype=torch.int64)
     for logit in logits[::40]:
-        loss, (of_states, _) = run(
+        loss, (grad_states, _) = run(
             [logit[None], table], (items, torch.ones(1, 1), 0), DOT, impl=impl
         )
         wide = logit.double()
         assert float(loss) == pytest.approx(float(torch.logaddexp(wide, 0 * wide)), rel=5e-7)
-        assert float(of_states) == pytest.approx(float(torch.sigmoid(wide)), rel=5e-7)
+        assert float(grad_states) == pytest.approx(float(torch.sigmoid(wide)), rel=5e-7)
 
 
 def test_norms_below_eps_count_as_constant(impl):
@@ -206,12 +208,12 @@ def test_weights_of_zero_and_absent_items_are_alike(settings):
 def test_nothing_to_sum(impl, n_rows, n_candidates, sparse_grad):
     floats, (items, weights, _) = make_inputs(n_rows, n_candidates, 5, 7, 0)
     rest = torch.full_like(items, -1), weights, n_candidates
-    loss, (of_states, of_table) = run(floats, rest, COSINE, impl=impl, sparse_grad=sparse_grad)
+    loss, (grad_states, grad_table) = run(floats, rest, COSINE, impl=impl, sparse_grad=sparse_grad)
     assert float(loss) == 0
-    assert of_states.shape == floats[0].shape
-    assert not of_states.any()
-    assert of_table.shape == floats[1].shape
-    assert not of_table.to_dense().any()
+    assert grad_states.shape == floats[0].shape
+    assert not grad_states.any()
+    assert grad_table.shape == floats[1].shape
+    assert not grad_table.to_dense().any()
 
 
 @pytest.mark.parametrize("settings", [DOT, COSINE])
@@ -315,10 +317,10 @@ def test_custom_op_contracts():
     arguments = (*leaves, items, weights, n_positives, "cosine", 5.0, False)
     torch.library.opcheck(operations.weighted_bce.default, arguments)
     with torch.no_grad():
-        _, by_dot, by_item, by_state = operations.weighted_bce(*arguments)
-    given = (torch.tensor(0.5), *(tensor.detach() for tensor in floats), items, by_dot)
-    torch.library.opcheck(operations.states_gradient.default, (*given, by_state))
-    torch.library.opcheck(operations.table_gradient.default, (*given, by_item))
+        _, *gradients = operations.weighted_bce(*arguments)
+    given = (torch.tensor(0.5), *(tensor.detach() for tensor in floats), items, *gradients)
+    torch.library.opcheck(operations.states_gradient.default, given)
+    torch.library.opcheck(operations.table_gradient.default, given)
 
 
 def test_compiles_without_a_graph_break():
