@@ -1,9 +1,7 @@
 """What the kernels over candidate items share: products of states with rows of a table, and tiles.
 
 A tile holds some tokens, some candidates of each and some columns of their vectors, so that a state
-is read once for the candidates beside it. 2,048 elements are 16 registers for each of the 128
-threads of 4 warps: enough gathered rows in flight to hide the latency of memory, while a batch of a
-few thousand tokens still makes more programs than the chip has multiprocessors.
+is read once for the candidates beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 """What every loss of candidates' logits keeps; the test of one inherits it and adds its formula."""
+
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
