@@ -73,14 +73,20 @@ void random_words(std::uint64_t seed, std::uint32_t epoch, const Array<std::int6
   pdrec::random_words(args, out.shape(0), n_threads);
 }
 
+// Returns the number of rows.
+py::ssize_t require_scores(const Array<float>& scores, const Array<std::int64_t>& indptr,
+                           const Array<std::int32_t>& observed) {
+  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
+  require_csr(indptr, observed, scores.shape(0));
+  return scores.shape(0);
+}
+
 void select_unobserved(const Array<float>& scores, const Array<std::int64_t>& indptr,
                        const Array<std::int32_t>& observed, const Array<std::int64_t>& first_rank,
                        Array<std::int32_t> top_items, Array<float> threshold_score,
                        Array<std::int32_t> threshold_item, Array<std::int32_t> nan_column,
                        int n_threads) {
-  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
-  const py::ssize_t n_rows = scores.shape(0);
-  require_csr(indptr, observed, n_rows);
+  const py::ssize_t n_rows = require_scores(scores, indptr, observed);
   require(top_items.ndim() == 2 && top_items.shape(0) == n_rows, "top_items of shape [n_rows, m]");
   require_rows(first_rank, n_rows, "first_rank of shape [n_rows]");
   require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
@@ -106,9 +112,7 @@ void sample_pool(const Array<float>& scores, const Array<std::int64_t>& indptr,
                  const Array<std::int32_t>& threshold_item, bool replace, std::uint64_t seed,
                  std::uint32_t epoch, const Array<std::int64_t>& users, Array<std::int32_t> draws,
                  Array<std::int64_t> pool_size, int n_threads) {
-  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
-  const py::ssize_t n_rows = scores.shape(0);
-  require_csr(indptr, observed, n_rows);
+  const py::ssize_t n_rows = require_scores(scores, indptr, observed);
   require(draws.ndim() == 2 && draws.shape(0) == n_rows, "draws of shape [n_rows, n_draws]");
   require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
   require_rows(threshold_item, n_rows, "threshold_item of shape [n_rows]");

@@ -69,7 +69,7 @@ class Similarity(NamedTuple):
         return self.similarity == "cosine"
 
 
-class CandidateGradients(NamedTuple):
+class LogitGradients(NamedTuple):
     """Derivatives of a loss of candidates' logits, float32, from which those by states and table
     follow.
 
@@ -89,7 +89,7 @@ class CandidateGradients(NamedTuple):
     grad_state: torch.Tensor
 
     @classmethod
-    def empty(cls, items: torch.Tensor) -> CandidateGradients:
+    def empty(cls, items: torch.Tensor) -> LogitGradients:
         """Unwritten, for items [T, C] and on their device."""
         grad_dot = torch.empty(items.shape, dtype=torch.float32, device=items.device)
         grad_state = torch.empty(len(items), dtype=torch.float32, device=items.device)

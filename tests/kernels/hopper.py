@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from pdrec_fast.operands import (
-    CandidateGradients,
     Candidates,
     DrawKey,
+    LogitGradients,
     ObservedRows,
     PackedDropout,
     Similarity,
@@ -69,7 +69,7 @@ def sampled_softmax(dtype: torch.dtype, n: int) -> None:
 
 def candidate_gradients(dtype: torch.dtype, n: int) -> None:
     module, weights = kernels("candidates._gradients"), torch.ones(n, 100)
-    gradients = CandidateGradients(weights, weights, torch.ones(n))
+    gradients = LogitGradients(weights, weights, torch.ones(n))
     given = torch.ones(()), candidates(dtype, n), gradients
     for gradient in (module.states_gradient, module.table_gradient, module.table_gradient_rows):
         gradient(*given)

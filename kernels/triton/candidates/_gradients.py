@@ -1,4 +1,4 @@
-"""Gradients of a loss of candidates' logits, from its ``CandidateGradients``.
+"""Gradients of a loss of candidates' logits, from its ``LogitGradients``.
 
 The table's either adds each candidate's part atomically to zeros, or sorts the candidates by item
 and sums each run of equal items in one program.
@@ -18,8 +18,9 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     default_tile,
     tile_arguments,
     tile_of,
+    token_places,
 )
-from pdrec_fast.operands import CandidateGradients, Candidates
+from pdrec_fast.operands import Candidates, LogitGradients
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -49,9 +50,7 @@ def _states_gradient_kernel(
     states = tl.load(states_ptr + offsets, mask=out_mask & (own != 0), other=0.0).to(tl.float32)
     total = own * states
     for start in range(0, n_candidates, BLOCK_C):
-        candidates = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (candidates < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + candidates[None, :]
+        _, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)
         grad_dot = tl.load(grad_dot_ptr + at, mask=mask, other=0.0)
         wanted = (items >= 0) & (items < n_items) & (grad_dot != 0)
@@ -162,7 +161,7 @@ def _sum_runs_kernel(
 def states_gradient(
     grad_loss: torch.Tensor,
     candidates: Candidates,
-    gradients: CandidateGradients,
+    gradients: LogitGradients,
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """[T, d], of the dtype of the states."""
@@ -184,7 +183,7 @@ def states_gradient(
 def table_gradient(
     grad_loss: torch.Tensor,
     candidates: Candidates,
-    gradients: CandidateGradients,
+    gradients: LogitGradients,
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """[N, d], of the dtype of the table; each element's terms are added in float32, in any order
@@ -210,7 +209,7 @@ def table_gradient(
 
 
 def table_gradient_rows(
-    grad_loss: torch.Tensor, candidates: Candidates, gradients: CandidateGradients
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows of the table, int64 [T C], in order; what to add to each, [T C, d]).
 
@@ -226,7 +225,7 @@ def table_gradient_rows(
 def _sum_runs(
     grad_loss: torch.Tensor,
     candidates: Candidates,
-    gradients: CandidateGradients,
+    gradients: LogitGradients,
     out: torch.Tensor,
     *,
     compact: bool,
@@ -254,7 +253,7 @@ def _sum_runs(
 def _table_arguments(
     grad_loss: torch.Tensor,
     candidates: Candidates,
-    gradients: CandidateGradients,
+    gradients: LogitGradients,
     out: torch.Tensor,
 ) -> dict[str, Any]:
     """Those that both kernels of the table's gradient take by name."""

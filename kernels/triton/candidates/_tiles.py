@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pdrec_fast.operands import CandidateGradients, Candidates, Similarity
+from pdrec_fast.operands import Candidates, LogitGradients, Similarity
 
 NORM_EPS = tl.constexpr(1e-12)  # of torch.nn.functional.normalize
 
@@ -76,12 +76,12 @@ def launch_loss(
     tile: Tile | None,
     **own: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, its ``CandidateGradients``), float32, by a kernel that writes a loss for each token.
+    """(loss, its ``LogitGradients``), float32, by a kernel that writes a loss for each token.
 
     ``own``: arguments of this kernel alone.
     """
     tile = tile or tile_of(candidates)
-    gradients = CandidateGradients.empty(candidates.items)
+    gradients = LogitGradients.empty(candidates.items)
     losses = torch.empty_like(gradients.grad_state)
     with torch.cuda.device_of(candidates.states):
         kernel[(triton.cdiv(len(losses), tile.tokens),)](
@@ -96,6 +96,14 @@ def launch_loss(
             **own,
         )
     return losses.sum(), *gradients
+
+
+@triton.jit
+def token_places(start, tokens, token_mask, n_candidates, BLOCK_C: tl.constexpr):
+    """(candidates' columns [c] from ``start`` on, which places [t, c] exist, their offsets)."""
+    columns = start + tl.arange(0, BLOCK_C)
+    mask = token_mask[:, None] & (columns < n_candidates)[None, :]
+    return columns, mask, tokens[:, None] * n_candidates + columns[None, :]
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     products,
     tile_arguments,
     tile_of,
+    token_places,
 )
 from pdrec_fast.operands import Candidates, Similarity
 
@@ -37,10 +38,9 @@ def _logits_kernel(
     blocks_per_token = tl.cdiv(n_candidates, BLOCK_C)
     block = tl.program_id(0)
     tokens = (block // blocks_per_token).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    columns = (block % blocks_per_token) * BLOCK_C + tl.arange(0, BLOCK_C)
+    start = (block % blocks_per_token) * BLOCK_C
     token_mask = tokens < n_tokens
-    mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-    at = tokens[:, None] * n_candidates + columns[None, :]
+    _, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
     items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)
     in_table = (items >= 0) & (items < n_items)
     dots, state_squares, item_squares = products(

@@ -17,12 +17,13 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     own_multiple,
     products,
     softplus,
+    token_places,
 )
 from pdrec_fast.operands import Candidates, Similarity
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
-def _losses_kernel(
+def _softmax_kernel(
     states_ptr,
     table_ptr,
     items_ptr,
@@ -53,9 +54,7 @@ def _losses_kernel(
     sums = tl.zeros([BLOCK_T], tl.float32)
     state_squares = tl.zeros([BLOCK_T], tl.float32)
     for start in range(0, n_candidates, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + columns[None, :]
+        columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask & counts[:, None], other=-1).to(tl.int64)
         in_table = (items >= 0) & (items < n_items)
         dots, state_squares, item_squares = products(
@@ -88,9 +87,7 @@ def _losses_kernel(
     slopes_times_logits = tl.zeros([BLOCK_T], tl.float32)
     tl.debug_barrier()  # what a thread reads back another one may have written
     for start in range(0, n_candidates, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + columns[None, :]
+        columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         logits = tl.load(logits_ptr + at, mask=mask, other=float("-inf"))
         item_squares = tl.load(squares_ptr + at, mask=mask, other=0.0)
         is_positive = (columns == 0)[None, :]
@@ -112,10 +109,10 @@ def sampled_softmax(
     similarity: Similarity,
     tile: Tile | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """(loss, its ``CandidateGradients``), float32.
+    """(loss, its ``LogitGradients``), float32.
 
     An item outside the table is not read and makes the loss NaN, where its token counts.
     """
     logits = torch.empty(candidates.items.shape, dtype=torch.float32, device=weights.device)
     scratch = {"logits_ptr": logits, "squares_ptr": torch.empty_like(logits)}
-    return launch_loss(_losses_kernel, candidates, weights, similarity, tile, **scratch)
+    return launch_loss(_softmax_kernel, candidates, weights, similarity, tile, **scratch)

@@ -16,12 +16,13 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     own_multiple,
     products,
     softplus,
+    token_places,
 )
 from pdrec_fast.operands import Candidates, Similarity
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
-def _losses_kernel(
+def _bce_kernel(
     states_ptr,
     table_ptr,
     items_ptr,
@@ -47,9 +48,7 @@ def _losses_kernel(
     slopes_times_logits = tl.zeros([BLOCK_T], tl.float32)
     state_squares = tl.zeros([BLOCK_T], tl.float32)
     for start in range(0, n_candidates, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + columns[None, :]
+        columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)
         present = items != -1
         in_table = (items >= 0) & (items < n_items)
@@ -82,9 +81,9 @@ def weighted_bce(
     similarity: Similarity,
     tile: Tile | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """(loss, its ``CandidateGradients``), float32.
+    """(loss, its ``LogitGradients``), float32.
 
     An item outside the table is not read and makes the loss NaN.
     """
     given = candidates, weights, similarity, tile
-    return launch_loss(_losses_kernel, *given, n_positives=n_positives)
+    return launch_loss(_bce_kernel, *given, n_positives=n_positives)

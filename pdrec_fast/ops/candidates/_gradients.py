@@ -1,6 +1,6 @@
 """Gradients of a loss of candidates' logits, without storing the candidates' embeddings.
 
-The gradients of states and table follow from ``operands.CandidateGradients``, which a loss gives
+The gradients of states and table follow from ``operands.LogitGradients``, which a loss gives
 beside its value.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.build_info import extension
-from pdrec_fast.operands import CandidateGradients, Candidates
+from pdrec_fast.operands import Candidates, LogitGradients
 from pdrec_fast.ops.candidates._checks import cpp_arguments, float_array, thread_count
 from pdrec_fast.ops.declaration import operation
 
@@ -25,10 +25,7 @@ def _triton() -> Any:
 
 @operation(fake=lambda a: a.candidates.states.new_empty(a.candidates.states.shape))
 def _states_gradient(
-    grad_loss: torch.Tensor,
-    candidates: Candidates,
-    gradients: CandidateGradients,
-    impl: str = "cpp",
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients, impl: str = "cpp"
 ) -> torch.Tensor:
     """[T, d]."""
     if impl == "triton":
@@ -47,10 +44,7 @@ def _states_gradient(
 
 @operation(fake=lambda a: a.candidates.table.new_empty(a.candidates.table.shape))
 def _table_gradient(
-    grad_loss: torch.Tensor,
-    candidates: Candidates,
-    gradients: CandidateGradients,
-    impl: str = "cpp",
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients, impl: str = "cpp"
 ) -> torch.Tensor:
     """[N, d]."""
     if impl == "triton":
@@ -69,14 +63,14 @@ def _like_rows(a: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 @operation(fake=_like_rows)
 def _table_gradient_rows(
-    grad_loss: torch.Tensor, candidates: Candidates, gradients: CandidateGradients
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows of the table, int64 [T C], with repetitions; what to add to each, [T C, d])."""
     return _triton().table_gradient_rows(grad_loss, candidates, gradients)
 
 
 def _cpp_table_gradient(
-    grad_loss: torch.Tensor, candidates: Candidates, gradients: CandidateGradients, *, sparse: bool
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients, *, sparse: bool
 ) -> torch.Tensor:
     states, table, indices = cpp_arguments(candidates)
     groups = extension.group_by_item(indices)
@@ -110,7 +104,7 @@ def backward(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The gradients of states and table, of a loss that saved its candidates, ``sparse_grad``,
     ``impl`` and, as outputs, its derivatives."""
-    given = grad_loss, saved.candidates, CandidateGradients(*saved.outputs)
+    given = grad_loss, saved.candidates, LogitGradients(*saved.outputs)
     grad_states = grad_table = None
     if "states" in saved.needs:
         grad_states = _states_gradient(*given, saved.impl)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pdrec_fast.operands import CandidateGradients, Candidates, Similarity
+from pdrec_fast.operands import Candidates, LogitGradients, Similarity
 from pdrec_fast.ops.candidates._checks import (
     cpp_arguments,
     float_array,
@@ -20,7 +20,7 @@ from pdrec_fast.ops.declaration import Operation, operation
 from pdrec_fast.ops.dispatch import choose
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""The loss, and the fields of ``CandidateGradients``."""
+"""The loss, and the fields of ``LogitGradients``."""
 
 
 def loss(function: Callable[..., Outputs]) -> Operation:
@@ -66,7 +66,7 @@ def compute_cpp(
     *settings: Any,
 ) -> Outputs:
     """Outputs of a loss of the extension; ``settings`` are those that it does not share."""
-    gradients = CandidateGradients.empty(candidates.items)
+    gradients = LogitGradients.empty(candidates.items)
     value = kernel(
         *cpp_arguments(candidates),
         float_array(weights),
