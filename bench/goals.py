@@ -34,7 +34,7 @@ class Goal:
 GOALS = (
     Goal("speed-up over eager", 2.0),
     Goal("speed-up over torch.compile", 1.0),
-    Goal("share of floor", 0.6, "projected_selection", {"precision": "bf16"}),
+    Goal("share of floor", 0.6, "select_projected", {"precision": "bf16"}),
     Goal("share of floor", 0.6, "weighted_bce"),
     Goal("share of floor", 0.6, "packed_attention"),
     Goal("seconds", 0.060, "diffusion_epoch_fp32"),

@@ -9,6 +9,9 @@ from typing import Any
 
 from bench.runner import FORMAT
 
+# What older results call an operation.
+_RENAMED = {"selection": "select_unobserved", "projected_selection": "select_projected"}
+
 
 def write(document: Mapping[str, Any], path: Path) -> None:
     """Write the document as JSON, making its folder."""
@@ -32,6 +35,8 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"{path}: not results of format {FORMAT}; run the benchmarks again")
+    for row in document["rows"]:
+        row["op"] = _RENAMED.get(row["op"], row["op"])
     return document
 
 

@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "dispatch.hpp"
-#include "candidates/item_groups.hpp"
+#include "candidates/_item_groups.hpp"
 
 namespace py = pybind11;
 
@@ -73,14 +73,20 @@ void random_words(std::uint64_t seed, std::uint32_t epoch, const Array<std::int6
   pdrec::random_words(args, out.shape(0), n_threads);
 }
 
+// Returns the number of rows.
+py::ssize_t require_scores(const Array<float>& scores, const Array<std::int64_t>& indptr,
+                           const Array<std::int32_t>& observed) {
+  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
+  require_csr(indptr, observed, scores.shape(0));
+  return scores.shape(0);
+}
+
 void select_unobserved(const Array<float>& scores, const Array<std::int64_t>& indptr,
                        const Array<std::int32_t>& observed, const Array<std::int64_t>& first_rank,
                        Array<std::int32_t> top_items, Array<float> threshold_score,
                        Array<std::int32_t> threshold_item, Array<std::int32_t> nan_column,
                        int n_threads) {
-  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
-  const py::ssize_t n_rows = scores.shape(0);
-  require_csr(indptr, observed, n_rows);
+  const py::ssize_t n_rows = require_scores(scores, indptr, observed);
   require(top_items.ndim() == 2 && top_items.shape(0) == n_rows, "top_items of shape [n_rows, m]");
   require_rows(first_rank, n_rows, "first_rank of shape [n_rows]");
   require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
@@ -106,9 +112,7 @@ void sample_pool(const Array<float>& scores, const Array<std::int64_t>& indptr,
                  const Array<std::int32_t>& threshold_item, bool replace, std::uint64_t seed,
                  std::uint32_t epoch, const Array<std::int64_t>& users, Array<std::int32_t> draws,
                  Array<std::int64_t> pool_size, int n_threads) {
-  require(scores.ndim() == 2, "scores of shape [n_rows, n_items]");
-  const py::ssize_t n_rows = scores.shape(0);
-  require_csr(indptr, observed, n_rows);
+  const py::ssize_t n_rows = require_scores(scores, indptr, observed);
   require(draws.ndim() == 2 && draws.shape(0) == n_rows, "draws of shape [n_rows, n_draws]");
   require_rows(threshold_score, n_rows, "threshold_score of shape [n_rows]");
   require_rows(threshold_item, n_rows, "threshold_item of shape [n_rows]");
@@ -276,54 +280,55 @@ void item_logits(const Array<float>& states, const Array<float>& table,
   pdrec::item_logits(args, n_threads);
 }
 
+pdrec::CandidateLoss candidate_loss(const Array<float>& states, const Array<float>& table,
+                                    const Array<std::int32_t>& items, const Array<float>& weights,
+                                    bool cosine, float temperature, Array<float>& grad_dot,
+                                    Array<float>& grad_item, Array<float>& grad_state) {
+  require_like(grad_dot, items, "grad_dot of the shape of items");
+  require_like(grad_item, items, "grad_item of the shape of items");
+  require_rows(grad_state, states.shape(0), "grad_state of shape [n_rows]");
+  return {candidates(states, table, items),
+          {cosine, temperature},
+          weights.data(),
+          nullptr,
+          grad_dot.mutable_data(),
+          grad_item.mutable_data(),
+          grad_state.mutable_data()};
+}
+
 double weighted_bce(const Array<float>& states, const Array<float>& table,
                     const Array<std::int32_t>& items, const Array<float>& weights,
-                    std::int64_t n_positives, bool cosine, float temperature, Array<float> by_dot,
-                    Array<float> by_item, Array<float> by_state, int n_threads) {
+                    std::int64_t n_positives, bool cosine, float temperature,
+                    Array<float> grad_dot, Array<float> grad_item, Array<float> grad_state,
+                    int n_threads) {
+  const pdrec::WeightedBceArgs args{candidate_loss(states, table, items, weights, cosine,
+                                                   temperature, grad_dot, grad_item, grad_state),
+                                    n_positives};
   require_like(weights, items, "weights of the shape of items");
-  require_like(by_dot, items, "by_dot of the shape of items");
-  require_like(by_item, items, "by_item of the shape of items");
-  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
-  const pdrec::WeightedBceArgs args{candidates(states, table, items),
-                                    {cosine, temperature},
-                                    weights.data(),
-                                    n_positives,
-                                    nullptr,
-                                    by_dot.mutable_data(),
-                                    by_item.mutable_data(),
-                                    by_state.mutable_data()};
   const py::gil_scoped_release release;
   return pdrec::weighted_bce(args, n_threads);
 }
 
 double sampled_softmax(const Array<float>& states, const Array<float>& table,
                        const Array<std::int32_t>& items, const Array<float>& weights, bool cosine,
-                       float temperature, Array<float> by_dot, Array<float> by_item,
-                       Array<float> by_state, int n_threads) {
-  require(items.ndim() == 2 && items.shape(1) > 0, "items with a column of positives");
+                       float temperature, Array<float> grad_dot, Array<float> grad_item,
+                       Array<float> grad_state, int n_threads) {
+  const pdrec::CandidateLoss args = candidate_loss(states, table, items, weights, cosine,
+                                                   temperature, grad_dot, grad_item, grad_state);
+  require(items.shape(1) > 0, "items with a column of positives");
   require_rows(weights, states.shape(0), "weights of shape [n_rows]");
-  require_like(by_dot, items, "by_dot of the shape of items");
-  require_like(by_item, items, "by_item of the shape of items");
-  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
-  const pdrec::SampledSoftmaxArgs args{candidates(states, table, items),
-                                       {cosine, temperature},
-                                       weights.data(),
-                                       nullptr,
-                                       by_dot.mutable_data(),
-                                       by_item.mutable_data(),
-                                       by_state.mutable_data()};
   const py::gil_scoped_release release;
   return pdrec::sampled_softmax(args, n_threads);
 }
 
 void states_gradient(const Array<float>& states, const Array<float>& table,
-                     const Array<std::int32_t>& items, float upstream, const Array<float>& by_dot,
-                     const Array<float>& by_state, Array<float> out, int n_threads) {
-  require_like(by_dot, items, "by_dot of the shape of items");
-  require_rows(by_state, states.shape(0), "by_state of shape [n_rows]");
+                     const Array<std::int32_t>& items, float grad_loss, const Array<float>& grad_dot,
+                     const Array<float>& grad_state, Array<float> out, int n_threads) {
+  require_like(grad_dot, items, "grad_dot of the shape of items");
+  require_rows(grad_state, states.shape(0), "grad_state of shape [n_rows]");
   require_matrix(out, states.shape(0), states.shape(1), "out of the shape of states");
-  const pdrec::StatesGradientArgs args{candidates(states, table, items), upstream, by_dot.data(),
-                                       by_state.data(), out.mutable_data()};
+  const pdrec::StatesGradientArgs args{candidates(states, table, items), grad_loss, grad_dot.data(),
+                                       grad_state.data(), out.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::states_gradient(args, n_threads);
 }
@@ -342,14 +347,14 @@ py::tuple group_by_item(const Array<std::int32_t>& items) {
 void table_gradient(const Array<float>& states, const Array<float>& table,
                     const Array<std::int32_t>& items, const Array<std::int32_t>& group_items,
                     const Array<std::int64_t>& group_starts, const Array<std::int32_t>& order,
-                    float upstream, const Array<float>& by_dot, const Array<float>& by_item,
+                    float grad_loss, const Array<float>& grad_dot, const Array<float>& grad_item,
                     bool compact, Array<float> out, int n_threads) {
   const py::ssize_t n_groups = group_items.size();
   require_rows(group_items, n_groups, "group_items of shape [n_groups]");
   require_rows(group_starts, n_groups + 1, "group_starts of shape [n_groups + 1]");
   require_rows(order, group_starts.at(n_groups), "order of shape [group_starts[-1]]");
-  require_like(by_dot, items, "by_dot of the shape of items");
-  require_like(by_item, items, "by_item of the shape of items");
+  require_like(grad_dot, items, "grad_dot of the shape of items");
+  require_like(grad_item, items, "grad_item of the shape of items");
   require_matrix(out, compact ? n_groups : table.shape(0), table.shape(1),
                  "out of shape [n_items or n_groups, width]");
   const pdrec::TableGradientArgs args{candidates(states, table, items),
@@ -357,9 +362,9 @@ void table_gradient(const Array<float>& states, const Array<float>& table,
                                       group_items.data(),
                                       group_starts.data(),
                                       order.data(),
-                                      upstream,
-                                      by_dot.data(),
-                                      by_item.data(),
+                                      grad_loss,
+                                      grad_dot.data(),
+                                      grad_item.data(),
                                       compact,
                                       out.mutable_data()};
   const py::gil_scoped_release release;
@@ -409,20 +414,20 @@ PYBIND11_MODULE(_C, m) {
         arg("logits").noconvert(), arg("n_threads"));
   m.def("weighted_bce", &weighted_bce, arg("states").noconvert(), arg("table").noconvert(),
         arg("items").noconvert(), arg("weights").noconvert(), arg("n_positives"), arg("cosine"),
-        arg("temperature"), arg("by_dot").noconvert(), arg("by_item").noconvert(),
-        arg("by_state").noconvert(), arg("n_threads"));
+        arg("temperature"), arg("grad_dot").noconvert(), arg("grad_item").noconvert(),
+        arg("grad_state").noconvert(), arg("n_threads"));
   m.def("sampled_softmax", &sampled_softmax, arg("states").noconvert(), arg("table").noconvert(),
         arg("items").noconvert(), arg("weights").noconvert(), arg("cosine"), arg("temperature"),
-        arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("by_state").noconvert(),
+        arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("grad_state").noconvert(),
         arg("n_threads"));
   m.def("states_gradient", &states_gradient, arg("states").noconvert(),
-        arg("table").noconvert(), arg("items").noconvert(), arg("upstream"),
-        arg("by_dot").noconvert(), arg("by_state").noconvert(), arg("out").noconvert(),
+        arg("table").noconvert(), arg("items").noconvert(), arg("grad_loss"),
+        arg("grad_dot").noconvert(), arg("grad_state").noconvert(), arg("out").noconvert(),
         arg("n_threads"));
   m.def("group_by_item", &group_by_item, arg("items").noconvert());
   m.def("table_gradient", &table_gradient, arg("states").noconvert(),
         arg("table").noconvert(), arg("items").noconvert(), arg("group_items").noconvert(),
-        arg("group_starts").noconvert(), arg("order").noconvert(), arg("upstream"),
-        arg("by_dot").noconvert(), arg("by_item").noconvert(), arg("compact"),
+        arg("group_starts").noconvert(), arg("order").noconvert(), arg("grad_loss"),
+        arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("compact"),
         arg("out").noconvert(), arg("n_threads"));
 }

@@ -221,7 +221,7 @@ double weighted_bce(WeightedBceArgs args, int n_threads) {
   return sum_of_losses(args, n_threads, current().load()->weighted_bce);
 }
 
-double sampled_softmax(SampledSoftmaxArgs args, int n_threads) {
+double sampled_softmax(CandidateLoss args, int n_threads) {
   return sum_of_losses(args, n_threads, current().load()->sampled_softmax);
 }
 

@@ -24,7 +24,7 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, int n_threads);
 void item_logits(const ItemLogitsArgs& args, int n_threads);
 double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
-double sampled_softmax(SampledSoftmaxArgs args, int n_threads);  // likewise
+double sampled_softmax(CandidateLoss args, int n_threads);  // likewise
 void states_gradient(const StatesGradientArgs& args, int n_threads);
 void table_gradient(const TableGradientArgs& args, int n_threads);
 

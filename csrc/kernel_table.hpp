@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "candidates/gradients.hpp"
+#include "candidates/_gradients.hpp"
 #include "counter_rng.hpp"
 #include "candidates/item_logits.hpp"
 #include "denoising/noisy_input.hpp"
@@ -38,7 +38,7 @@ struct KernelTable {
                                     const PackedAttentionScratch&);
   void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
   void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
-  void (*sampled_softmax)(const SampledSoftmaxArgs&, std::int64_t begin, std::int64_t end);
+  void (*sampled_softmax)(const CandidateLoss&, std::int64_t begin, std::int64_t end);
   void (*states_gradient)(const StatesGradientArgs&, std::int64_t begin, std::int64_t end);
   void (*table_gradient)(const TableGradientArgs&, std::int64_t begin, std::int64_t end);
 };

@@ -37,3 +37,102 @@ class PackedDropout(NamedTuple):
     def keep_scale(self) -> float:
         """What kept elements are multiplied by."""
         return 1 / (1 - self.p)
+
+
+class Candidates(NamedTuple):
+    """States and the items that a loss or a logit holds against each.
+
+    Attributes:
+        states: [T, d].
+        table: [N, d], the items' vectors.
+        items: int64 or int32 [T, C], rows of the table; -1 marks an absent candidate.
+    """
+
+    states: torch.Tensor
+    table: torch.Tensor
+    items: torch.Tensor
+
+
+class Similarity(NamedTuple):
+    """How state and item make a logit.
+
+    Attributes:
+        similarity: ``"dot"`` or ``"cosine"``.
+        temperature: what cosines are multiplied by; the dot product does not use it.
+    """
+
+    similarity: str
+    temperature: float
+
+    @property
+    def cosine(self) -> bool:
+        return self.similarity == "cosine"
+
+
+class LogitGradients(NamedTuple):
+    """Derivatives of a loss of candidates' logits, float32, from which those by states and table
+    follow.
+
+    A logit depends on ``state . item`` and, for cosines, on the two norms::
+
+        grad_states_t = sum_c grad_dot_tc item_c + grad_state_t state_t
+        grad_table_j = sum_{tc: items_tc = j} (grad_dot_tc state_t + grad_item_tc item_j)
+
+    Attributes:
+        grad_dot: [T, C], by the products of state and item.
+        grad_item: [T, C], the multiple of its own vector in an item's gradient.
+        grad_state: [T], the same of a state.
+    """
+
+    grad_dot: torch.Tensor
+    grad_item: torch.Tensor
+    grad_state: torch.Tensor
+
+    @classmethod
+    def empty(cls, items: torch.Tensor) -> LogitGradients:
+        """Unwritten, for items [T, C] and on their device."""
+        grad_dot = torch.empty(items.shape, dtype=torch.float32, device=items.device)
+        grad_state = torch.empty(len(items), dtype=torch.float32, device=items.device)
+        return cls(grad_dot, torch.empty_like(grad_dot), grad_state)
+
+
+class Projection(NamedTuple):
+    """The scores ``vectors @ table.T + bias``, [B, N], not yet computed.
+
+    Attributes:
+        vectors: [B, H].
+        table: [N, H].
+        bias: [N].
+    """
+
+    vectors: torch.Tensor
+    table: torch.Tensor
+    bias: torch.Tensor
+
+
+class ObservedRows(NamedTuple):
+    """What each of B rows has observed, and where its pool of negatives begins.
+
+    Attributes:
+        indptr: int64 [B + 1]; row b has observed ``items[indptr[b]:indptr[b + 1]]``.
+        items: int32 [nnz], ascending within a row.
+        first_rank: int64 [B], among the unobserved items, from 0.
+    """
+
+    indptr: torch.Tensor
+    items: torch.Tensor
+    first_rank: torch.Tensor
+
+
+class DrawKey(NamedTuple):
+    """Whose random words the draws of each of B rows take.
+
+    Attributes:
+        seed: 64 bits, in two's complement where a custom op takes it.
+        epoch: in 0 .. 2**32 - 1.
+        users: int64 [B], in 0 .. 2**32 - 1.
+    """
+
+    seed: int
+    epoch: int
+    users: torch.Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,11 @@ class Ragged:
         indptr: int64 [n_rows + 1], from 0, never decreasing, up to n_entries.
     """
 
-    values: npt.NDArray[np.generic]
+    values: npt.NDArray[Any]
     indptr: npt.NDArray[np.int64]
 
     @classmethod
-    def from_lengths(
-        cls, values: npt.NDArray[np.generic], lengths: npt.NDArray[np.int64]
-    ) -> Ragged:
+    def from_lengths(cls, values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> Ragged:
         """Rows of ``lengths`` [n_rows], one after another in ``values``."""
         return cls(values, indptr_of(lengths))
 

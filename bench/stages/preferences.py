@@ -14,6 +14,7 @@ from bench.dense import untrained
 from bench.registry import Case, Floor, Growth, Implementation, operation
 from bench.target import COMPILED, compiled, target
 from pdrec_fast.diffusion.reverse import dense_reverse
+from pdrec_fast.ragged import Ragged
 from pdrec_fast.reference.selection.select_unobserved import observed_mask
 
 TOP, DRAWS, OMEGA, STEPS = 50, 1_024, 0.5, 10
@@ -102,7 +103,7 @@ def _by_sorting(
     indptr, seen = train.unique_items()
     counts = np.diff(indptr)[block]
     rows = indptr[block[0]] + np.arange(counts.sum())
-    mask = observed_mask(np.concatenate([[0], np.cumsum(counts)]), seen[rows], items).to(device)
+    mask = observed_mask(Ragged.from_lengths(seen[rows], counts), items).to(device)
     order = scores.masked_fill(mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
     first = torch.from_numpy((OMEGA * (items - counts)).astype(np.int64)).to(device)
     span = torch.from_numpy(items - counts).to(device) - first

@@ -33,11 +33,9 @@ void logits_of_rows(const ItemLogitsArgs& args, std::int64_t begin, std::int64_t
 }  // namespace
 
 void item_logits(const ItemLogitsArgs& args, std::int64_t begin, std::int64_t end) {
-  if (args.similarity.cosine) {
-    logits_of_rows<true>(args, begin, end);
-  } else {
-    logits_of_rows<false>(args, begin, end);
-  }
+  for_similarity(args.similarity, [&](auto cosine) {
+    logits_of_rows<decltype(cosine)::value>(args, begin, end);
+  });
 }
 
 }  // namespace pdrec::PDREC_ISA

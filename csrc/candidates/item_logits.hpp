@@ -1,7 +1,7 @@
 // Logits of candidate items: dot products or cosines of states with gathered item rows.
 #pragma once
 
-#include "candidates/vectors.hpp"
+#include "candidates/_vectors.hpp"
 
 namespace pdrec {
 

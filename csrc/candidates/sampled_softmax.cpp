@@ -1,17 +1,17 @@
 #include "candidates/sampled_softmax.hpp"
 
-#include "candidates/softplus.hpp"
+#include "candidates/_softplus.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
 
-// A state's candidates. Until its derivatives are known, by_dot holds the logits (-inf where a
-// candidate is absent) and by_item the squares of the items' norms.
+// A state's candidates. Until its derivatives are known, grad_dot holds the logits (-inf where a
+// candidate is absent) and grad_item the squares of the items' norms.
 struct Row {
   const std::int32_t* items;
   std::int64_t n_candidates;
-  float* by_dot;
-  float* by_item;
+  float* grad_dot;
+  float* grad_item;
   float state_square;
 };
 
@@ -28,11 +28,11 @@ bool has_negatives(const Row& row) {
 }
 
 void clear(const Row& row) {
-  for (std::int64_t c = 0; c < row.n_candidates; ++c) row.by_dot[c] = row.by_item[c] = 0.0f;
+  for (std::int64_t c = 0; c < row.n_candidates; ++c) row.grad_dot[c] = row.grad_item[c] = 0.0f;
 }
 
 template <bool kCosine>
-void find_logits(const SampledSoftmaxArgs& args, std::int64_t first, Row& row) {
+void find_logits(const CandidateLoss& args, std::int64_t first, Row& row) {
   const auto present = [&](std::int64_t at) { return args.candidates.items[at] >= 0; };
   Products products;
   for (std::int64_t start = 0; start < row.n_candidates; start += kBlock) {
@@ -41,9 +41,9 @@ void find_logits(const SampledSoftmaxArgs& args, std::int64_t first, Row& row) {
     for (int k = 0; k < n; ++k) {
       const float scale = logit_scale<kCosine>(
           args.similarity.temperature, products.state_squares[k], products.item_squares[k]);
-      row.by_dot[start + k] =
+      row.grad_dot[start + k] =
           select(row.items[start + k] >= 0, products.dots[k] * scale, -INFINITY);
-      row.by_item[start + k] = products.item_squares[k];
+      row.grad_item[start + k] = products.item_squares[k];
     }
     row.state_square = products.state_squares[0];
   }
@@ -52,18 +52,18 @@ void find_logits(const SampledSoftmaxArgs& args, std::int64_t first, Row& row) {
 float largest_negative(const Row& row) {
   float largest = -INFINITY;
   for (std::int64_t c = 1; c < row.n_candidates; ++c) {
-    largest = select(row.by_dot[c] > largest, row.by_dot[c], largest);
+    largest = select(row.grad_dot[c] > largest, row.grad_dot[c], largest);
   }
   return largest;
 }
 
 // sum_{c > 0} exp(logit_c - largest)
-double sum_of_negatives(const Row& row, float largest) {
+double sum_grad_negatives(const Row& row, float largest) {
   double sum = 0.0;
   float decays[kBlock];
   for (std::int64_t start = 0; start < row.n_candidates; start += kBlock) {
     const int n = block_size(row, start);
-    for (int k = 0; k < n; ++k) decays[k] = exp_of_minus(largest - row.by_dot[start + k]);
+    for (int k = 0; k < n; ++k) decays[k] = exp_of_minus(largest - row.grad_dot[start + k]);
     for (int k = start == 0; k < n; ++k) sum += decays[k];
   }
   return sum;
@@ -80,14 +80,14 @@ float find_derivatives(const Row& row, float temperature, float slope, float lar
   for (std::int64_t start = 0; start < row.n_candidates; start += kBlock) {
     const int n = block_size(row, start);
     for (int k = 0; k < n; ++k) {
-      const float logit = row.by_dot[start + k];
-      const float square = row.by_item[start + k];
-      const float of_negative = share * exp_of_minus(largest - logit);
-      const float by_logit = select(start + k == 0, -slope, of_negative);
-      products[k] = select(row.items[start + k] >= 0, by_logit * logit, 0.0f);
-      row.by_dot[start + k] =
-          by_logit * logit_scale<kCosine>(temperature, row.state_square, square);
-      row.by_item[start + k] = own_multiple<kCosine>(products[k], square);
+      const float logit = row.grad_dot[start + k];
+      const float square = row.grad_item[start + k];
+      const float grad_negative = share * exp_of_minus(largest - logit);
+      const float grad_logit = select(start + k == 0, -slope, grad_negative);
+      products[k] = select(row.items[start + k] >= 0, grad_logit * logit, 0.0f);
+      row.grad_dot[start + k] =
+          grad_logit * logit_scale<kCosine>(temperature, row.state_square, square);
+      row.grad_item[start + k] = own_multiple<kCosine>(products[k], square);
     }
     for (int k = 0; k < n; ++k) slopes_times_logits += products[k];
   }
@@ -95,13 +95,13 @@ float find_derivatives(const Row& row, float temperature, float slope, float lar
 }
 
 template <bool kCosine>
-void losses_of_rows(const SampledSoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
+void losses_of_rows(const CandidateLoss& args, std::int64_t begin, std::int64_t end) {
   const Candidates& all = args.candidates;
   for (std::int64_t t = begin; t < end; ++t) {
     const std::int64_t first = t * all.n_candidates;
     const float weight = args.weights[t];
-    Row row{all.items + first, all.n_candidates, args.by_dot + first, args.by_item + first, 0.0f};
-    args.losses[t] = args.by_state[t] = 0.0f;
+    Row row{all.items + first, all.n_candidates, args.grad_dot + first, args.grad_item + first, 0.0f};
+    args.losses[t] = args.grad_state[t] = 0.0f;
     if (row.items[0] < 0 || weight == 0.0f || !has_negatives(row)) {
       clear(row);
       continue;
@@ -110,24 +110,22 @@ void losses_of_rows(const SampledSoftmaxArgs& args, std::int64_t begin, std::int
     // -log softmax of the positive is the softplus of how far the negatives together exceed it:
     // so a small loss keeps its digits.
     const float largest = largest_negative(row);
-    const double sum = sum_of_negatives(row, largest);
-    const float excess = (largest - row.by_dot[0]) + static_cast<float>(std::log(sum));
+    const double sum = sum_grad_negatives(row, largest);
+    const float excess = (largest - row.grad_dot[0]) + static_cast<float>(std::log(sum));
     float loss, slope;
     softplus(excess, loss, slope);
     args.losses[t] = weight * loss;
-    args.by_state[t] = find_derivatives<kCosine>(row, args.similarity.temperature, weight * slope,
+    args.grad_state[t] = find_derivatives<kCosine>(row, args.similarity.temperature, weight * slope,
                                                  largest, sum);
   }
 }
 
 }  // namespace
 
-void sampled_softmax(const SampledSoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
-  if (args.similarity.cosine) {
-    losses_of_rows<true>(args, begin, end);
-  } else {
-    losses_of_rows<false>(args, begin, end);
-  }
+void sampled_softmax(const CandidateLoss& args, std::int64_t begin, std::int64_t end) {
+  for_similarity(args.similarity, [&](auto cosine) {
+    losses_of_rows<decltype(cosine)::value>(args, begin, end);
+  });
 }
 
 }  // namespace pdrec::PDREC_ISA

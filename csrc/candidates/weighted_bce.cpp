@@ -1,6 +1,6 @@
 #include "candidates/weighted_bce.hpp"
 
-#include "candidates/softplus.hpp"
+#include "candidates/_softplus.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -25,8 +25,8 @@ void block_losses(const WeightedBceArgs& args, std::int64_t start, int n, const 
   const std::int32_t* items = all.items + start;
   const float* weights = args.weights + start;
   const float temperature = args.similarity.temperature;
-  float* by_dot = args.by_dot + start;
-  float* by_item = args.by_item + start;
+  float* grad_dot = args.grad_dot + start;
+  float* grad_item = args.grad_item + start;
   for (int k = 0; k < n; ++k) {
     const float weight = select(items[k] >= 0, weights[k], 0.0f);
     const float scale = logit_scale<kCosine>(temperature, products.state_squares[k],
@@ -34,12 +34,12 @@ void block_losses(const WeightedBceArgs& args, std::int64_t start, int n, const 
     const float logit = products.dots[k] * scale;
     float loss, slope;
     softplus(signs[k] * logit, loss, slope);
-    const float by_logit = signs[k] * (weight * slope);
-    const float product = by_logit * logit;
+    const float grad_logit = signs[k] * (weight * slope);
+    const float product = grad_logit * logit;
     out.losses[k] = weight * loss;
     out.slopes_times_logits[k] = product;
-    by_dot[k] = by_logit * scale;
-    by_item[k] = own_multiple<kCosine>(product, products.item_squares[k]);
+    grad_dot[k] = grad_logit * scale;
+    grad_item[k] = own_multiple<kCosine>(product, products.item_squares[k]);
   }
 }
 
@@ -49,7 +49,7 @@ void losses_of_rows(const WeightedBceArgs& args, std::int64_t begin, std::int64_
   const auto wanted = [&](std::int64_t at) {
     return all.items[at] >= 0 && args.weights[at] != 0.0f;
   };
-  for (std::int64_t row = begin; row < end; ++row) args.losses[row] = args.by_state[row] = 0.0f;
+  for (std::int64_t row = begin; row < end; ++row) args.losses[row] = args.grad_state[row] = 0.0f;
   const std::int64_t stop = end * all.n_candidates;
   std::int64_t row = begin, column = 0;
   double slope_times_logit = 0.0;
@@ -63,7 +63,7 @@ void losses_of_rows(const WeightedBceArgs& args, std::int64_t begin, std::int64_
       args.losses[row] += losses.losses[k];
       slope_times_logit += losses.slopes_times_logits[k];
       if (++column < all.n_candidates) continue;
-      args.by_state[row++] = own_multiple<kCosine>(static_cast<float>(slope_times_logit),
+      args.grad_state[row++] = own_multiple<kCosine>(static_cast<float>(slope_times_logit),
                                                    products.state_squares[k]);
       column = 0;
       slope_times_logit = 0.0;
@@ -74,11 +74,9 @@ void losses_of_rows(const WeightedBceArgs& args, std::int64_t begin, std::int64_
 }  // namespace
 
 void weighted_bce(const WeightedBceArgs& args, std::int64_t begin, std::int64_t end) {
-  if (args.similarity.cosine) {
-    losses_of_rows<true>(args, begin, end);
-  } else {
-    losses_of_rows<false>(args, begin, end);
-  }
+  for_similarity(args.similarity, [&](auto cosine) {
+    losses_of_rows<decltype(cosine)::value>(args, begin, end);
+  });
 }
 
 }  // namespace pdrec::PDREC_ISA

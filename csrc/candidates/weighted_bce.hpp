@@ -1,20 +1,12 @@
-// Weighted binary cross-entropy of candidates' logits; for by_dot, by_item and by_state see
-// candidate_gradients.hpp.
+// Weighted binary cross-entropy of candidates' logits.
 #pragma once
 
-#include "candidates/vectors.hpp"
+#include "candidates/_loss.hpp"
 
 namespace pdrec {
 
-struct WeightedBceArgs {
-  Candidates candidates;
-  Similarity similarity;
-  const float* weights;      // [n_rows, n_candidates]
-  std::int64_t n_positives;  // the first so many candidates of a row
-  double* losses;            // [n_rows]
-  float* by_dot;             // [n_rows, n_candidates]
-  float* by_item;            // [n_rows, n_candidates]
-  float* by_state;           // [n_rows]
+struct WeightedBceArgs : CandidateLoss {  // weights: [n_rows, n_candidates]
+  std::int64_t n_positives;               // the first so many candidates of a row
 };
 
 #ifdef PDREC_ISA

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <limits>
 
-#include "selection/compare.hpp"
+#include "selection/_compare.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pdrec_fast.ragged import Ragged
+
 _WORD = 2**32
 
 
@@ -58,8 +60,8 @@ def csr(
 
 def observed_rows(
     observed: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]], n_rows: int, n_items: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """``csr`` of a row's observed items, which must ascend strictly within it."""
+) -> Ragged:
+    """``csr`` of the rows' observed items, which must ascend strictly within a row."""
     indptr, items = csr(
         *observed, n_rows, n_items, names=("observed[0] (indptr)", "observed[1] (items)")
     )
@@ -73,7 +75,7 @@ def observed_rows(
             "observed[1] (items) must be sorted and unique within a row; "
             f"row {row} has {items[at - 1]} before {items[at]}"
         )
-    return indptr, items
+    return Ragged(items, indptr)
 
 
 def score_matrix(scores: torch.Tensor) -> torch.Tensor:

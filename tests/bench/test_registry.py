@@ -64,8 +64,10 @@ def test_a_name_is_taken_once(empty_registry):
 
 def test_unknown_names_are_refused():
     check_names([*OPERATIONS, *FACTS])
-    with pytest.raises(ValueError, match=r"no operation named nothing; choose among .*selection"):
-        check_names(["selection", "nothing"])
+    with pytest.raises(
+        ValueError, match=r"no operation named nothing; choose among .*select_unobserved"
+    ):
+        check_names(["select_unobserved", "nothing"])
 
 
 def test_call_prepares_a_call_with_its_arguments():

@@ -22,9 +22,17 @@ from typing import Any
 
 import torch
 
-from pdrec_fast.operands import PackedDropout
+from pdrec_fast.operands import (
+    Candidates,
+    DrawKey,
+    LogitGradients,
+    ObservedRows,
+    PackedDropout,
+    Similarity,
+)
 
 ITEMS, HIDDEN = 500, 1000
+SIMILARITIES = Similarity("dot", 1.0), Similarity("cosine", 1.0)
 # Triton compiles for a one, for multiples of 16 and for other integers, unless told not to.
 N_ROWS, OTHER_N_ROWS = 40, (48, 1)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -36,40 +44,37 @@ def kernels(op: str) -> Any:
     return import_module(f"pdrec_fast.kernels.triton.{op}")
 
 
-def candidates(dtype: torch.dtype, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """states, table, items"""
+def candidates(dtype: torch.dtype, n: int) -> Candidates:
     items = torch.zeros(n, 100, dtype=torch.int64)
-    return torch.ones(n, 64, dtype=dtype), torch.ones(ITEMS, 64, dtype=dtype), items
+    return Candidates(torch.ones(n, 64, dtype=dtype), torch.ones(ITEMS, 64, dtype=dtype), items)
 
 
 def item_logits(dtype: torch.dtype, n: int) -> None:
-    for cosine in (False, True):
-        kernels("candidates.item_logits").item_logits(
-            *candidates(dtype, n), cosine, 1.0, torch.ones(ITEMS)
-        )
+    for similarity in SIMILARITIES:
+        given = candidates(dtype, n), similarity, torch.ones(ITEMS)
+        kernels("candidates.item_logits").item_logits(*given)
 
 
 def weighted_bce(dtype: torch.dtype, n: int) -> None:
-    module, inputs = kernels("candidates.weighted_bce"), candidates(dtype, n)
-    weights = torch.ones(n, 100)
-    for cosine in (False, True):
-        module.weighted_bce(*inputs, weights, 1, cosine, 1.0)
+    for similarity in SIMILARITIES:
+        given = candidates(dtype, n), torch.ones(n, 100), 1, similarity
+        kernels("candidates.weighted_bce").weighted_bce(*given)
 
 
 def sampled_softmax(dtype: torch.dtype, n: int) -> None:
-    for cosine in (False, True):
-        inputs = candidates(dtype, n)
-        kernels("candidates.sampled_softmax").sampled_softmax(*inputs, torch.ones(n), cosine, 1.0)
+    for similarity in SIMILARITIES:
+        given = candidates(dtype, n), torch.ones(n), similarity
+        kernels("candidates.sampled_softmax").sampled_softmax(*given)
 
 
 def candidate_gradients(dtype: torch.dtype, n: int) -> None:
-    module, inputs = kernels("candidates._gradients"), candidates(dtype, n)
-    upstream, weights, by_state = torch.ones(()), torch.ones(n, 100), torch.ones(n)
-    module.states_gradient(upstream, *inputs, weights, by_state)
-    for gradient in (module.table_gradient, module.sparse_table_gradient):
-        gradient(upstream, *inputs, weights, weights)
+    module, weights = kernels("candidates._gradients"), torch.ones(n, 100)
+    gradients = LogitGradients(weights, weights, torch.ones(n))
+    given = torch.ones(()), candidates(dtype, n), gradients
+    for gradient in (module.states_gradient, module.table_gradient, module.table_gradient_rows):
+        gradient(*given)
     torch.use_deterministic_algorithms(True)
-    module.table_gradient(upstream, *inputs, weights, weights)
+    module.table_gradient(*given)
     torch.use_deterministic_algorithms(False)
 
 
@@ -135,11 +140,13 @@ def select_projected(dtype: torch.dtype, n: int) -> None:
     matrices = torch.ones(n, 256), torch.ones(n_items, 256, dtype=dtype), torch.ones(n_items)
     corpus = kernels("selection._score_tiles").Corpus(*matrices)
     rows, ranks = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    found = kernels("selection.select_projected").select(corpus, indptr, items, rows, 5, ranks)
+    observed = ObservedRows(indptr, items, ranks)
+    found = kernels("selection.select_projected").select_projected(corpus, observed, rows, 5)
     kernels("selection._score_tiles").scores_of_pairs(corpus, rows, items)
+    key = DrawKey(2**64 - 1, 2, rows)
     for any_listed in (False, True):
         kernels("selection._pool_draws").draw(
-            found.pool, ranks, n_items, 7, 2**64 - 1, 2, rows, any_listed=any_listed
+            found.pool, ranks, n_items, 7, key, any_listed=any_listed
         )
 
 

@@ -22,7 +22,7 @@ Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # top items, threshold'
 
 
 @operation(
-    "projected_selection",
+    "select_projected",
     "kernel",
     gpu_sizes=(
         {"users": 4_096, "items": 10**6, "hidden": 256, "precision": "bf16"},

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from bench.ops.selection._scores import DRAWS, OBSERVED, TOP, scored_rows
 from bench.registry import Case, Floor, Growth, Implementation, call, operation
 from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.reference.selection.select_unobserved import observed_mask
 
-TOP, DRAWS, OBSERVED, OMEGA = 50, 200, 14, 0.5
-
 
 @operation(
-    "selection",
+    "select_unobserved",
     "kernel",
     sizes={"users": 64, "items": 37_868},
     small={"users": 5, "items": 501},
@@ -24,15 +23,9 @@ TOP, DRAWS, OBSERVED, OMEGA = 50, 200, 14, 0.5
 )
 def selection(users: int, items: int) -> Case:
     """Top 50, the item at rank 0.5 l and 200 draws at or after it, of every row."""
-    rng = np.random.default_rng(0)
-    # The same normal quantiles in another order for every row: no ties, so one right answer.
-    quantiles = torch.special.ndtri((torch.arange(items, dtype=torch.float64) + 0.5) / items)
-    order = torch.from_numpy(rng.random((users, items)).argsort(axis=1))
-    scores = quantiles.float()[order]
-    seen = np.sort(rng.random((users, items)).argsort(axis=1)[:, :OBSERVED])
-    observed = np.arange(users + 1) * OBSERVED, seen.astype(np.int32).ravel()
-    mask = observed_mask(*observed, items)
-    rank = int(OMEGA * (items - OBSERVED))
+    scores, rows, rank = scored_rows(users, items)
+    mask = observed_mask(rows, items)
+    observed = rows.indptr, rows.values
 
     def package(impl: str) -> tuple[torch.Tensor, ...]:
         chosen = select_unobserved(scores, observed, TOP, np.full(users, rank), impl=impl)

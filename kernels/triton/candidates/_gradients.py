@@ -1,35 +1,36 @@
-"""Gradients of a loss of candidates' logits.
+"""Gradients of a loss of candidates' logits, from its ``LogitGradients``.
 
-States' gradient: reads T C rows of the table, does 2 T C d operations and writes T d numbers.
-Table's gradient: reads T C states (and, for cosines, rows), and either adds T C d floats atomically
-to N d zeros, or sorts the candidates by item and sums each run of equal items in one program.
-
-At 2,048 tokens of 3 candidates, width 64 and 37,868 items in fp32: states' gradient 2.6 MB, table's
-gradient 9.7 MB of zeros, 1.5 MB of additions and 2 MB read. Under an operation per byte, so the
-floors are memory's (0.8 and 3.9 us at an H100's 3.35 TB/s; 0.5 and 2.8 us at an H200's 4.8), and at
-this size launches bound both. At a million tokens gathers and additions go through L2, and
-instructions come first: as compiled for sm_90, a thread takes 27 and 30 for each gathered element,
-which is 0.25 and 0.2 ms. A sort takes some ten launches more, which is why atomic additions are the
-default. For tiles see ``candidates``.
+The table's either adds each candidate's part atomically to zeros, or sorts the candidates by item
+and sums each run of equal items in one program.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from pdrec_fast.kernels.triton.candidates._tiles import Tile, default_tile
+from pdrec_fast.kernels.triton.candidates._tiles import (
+    Tile,
+    arguments,
+    default_tile,
+    tile_arguments,
+    tile_of,
+    token_places,
+)
+from pdrec_fast.operands import Candidates, LogitGradients
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
 def _states_gradient_kernel(
-    upstream_ptr,
+    grad_loss_ptr,
     states_ptr,
     table_ptr,
     items_ptr,
-    by_dot_ptr,
-    by_state_ptr,
+    grad_dot_ptr,
+    grad_state_ptr,
     out_ptr,
     n_tokens,
     n_candidates,
@@ -44,35 +45,33 @@ def _states_gradient_kernel(
     token_mask = tokens < n_tokens
     inside = columns < width
     out_mask = token_mask[:, None] & inside[None, :]
-    own = tl.load(by_state_ptr + tokens, mask=token_mask, other=0.0)[:, None]
+    own = tl.load(grad_state_ptr + tokens, mask=token_mask, other=0.0)[:, None]
     offsets = tokens[:, None] * width + columns[None, :]
     states = tl.load(states_ptr + offsets, mask=out_mask & (own != 0), other=0.0).to(tl.float32)
     total = own * states
     for start in range(0, n_candidates, BLOCK_C):
-        candidates = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (candidates < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + candidates[None, :]
+        _, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)
-        by_dot = tl.load(by_dot_ptr + at, mask=mask, other=0.0)
-        wanted = (items >= 0) & (items < n_items) & (by_dot != 0)
+        grad_dot = tl.load(grad_dot_ptr + at, mask=mask, other=0.0)
+        wanted = (items >= 0) & (items < n_items) & (grad_dot != 0)
         rows = tl.load(
             table_ptr + items[:, :, None] * width + columns[None, None, :],
             mask=wanted[:, :, None] & inside[None, None, :],
             other=0.0,
         ).to(tl.float32)
-        total += tl.sum(by_dot[:, :, None] * rows, axis=1)
-    total *= tl.load(upstream_ptr)
+        total += tl.sum(grad_dot[:, :, None] * rows, axis=1)
+    total *= tl.load(grad_loss_ptr)
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=out_mask)
 
 
 @triton.jit(do_not_specialize=["n_places"])
 def _add_to_table_kernel(
-    upstream_ptr,
+    grad_loss_ptr,
     states_ptr,
     table_ptr,
     items_ptr,
-    by_dot_ptr,
-    by_item_ptr,
+    grad_dot_ptr,
+    grad_item_ptr,
     out_ptr,
     n_places,
     n_candidates,
@@ -86,32 +85,32 @@ def _add_to_table_kernel(
     inside = (columns < width)[None, :]
     items = tl.load(items_ptr + places, mask=places < n_places, other=-1).to(tl.int64)
     in_table = (items >= 0) & (items < n_items)
-    upstream = tl.load(upstream_ptr)
-    by_dot = tl.load(by_dot_ptr + places, mask=in_table, other=0.0)[:, None] * upstream
-    by_item = tl.load(by_item_ptr + places, mask=in_table, other=0.0)[:, None] * upstream
+    grad_loss = tl.load(grad_loss_ptr)
+    grad_dot = tl.load(grad_dot_ptr + places, mask=in_table, other=0.0)[:, None] * grad_loss
+    grad_item = tl.load(grad_item_ptr + places, mask=in_table, other=0.0)[:, None] * grad_loss
     offsets = items[:, None] * width + columns[None, :]
     tokens = (places // n_candidates)[:, None]
     states = tl.load(
-        states_ptr + tokens * width + columns[None, :], mask=inside & (by_dot != 0), other=0.0
+        states_ptr + tokens * width + columns[None, :], mask=inside & (grad_dot != 0), other=0.0
     ).to(tl.float32)
-    rows = tl.load(table_ptr + offsets, mask=inside & (by_item != 0), other=0.0).to(tl.float32)
+    rows = tl.load(table_ptr + offsets, mask=inside & (grad_item != 0), other=0.0).to(tl.float32)
     tl.atomic_add(
         out_ptr + offsets,
-        by_dot * states + by_item * rows,
-        mask=inside & ((by_dot != 0) | (by_item != 0)),
+        grad_dot * states + grad_item * rows,
+        mask=inside & ((grad_dot != 0) | (grad_item != 0)),
         sem="relaxed",
     )
 
 
 @triton.jit(do_not_specialize=["n_places"])
 def _sum_runs_kernel(
-    upstream_ptr,
+    grad_loss_ptr,
     states_ptr,
     table_ptr,
     sorted_items_ptr,
     order_ptr,
-    by_dot_ptr,
-    by_item_ptr,
+    grad_dot_ptr,
+    grad_item_ptr,
     out_ptr,
     n_places,
     n_candidates,
@@ -135,19 +134,19 @@ def _sum_runs_kernel(
         places = start + tl.arange(0, BLOCK_P)
         same = tl.load(sorted_items_ptr + places, mask=places < n_places, other=-1) == item
         at = tl.load(order_ptr + places, mask=same, other=0)
-        by_dot = tl.load(by_dot_ptr + at, mask=same, other=0.0)
-        own += tl.load(by_item_ptr + at, mask=same, other=0.0)
+        grad_dot = tl.load(grad_dot_ptr + at, mask=same, other=0.0)
+        own += tl.load(grad_item_ptr + at, mask=same, other=0.0)
         states = tl.load(
             states_ptr + (at // n_candidates)[:, None] * width + columns[None, :],
-            mask=(by_dot != 0)[:, None] & inside[None, :],
+            mask=(grad_dot != 0)[:, None] & inside[None, :],
             other=0.0,
         ).to(tl.float32)
-        total += tl.sum(by_dot[:, None] * states, axis=0)
+        total += tl.sum(grad_dot[:, None] * states, axis=0)
         start += BLOCK_P
         in_run = tl.sum(same.to(tl.int32), axis=0) == BLOCK_P
-    by_item = tl.sum(own, axis=0, keep_dims=True)
-    row = tl.load(table_ptr + item * width + columns, mask=inside & (by_item != 0), other=0.0)
-    total = (total + by_item * row.to(tl.float32)) * tl.load(upstream_ptr)
+    grad_item = tl.sum(own, axis=0, keep_dims=True)
+    row = tl.load(table_ptr + item * width + columns, mask=inside & (grad_item != 0), other=0.0)
+    total = (total + grad_item * row.to(tl.float32)) * tl.load(grad_loss_ptr)
     if COMPACT:
         # Where no run starts the row is zeros: how many do is not known on the host.
         out_ptr += first * width
@@ -160,74 +159,48 @@ def _sum_runs_kernel(
 
 
 def states_gradient(
-    upstream: torch.Tensor,
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    by_dot: torch.Tensor,
-    by_state: torch.Tensor,
+    grad_loss: torch.Tensor,
+    candidates: Candidates,
+    gradients: LogitGradients,
     tile: Tile | None = None,
 ) -> torch.Tensor:
-    """[T, d], of the dtype of ``states``."""
-    n_tokens, n_candidates = items.shape
-    n_items, width = table.shape
-    tile = tile or default_tile(n_candidates, width)
+    """[T, d], of the dtype of the states."""
+    states = candidates.states
+    tile = tile or tile_of(candidates)
     out = torch.empty(states.shape, dtype=states.dtype, device=states.device)
-    grid = triton.cdiv(n_tokens, tile.tokens), triton.cdiv(width, tile.columns)
+    grid = triton.cdiv(len(states), tile.tokens), triton.cdiv(states.shape[1], tile.columns)
     with torch.cuda.device_of(states):
         _states_gradient_kernel[grid](
-            upstream,
-            states.contiguous(),
-            table.contiguous(),
-            items.contiguous(),
-            by_dot,
-            by_state,
-            out,
-            n_tokens,
-            n_candidates,
-            n_items,
-            width,
-            BLOCK_T=tile.tokens,
-            BLOCK_C=tile.candidates,
-            BLOCK_D=tile.columns,
-            num_warps=tile.warps,
+            grad_loss_ptr=grad_loss,
+            grad_dot_ptr=gradients.grad_dot,
+            grad_state_ptr=gradients.grad_state,
+            out_ptr=out,
+            **tile_arguments(candidates, tile),
         )
     return out
 
 
 def table_gradient(
-    upstream: torch.Tensor,
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    by_dot: torch.Tensor,
-    by_item: torch.Tensor,
+    grad_loss: torch.Tensor,
+    candidates: Candidates,
+    gradients: LogitGradients,
     tile: Tile | None = None,
 ) -> torch.Tensor:
-    """[N, d], of the dtype of ``table``; each element's terms are added in float32, in any order
+    """[N, d], of the dtype of the table; each element's terms are added in float32, in any order
     unless torch is to be deterministic."""
+    _, table, items = candidates
     if torch.are_deterministic_algorithms_enabled():
         out = torch.zeros(table.shape, dtype=table.dtype, device=table.device)
-        _sum_runs(upstream, states, table, items, by_dot, by_item, out, compact=False)
+        _sum_runs(grad_loss, candidates, gradients, out, compact=False)
         return out
-    n_items, width = table.shape
-    tile = tile or default_tile(items.shape[1], width)
+    tile = tile or tile_of(candidates)
     block = tile.tokens * tile.candidates
     out = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-    grid = triton.cdiv(items.numel(), block), triton.cdiv(width, tile.columns)
-    with torch.cuda.device_of(states):
+    grid = triton.cdiv(items.numel(), block), triton.cdiv(table.shape[1], tile.columns)
+    with torch.cuda.device_of(table):
         _add_to_table_kernel[grid](
-            upstream,
-            states.contiguous(),
-            table.contiguous(),
-            items.contiguous(),
-            by_dot,
-            by_item,
-            out,
-            items.numel(),
-            items.shape[1],
-            n_items,
-            width,
+            items_ptr=items.contiguous(),
+            **_table_arguments(grad_loss, candidates, gradients, out),
             BLOCK_P=block,
             BLOCK_D=tile.columns,
             num_warps=tile.warps,
@@ -235,31 +208,24 @@ def table_gradient(
     return out.to(table.dtype)
 
 
-def sparse_table_gradient(
-    upstream: torch.Tensor,
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    by_dot: torch.Tensor,
-    by_item: torch.Tensor,
+def table_gradient_rows(
+    grad_loss: torch.Tensor, candidates: Candidates, gradients: LogitGradients
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows of the table, int64 [T C], in order; what to add to each, [T C, d]).
 
     The first of a row's repetitions holds its sum, the others are zeros: how many rows differ would
     have to be read back from the device.
     """
+    _, table, items = candidates
     out = torch.empty(items.numel(), table.shape[1], dtype=table.dtype, device=table.device)
-    sorted_items = _sum_runs(upstream, states, table, items, by_dot, by_item, out, compact=True)
+    sorted_items = _sum_runs(grad_loss, candidates, gradients, out, compact=True)
     return sorted_items.clamp(0, len(table) - 1).long(), out
 
 
 def _sum_runs(
-    upstream: torch.Tensor,
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    by_dot: torch.Tensor,
-    by_item: torch.Tensor,
+    grad_loss: torch.Tensor,
+    candidates: Candidates,
+    gradients: LogitGradients,
     out: torch.Tensor,
     *,
     compact: bool,
@@ -268,26 +234,34 @@ def _sum_runs(
 
     Equal items stay in the order of their places, which fixes the order of the sums.
     """
-    sorted_items, order = torch.sort(items.flatten(), stable=True)
-    n_items, width = table.shape
+    sorted_items, order = torch.sort(candidates.items.flatten(), stable=True)
+    width = candidates.table.shape[1]
     block = default_tile(1, width).columns
-    with torch.cuda.device_of(states):
-        _sum_runs_kernel[(items.numel(), triton.cdiv(width, block))](
-            upstream,
-            states.contiguous(),
-            table.contiguous(),
-            sorted_items,
-            order,
-            by_dot,
-            by_item,
-            out,
-            items.numel(),
-            items.shape[1],
-            n_items,
-            width,
+    with torch.cuda.device_of(out):
+        _sum_runs_kernel[(len(order), triton.cdiv(width, block))](
+            sorted_items_ptr=sorted_items,
+            order_ptr=order,
+            **_table_arguments(grad_loss, candidates, gradients, out),
             COMPACT=compact,
             BLOCK_P=16,
             BLOCK_D=block,
             num_warps=1,
         )
     return sorted_items
+
+
+def _table_arguments(
+    grad_loss: torch.Tensor,
+    candidates: Candidates,
+    gradients: LogitGradients,
+    out: torch.Tensor,
+) -> dict[str, Any]:
+    """Those that both kernels of the table's gradient take by name."""
+    return {
+        "grad_loss_ptr": grad_loss,
+        "grad_dot_ptr": gradients.grad_dot,
+        "grad_item_ptr": gradients.grad_item,
+        "out_ptr": out,
+        "n_places": candidates.items.numel(),
+        **arguments(candidates),
+    }

@@ -1,17 +1,18 @@
 """What the kernels over candidate items share: products of states with rows of a table, and tiles.
 
 A tile holds some tokens, some candidates of each and some columns of their vectors, so that a state
-is read once for the candidates beside it. 2,048 elements are 16 registers for each of the 128
-threads of 4 warps: enough gathered rows in flight to hide the latency of memory, while a batch of a
-few thousand tokens still makes more programs than the chip has multiprocessors.
+is read once for the candidates beside it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
+
+from pdrec_fast.operands import Candidates, LogitGradients, Similarity
 
 NORM_EPS = tl.constexpr(1e-12)  # of torch.nn.functional.normalize
 
@@ -36,6 +37,73 @@ def default_tile(n_candidates: int, width: int) -> Tile:
     candidates = min(triton.next_power_of_2(max(n_candidates, 1)), 16)
     tokens = min(max(_TILE_ELEMENTS // (columns * candidates), 1), 64)
     return Tile(tokens, candidates, columns)
+
+
+def tile_of(candidates: Candidates) -> Tile:
+    return default_tile(candidates.items.shape[1], candidates.table.shape[1])
+
+
+def arguments(candidates: Candidates) -> dict[str, Any]:
+    """The arguments of these names that every kernel over candidates takes."""
+    states, table, items = candidates
+    return {
+        "states_ptr": states.contiguous(),
+        "table_ptr": table.contiguous(),
+        "n_candidates": items.shape[1],
+        "n_items": len(table),
+        "width": table.shape[1],
+    }
+
+
+def tile_arguments(candidates: Candidates, tile: Tile) -> dict[str, Any]:
+    """Those of every kernel over tiles of tokens, candidates and columns."""
+    return {
+        **arguments(candidates),
+        "items_ptr": candidates.items.contiguous(),
+        "n_tokens": len(candidates.items),
+        "BLOCK_T": tile.tokens,
+        "BLOCK_C": tile.candidates,
+        "BLOCK_D": tile.columns,
+        "num_warps": tile.warps,
+    }
+
+
+def launch_loss(
+    kernel: Any,
+    candidates: Candidates,
+    weights: torch.Tensor,
+    similarity: Similarity,
+    tile: Tile | None,
+    **own: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss, its ``LogitGradients``), float32, by a kernel that writes a loss for each token.
+
+    ``own``: arguments of this kernel alone.
+    """
+    tile = tile or tile_of(candidates)
+    gradients = LogitGradients.empty(candidates.items)
+    losses = torch.empty_like(gradients.grad_state)
+    with torch.cuda.device_of(candidates.states):
+        kernel[(triton.cdiv(len(losses), tile.tokens),)](
+            weights_ptr=weights.contiguous(),
+            losses_ptr=losses,
+            grad_dot_ptr=gradients.grad_dot,
+            grad_item_ptr=gradients.grad_item,
+            grad_state_ptr=gradients.grad_state,
+            temperature=similarity.temperature,
+            COSINE=similarity.cosine,
+            **tile_arguments(candidates, tile),
+            **own,
+        )
+    return losses.sum(), *gradients
+
+
+@triton.jit
+def token_places(start, tokens, token_mask, n_candidates, BLOCK_C: tl.constexpr):
+    """(candidates' columns [c] from ``start`` on, which places [t, c] exist, their offsets)."""
+    columns = start + tl.arange(0, BLOCK_C)
+    mask = token_mask[:, None] & (columns < n_candidates)[None, :]
+    return columns, mask, tokens[:, None] * n_candidates + columns[None, :]
 
 
 @triton.jit

@@ -1,14 +1,4 @@
-"""Logits of candidate items: gathered rows of the table times the states, and a bias.
-
-One call reads T d + min(T C, N) d numbers of states and table, 8 T C bytes of int64 items, and
-writes 4 T C bytes; it does 2 T C d operations (4 T C d for cosines). At 256 x 100 candidates of
-width 64 in fp32 that is 6.6 MB gathered and 3 MFLOP: half an operation per byte, against some 20
-that an H100 could do in fp32 per byte it reads. So it is bound by the gathers, 2 us at 3.35 TB/s
-(1.4 us at an H200's 4.8), from L2 (50 MB) where the table fits there; tensor cores have nothing to
-do, as each state meets rows of its own. At 65,536 x 100 these are 1.7 GB through L2, some 0.3 ms,
-and instructions 0.5 ms: for cosines in fp32, as compiled for sm_90, a thread takes 28 for each
-gathered element.
-"""
+"""Logits of candidate items: gathered rows of the table times the states, and a bias."""
 
 from __future__ import annotations
 
@@ -16,7 +6,15 @@ import torch
 import triton
 import triton.language as tl
 
-from pdrec_fast.kernels.triton.candidates._tiles import Tile, default_tile, logit_scale, products
+from pdrec_fast.kernels.triton.candidates._tiles import (
+    Tile,
+    logit_scale,
+    products,
+    tile_arguments,
+    tile_of,
+    token_places,
+)
+from pdrec_fast.operands import Candidates, Similarity
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
@@ -40,10 +38,9 @@ def _logits_kernel(
     blocks_per_token = tl.cdiv(n_candidates, BLOCK_C)
     block = tl.program_id(0)
     tokens = (block // blocks_per_token).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
-    columns = (block % blocks_per_token) * BLOCK_C + tl.arange(0, BLOCK_C)
+    start = (block % blocks_per_token) * BLOCK_C
     token_mask = tokens < n_tokens
-    mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-    at = tokens[:, None] * n_candidates + columns[None, :]
+    _, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
     items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)
     in_table = (items >= 0) & (items < n_items)
     dots, state_squares, item_squares = products(
@@ -57,39 +54,26 @@ def _logits_kernel(
 
 
 def item_logits(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    cosine: bool,
-    temperature: float,
+    candidates: Candidates,
+    similarity: Similarity,
     bias: torch.Tensor | None,
     tile: Tile | None = None,
 ) -> torch.Tensor:
     """[T, C] float32; NaN for an item outside the table, which is not read."""
+    items = candidates.items
     n_tokens, n_candidates = items.shape
-    n_items, width = table.shape
-    tile = tile or default_tile(n_candidates, width)
-    logits = torch.empty(items.shape, dtype=torch.float32, device=states.device)
+    tile = tile or tile_of(candidates)
+    logits = torch.empty(items.shape, dtype=torch.float32, device=items.device)
     n_blocks = triton.cdiv(n_tokens, tile.tokens) * triton.cdiv(n_candidates, tile.candidates)
     if n_blocks == 0:
         return logits
-    with torch.cuda.device_of(states):
+    with torch.cuda.device_of(items):
         _logits_kernel[(n_blocks,)](
-            states.contiguous(),
-            table.contiguous(),
-            items.contiguous(),
-            logits if bias is None else bias.contiguous(),
-            logits,
-            n_tokens,
-            n_candidates,
-            n_items,
-            width,
-            temperature,
-            COSINE=cosine,
+            bias_ptr=logits if bias is None else bias.contiguous(),
+            logits_ptr=logits,
+            temperature=similarity.temperature,
+            COSINE=similarity.cosine,
             HAS_BIAS=bias is not None,
-            BLOCK_T=tile.tokens,
-            BLOCK_C=tile.candidates,
-            BLOCK_D=tile.columns,
-            num_warps=tile.warps,
+            **tile_arguments(candidates, tile),
         )
     return logits

@@ -1,9 +1,7 @@
 """Softmax cross-entropy of the first candidate; gathered embeddings are never stored.
 
-As ``weighted_bce`` it reads T states and T C rows of the table and does 2 T C d operations (4 T C d
-for cosines). A token's softmax needs all its logits, which may be more than a tile: they go to
-memory with the squared norms, 8 bytes per candidate against 4 d gathered, and are read back, from
-L1 mostly, once their sum is known.
+A token's softmax needs all its logits, which may be more than a tile: they go to memory with the
+squared norms and are read back once their sum is known.
 """
 
 from __future__ import annotations
@@ -14,16 +12,18 @@ import triton.language as tl
 
 from pdrec_fast.kernels.triton.candidates._tiles import (
     Tile,
-    default_tile,
+    launch_loss,
     logit_scale,
     own_multiple,
     products,
     softplus,
+    token_places,
 )
+from pdrec_fast.operands import Candidates, Similarity
 
 
 @triton.jit(do_not_specialize=["n_tokens"])
-def _losses_kernel(
+def _softmax_kernel(
     states_ptr,
     table_ptr,
     items_ptr,
@@ -31,9 +31,9 @@ def _losses_kernel(
     logits_ptr,
     squares_ptr,
     losses_ptr,
-    by_dot_ptr,
-    by_item_ptr,
-    by_state_ptr,
+    grad_dot_ptr,
+    grad_item_ptr,
+    grad_state_ptr,
     n_tokens,
     n_candidates,
     n_items,
@@ -54,9 +54,7 @@ def _losses_kernel(
     sums = tl.zeros([BLOCK_T], tl.float32)
     state_squares = tl.zeros([BLOCK_T], tl.float32)
     for start in range(0, n_candidates, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + columns[None, :]
+        columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask & counts[:, None], other=-1).to(tl.int64)
         in_table = (items >= 0) & (items < n_items)
         dots, state_squares, item_squares = products(
@@ -89,65 +87,32 @@ def _losses_kernel(
     slopes_times_logits = tl.zeros([BLOCK_T], tl.float32)
     tl.debug_barrier()  # what a thread reads back another one may have written
     for start in range(0, n_candidates, BLOCK_C):
-        columns = start + tl.arange(0, BLOCK_C)
-        mask = token_mask[:, None] & (columns < n_candidates)[None, :]
-        at = tokens[:, None] * n_candidates + columns[None, :]
+        columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         logits = tl.load(logits_ptr + at, mask=mask, other=float("-inf"))
         item_squares = tl.load(squares_ptr + at, mask=mask, other=0.0)
         is_positive = (columns == 0)[None, :]
         negatives = tl.where(is_positive, float("-inf"), logits)
-        by_negative = (slopes / sums)[:, None] * tl.exp(negatives - shift[:, None])
-        by_logit = tl.where(is_positive, -slopes[:, None], by_negative)
-        product = by_logit * tl.where(logits == float("-inf"), 0.0, logits)
+        grad_negative = (slopes / sums)[:, None] * tl.exp(negatives - shift[:, None])
+        grad_logit = tl.where(is_positive, -slopes[:, None], grad_negative)
+        product = grad_logit * tl.where(logits == float("-inf"), 0.0, logits)
         scale = logit_scale(state_squares, item_squares, temperature, COSINE)
-        tl.store(by_dot_ptr + at, by_logit * scale, mask=mask)
-        tl.store(by_item_ptr + at, own_multiple(product, item_squares, COSINE), mask=mask)
+        tl.store(grad_dot_ptr + at, grad_logit * scale, mask=mask)
+        tl.store(grad_item_ptr + at, own_multiple(product, item_squares, COSINE), mask=mask)
         slopes_times_logits += tl.sum(product, axis=1)
-    by_state = own_multiple(slopes_times_logits, state_squares, COSINE)
-    tl.store(by_state_ptr + tokens, by_state, mask=token_mask)
+    grad_state = own_multiple(slopes_times_logits, state_squares, COSINE)
+    tl.store(grad_state_ptr + tokens, grad_state, mask=token_mask)
 
 
 def sampled_softmax(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
+    candidates: Candidates,
     weights: torch.Tensor,
-    cosine: bool,
-    temperature: float,
+    similarity: Similarity,
     tile: Tile | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, by_dot [T, C], by_item [T, C], by_state [T]), float32.
+) -> tuple[torch.Tensor, ...]:
+    """(loss, its ``LogitGradients``), float32.
 
     An item outside the table is not read and makes the loss NaN, where its token counts.
     """
-    n_tokens, n_candidates = items.shape
-    n_items, width = table.shape
-    tile = tile or default_tile(n_candidates, width)
-    losses = torch.empty(n_tokens, dtype=torch.float32, device=states.device)
-    by_state = torch.empty_like(losses)
-    by_dot = torch.empty(items.shape, dtype=torch.float32, device=states.device)
-    by_item, logits, squares = (torch.empty_like(by_dot) for _ in range(3))
-    with torch.cuda.device_of(states):
-        _losses_kernel[(triton.cdiv(n_tokens, tile.tokens),)](
-            states.contiguous(),
-            table.contiguous(),
-            items.contiguous(),
-            weights.contiguous(),
-            logits,
-            squares,
-            losses,
-            by_dot,
-            by_item,
-            by_state,
-            n_tokens,
-            n_candidates,
-            n_items,
-            width,
-            temperature,
-            COSINE=cosine,
-            BLOCK_T=tile.tokens,
-            BLOCK_C=tile.candidates,
-            BLOCK_D=tile.columns,
-            num_warps=tile.warps,
-        )
-    return losses.sum(), by_dot, by_item, by_state
+    logits = torch.empty(candidates.items.shape, dtype=torch.float32, device=weights.device)
+    scratch = {"logits_ptr": logits, "squares_ptr": torch.empty_like(logits)}
+    return launch_loss(_softmax_kernel, candidates, weights, similarity, tile, **scratch)

@@ -19,6 +19,8 @@ import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast.operands import DrawKey
+
 LIST_BELOW = 64
 """A pool that would not fill N this many times over is listed."""
 
@@ -89,18 +91,15 @@ def draw(
     sizes: torch.Tensor,
     n_items: int,
     n_draws: int,
-    seed: int,
-    epoch: int,
-    users: torch.Tensor,
+    key: DrawKey,
     *,
     any_listed: bool,
 ) -> torch.Tensor:
-    """int32 [B, n_draws], as ``ops.pool_sampling`` defines them.
+    """int32 [B, n_draws], as ``ops.selection.sample_pool`` defines them.
 
     Args:
         bits: int32 [B, ceil(N / 32)], the pools; bits beyond N are 0.
         sizes: int64 [B], of the pools; a row of 0 is left unwritten.
-        seed: in two's complement. users: int64 [B].
         any_listed: whether a size is less than N / 64.
     """
     draws = bits.new_empty((len(bits), n_draws))
@@ -115,7 +114,7 @@ def draw(
                 bits, listed, sizes, n_items, n_words, capacity, BLOCK=_ITEMS
             )
         _draw_kernel[(len(bits),)](
-            bits, listed, sizes, users, draws, n_items, n_words, capacity, n_draws,
-            seed, epoch, BLOCKS=_BLOCKS,
+            bits, listed, sizes, key.users, draws, n_items, n_words, capacity, n_draws,
+            key.seed, key.epoch, BLOCKS=_BLOCKS,
         )  # fmt: skip
     return draws

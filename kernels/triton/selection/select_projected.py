@@ -53,6 +53,7 @@ from pdrec_fast.kernels.triton.selection._score_tiles import (
     sample_scores,
     score_tile,
 )
+from pdrec_fast.operands import ObservedRows
 
 _NO_KEY = 2**63 - 1
 AGAIN, NAN = 1, 2
@@ -295,20 +296,16 @@ def _rising_score(number, lowest_bit):
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
-def select(
-    corpus: Corpus,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    rows: torch.Tensor,
-    top_m: int,
-    first_rank: torch.Tensor,
+def select_projected(
+    corpus: Corpus, observed: ObservedRows, rows: torch.Tensor, top_m: int
 ) -> Selected:
     """What ``ops.selection`` defines, and the pools, of B >= 1 rows, without waiting for the GPU.
 
     Args:
+        observed: a ``first_rank`` out of its range gives a row without meaning.
         rows: int64 [nnz], of the observed ``items``.
-        first_rank: int64 [B]; one out of its range gives a row without meaning.
     """
+    indptr, items, first_rank = observed
     n_observed = indptr.diff()
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))

@@ -9,23 +9,25 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
+from pdrec_fast.operands import Candidates, Similarity
 
 # Multiply-adds that a thread must have to be worth its start, while torch's own threads still spin.
 _WORK_PER_THREAD = 2**21
 
 
 def check_candidates(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    similarity: str,
-    temperature: float,
+    candidates: Candidates, similarity: Similarity, **others: torch.Tensor | None
 ) -> None:
-    """Check shapes, dtypes and settings, but no values (those are not known under a compiler).
+    """Check shapes, dtypes, devices and settings, but no values (those are not known under a
+    compiler).
+
+    Args:
+        others: tensors by name that must be on the device of the states.
 
     Raises:
         ValueError: states [T, d], table [N, d] and items [T, C] that do not fit, or a bad setting.
     """
+    states, table, items = candidates
     if states.ndim != 2 or table.ndim != 2 or states.shape[1] != table.shape[1]:
         raise ValueError(
             "states [T, d] and table [N, d] must share d, got shapes "
@@ -38,19 +40,11 @@ def check_candidates(
         )
     if items.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"items must be int64 or int32, got {items.dtype}")
-    if similarity not in ("cosine", "dot"):
-        raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity!r}")
-    if not math.isfinite(temperature):
-        raise ValueError(f"temperature must be finite, got {temperature}")
-
-
-def check_devices(states: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """Check that the named tensors are where ``states`` are.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for name, tensor in others.items():
+    if similarity.similarity not in ("cosine", "dot"):
+        raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity.similarity!r}")
+    if not math.isfinite(similarity.temperature):
+        raise ValueError(f"temperature must be finite, got {similarity.temperature}")
+    for name, tensor in (("table", table), ("items", items), *others.items()):
         if tensor is not None and tensor.device != states.device:
             raise ValueError(
                 f"{name} must be on the device of states, {states.device}, got {tensor.device}"
@@ -98,6 +92,18 @@ def item_indices(items: torch.Tensor, n_items: int) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(indices, dtype=np.int32)
 
 
+def cpp_arguments(
+    candidates: Candidates,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """States, table and items as the extension takes them.
+
+    Raises:
+        ValueError: states or table are not float32 on the CPU, or an item is outside the table.
+    """
+    states, table, items = candidates
+    return float_array(states), float_array(table), item_indices(items, len(table))
+
+
 def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     """A float32 CPU tensor as a contiguous array.
 
@@ -109,6 +115,7 @@ def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     return tensor.detach().contiguous().numpy()
 
 
-def thread_count(items: torch.Tensor, width: int) -> int:
-    """Threads for products of ``width`` numbers with each of ``items``."""
+def thread_count(candidates: Candidates) -> int:
+    """Threads for products of each state with its candidates."""
+    items, width = candidates.items, candidates.states.shape[1]
     return min(torch.get_num_threads(), 1 + items.numel() * width // _WORK_PER_THREAD)

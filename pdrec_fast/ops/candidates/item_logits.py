@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 
 from pdrec_fast.build_info import extension
+from pdrec_fast.operands import Candidates, Similarity
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
-    check_devices,
+    cpp_arguments,
     float_array,
     implementations,
     item_indices,
     thread_count,
 )
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.candidates import item_logits as reference
 
@@ -28,8 +30,10 @@ def item_logits(
     bias: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """``s_tc = similarity(states_t, table[items_tc]) + bias[items_tc]``, for evaluation and the
-    choice of candidates: no gradient flows through the result. ``weighted_bce`` trains.
+    """``(table[items] @ states[..., None])[..., 0] + bias[items]``, or cosines times a temperature.
+
+    For evaluation and the choice of candidates: no gradient flows through the result.
+    ``weighted_bce`` trains.
 
     Args:
         states: [T, d], float32 (half precision is widened; float64 is for the reference).
@@ -50,61 +54,37 @@ def item_logits(
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
-    check_candidates(states, table, items, similarity, temperature)
+    candidates, how = Candidates(states, table, items), Similarity(similarity, temperature)
+    check_candidates(candidates, how, bias=bias)
     if bias is not None and bias.shape != table.shape[:1]:
         raise ValueError(f"bias must have shape [{len(table)}], got {tuple(bias.shape)}")
-    check_devices(states, table=table, items=items, bias=bias)
     chosen = choose("item_logits", impl, implementations(states, table))
     if chosen == "reference":
         item_indices(items.cpu(), len(table))
-        return reference.item_logits(states, table, items, similarity, temperature, bias)
+        return reference.item_logits(candidates, how, bias)
     if chosen == "cpp":
-        states, table = states.float(), table.float()
-    bias = None if bias is None else bias.float()
-    return _item_logits(states, table, items, similarity, temperature, bias, chosen)
+        candidates = Candidates(states.float(), table.float(), items)
+    return _item_logits(candidates, how, None if bias is None else bias.float(), chosen)
 
 
-@torch.library.custom_op("pdrec_fast::item_logits", mutates_args=())
+@operation(
+    fake=lambda a: a.candidates.states.new_empty(a.candidates.items.shape, dtype=torch.float32),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
+)
 def _item_logits(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    similarity: str,
-    temperature: float,
-    bias: torch.Tensor | None,
-    impl: str = "cpp",
+    candidates: Candidates, similarity: Similarity, bias: torch.Tensor | None, impl: str = "cpp"
 ) -> torch.Tensor:
-    cosine = similarity == "cosine"
     if impl == "triton":
         from pdrec_fast.kernels.triton.candidates import item_logits as kernels
 
-        return kernels.item_logits(states, table, items, cosine, temperature, bias)
-    logits = torch.empty(items.shape, dtype=torch.float32)
+        return kernels.item_logits(candidates, similarity, bias)
+    logits = torch.empty(candidates.items.shape, dtype=torch.float32)
     extension.item_logits(
-        float_array(states),
-        float_array(table),
-        item_indices(items, len(table)),
-        cosine,
-        temperature,
+        *cpp_arguments(candidates),
+        similarity.cosine,
+        similarity.temperature,
         None if bias is None else float_array(bias),
         logits.numpy(),
-        thread_count(items, states.shape[1]),
+        thread_count(candidates),
     )
     return logits
-
-
-@_item_logits.register_fake
-def _(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    similarity: str,
-    temperature: float,
-    bias: torch.Tensor | None,
-    impl: str = "cpp",
-) -> torch.Tensor:
-    return states.new_empty(items.shape, dtype=torch.float32)
-
-
-for _device in ("cpu", "cuda"):
-    _item_logits.register_autocast(_device, torch.float32)

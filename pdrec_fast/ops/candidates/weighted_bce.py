@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 
 from pdrec_fast.build_info import extension
-from pdrec_fast.ops.candidates._checks import (
-    check_candidates,
-    check_devices,
-    float_array,
-    implementations,
-    item_indices,
-    thread_count,
-)
-from pdrec_fast.ops.candidates._gradients import register_gradients
-from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.operands import Candidates, Similarity
+from pdrec_fast.ops.candidates._checks import check_candidates
+from pdrec_fast.ops.candidates._loss import Outputs, compute, compute_cpp, loss
 from pdrec_fast.reference.candidates import weighted_bce as reference
 
 
@@ -30,13 +23,13 @@ def weighted_bce(
     sparse_grad: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """The losses of PDRec's objective (paper, eqs. 4 and 5), their means expressed by weights::
+    """``F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")``, logits
+    those of ``item_logits``: PDRec's losses (paper, eqs. 4 and 5), their means in the weights::
 
         sum_t [ sum_{c < P} -w_tc log σ(s_tc) + sum_{c >= P} -w_tc log(1 - σ(s_tc)) ]
 
-    with P = ``n_positives`` and ``s`` the logits of ``item_logits``. An absent candidate
-    contributes nothing whatever its weight, and one of weight 0 is not read except by the
-    reference.
+    with P = ``n_positives``. An absent candidate contributes nothing whatever its weight, and one
+    of weight 0 is not read except by the reference.
 
     Differentiable, once, in ``states`` and ``table``; no gradient flows to ``weights``.
 
@@ -65,7 +58,8 @@ def weighted_bce(
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
-    check_candidates(states, table, items, similarity, temperature)
+    candidates, how = Candidates(states, table, items), Similarity(similarity, temperature)
+    check_candidates(candidates, how, weights=weights)
     if weights.shape != items.shape:
         raise ValueError(
             f"weights must have the shape of items, {tuple(items.shape)}, "
@@ -73,52 +67,21 @@ def weighted_bce(
         )
     if not 0 <= n_positives <= items.shape[1]:
         raise ValueError(f"n_positives must lie in 0 .. {items.shape[1]}, got {n_positives}")
-    check_devices(states, table=table, items=items, weights=weights)
-    settings = (n_positives, similarity, temperature, sparse_grad)
-    chosen = choose("weighted_bce", impl, implementations(states, table))
-    if chosen == "reference":
-        item_indices(items.cpu(), len(table))
-        return reference.weighted_bce(states, table, items, weights, *settings)
-    if chosen == "cpp":
-        states, table = states.float(), table.float()
-    return _weighted_bce(states, table, items, weights.float(), *settings, chosen)[0]
+    given = candidates, weights, n_positives, how, sparse_grad
+    return compute(_weighted_bce, reference.weighted_bce, impl, *given)
 
 
-@torch.library.custom_op("pdrec_fast::weighted_bce", mutates_args=())
+@loss
 def _weighted_bce(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
+    candidates: Candidates,
     weights: torch.Tensor,
     n_positives: int,
-    similarity: str,
-    temperature: float,
+    similarity: Similarity,
     sparse_grad: bool,
     impl: str = "cpp",
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, by_dot, by_item, by_state); see ``candidate_gradients``."""
-    cosine = similarity == "cosine"
+) -> Outputs:
     if impl == "triton":
         from pdrec_fast.kernels.triton.candidates import weighted_bce as kernels
 
-        return kernels.weighted_bce(states, table, items, weights, n_positives, cosine, temperature)
-    by_dot = torch.empty(items.shape, dtype=torch.float32)
-    by_item = torch.empty_like(by_dot)
-    by_state = torch.empty(len(states), dtype=torch.float32)
-    loss = extension.weighted_bce(
-        float_array(states),
-        float_array(table),
-        item_indices(items, len(table)),
-        float_array(weights),
-        n_positives,
-        cosine,
-        temperature,
-        by_dot.numpy(),
-        by_item.numpy(),
-        by_state.numpy(),
-        thread_count(items, states.shape[1]),
-    )
-    return torch.tensor(loss, dtype=torch.float32), by_dot, by_item, by_state
-
-
-register_gradients(_weighted_bce)
+        return kernels.weighted_bce(candidates, weights, n_positives, similarity)
+    return compute_cpp(extension.weighted_bce, candidates, weights, similarity, n_positives)

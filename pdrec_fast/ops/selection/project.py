@@ -30,15 +30,20 @@ def project(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """``vectors @ table.T + bias``, without gradient.
+    """``F.linear(vectors, table, bias)``: the scores of the whole corpus, without gradient.
 
     Args:
-        vectors: [B, H]; table: [N, H]; bias: [N] or None.
+        vectors: [B, H], of a floating dtype.
+        table: [N, H], of that dtype.
+        bias: [N], or None.
         impl: ``"onednn"``: oneDNN's fp32 product, on a CPU. ``"torch"``: ``F.linear``, which is
             MKL's product there; in fp32 it takes about twice as long on AMD processors.
 
     Returns:
-        [B, N].
+        [B, N], of that dtype.
+
+    Raises:
+        BackendError: the named implementation cannot run here.
     """
     onednn = None
     if vectors.device.type != "cpu" or {vectors.dtype, table.dtype} != {torch.float32}:

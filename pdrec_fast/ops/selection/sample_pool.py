@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension, extension_problem
+from pdrec_fast.operands import DrawKey
 from pdrec_fast.ops.arguments import observed_rows, per_row, random_keys, score_matrix
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.selection import sample_pool as reference
@@ -25,7 +26,8 @@ def sample_pool(
     replace: bool = True,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Draw items uniformly from each row's pool (PDRec, equation 3).
+    """``torch.multinomial(pool.float(), n_draws, replace)`` for the bool mask ``pool`` [B, N] of
+    each row's pool, of which no matrix is made (PDRec, equation 3).
 
     The pool is the unobserved items that score below ``threshold_score``, or equal it and are not
     below ``threshold_item``. The draws depend on (seed, epoch, user) and the row alone:
@@ -56,7 +58,7 @@ def sample_pool(
     chosen = choose("sample_pool", impl, {"cpp": extension_problem, "reference": None})
     scores = score_matrix(scores)
     n_rows, n_items = scores.shape
-    indptr, items = observed_rows(observed, n_rows, n_items)
+    rows = observed_rows(observed, n_rows, n_items)
     thresholds = (
         per_row("threshold_score", threshold_score, np.float32, n_rows),
         per_row("threshold_item", threshold_item, np.int32, n_rows),
@@ -65,16 +67,15 @@ def sample_pool(
         raise ValueError(f"n_draws must be at least 0, got {n_draws}")
     users = random_keys(seed, epoch, users, n_rows)
     if chosen == "reference":
-        draws, pool_size = reference.sample_pool(
-            scores, indptr, items, *thresholds, n_draws, seed, epoch, users, replace
-        )
+        key = DrawKey(seed, epoch, torch.from_numpy(users))
+        draws, pool_size = reference.sample_pool(scores, rows, *thresholds, n_draws, key, replace)
     else:
         draws = torch.empty((n_rows, n_draws), dtype=torch.int32)
         pool_size = np.empty(n_rows, np.int64)
         extension.sample_pool(
             scores.numpy(),
-            indptr,
-            items,
+            rows.indptr,
+            rows.values,
             *thresholds,
             replace,
             seed,

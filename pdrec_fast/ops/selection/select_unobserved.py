@@ -11,6 +11,8 @@ import torch
 from pdrec_fast.build_info import extension, extension_problem
 from pdrec_fast.ops.arguments import observed_rows, per_row, score_matrix
 from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.ops.selection._checks import check_ranks
+from pdrec_fast.ragged import Ragged
 from pdrec_fast.reference.selection import select_unobserved as reference
 
 
@@ -35,7 +37,8 @@ def select_unobserved(
     first_rank: npt.NDArray[np.int64] | torch.Tensor,
     impl: str = "auto",
 ) -> Selection:
-    """Top-m unobserved items, and the unobserved item at one rank, of every row.
+    """``scores.masked_fill(observed, -inf).sort(dim=1, descending=True, stable=True)`` of every
+    row: the first ``top_m`` items, and the item at ``first_rank``.
 
     The order is by descending score; equal scores (+0 and -0 are equal) by ascending item.
     With ``first_rank = floor(omega_m * l)``, l the number of unobserved items, the items at or
@@ -57,24 +60,17 @@ def select_unobserved(
     chosen = choose("select_unobserved", impl, {"cpp": extension_problem, "reference": None})
     scores = score_matrix(scores)
     n_rows, n_items = scores.shape
-    indptr, items = observed_rows(observed, n_rows, n_items)
+    rows = observed_rows(observed, n_rows, n_items)
     if not 0 <= top_m < 2**31:
         raise ValueError(f"top_m must be at least 0, got {top_m}")
     ranks = per_row("first_rank", first_rank, np.int64, n_rows)
-    n_unobserved = n_items - np.diff(indptr)
-    outside = (ranks < 0) | (ranks >= n_unobserved)
-    if outside.any():
-        row = int(outside.argmax())
-        raise ValueError(
-            f"first_rank must lie in 0 .. {n_unobserved[row] - 1} in row {row}, which has "
-            f"{n_unobserved[row]} unobserved items, got {ranks[row]}: its pool would be empty"
-        )
+    check_ranks(ranks, rows.indptr, n_items)
     if chosen == "cpp":
-        return _select_cpp(scores, indptr, items, top_m, ranks)
+        return _select_cpp(scores, rows, top_m, ranks)
     at = scores.isnan().nonzero()
     if len(at):
         raise _nan_error(*at[0].tolist())
-    return Selection(*reference.select_unobserved(scores, indptr, items, top_m, ranks))
+    return Selection(*reference.select_unobserved(scores, rows, top_m, ranks))
 
 
 def _nan_error(row: int, column: int) -> ValueError:
@@ -82,11 +78,7 @@ def _nan_error(row: int, column: int) -> ValueError:
 
 
 def _select_cpp(
-    scores: torch.Tensor,
-    indptr: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int32],
-    top_m: int,
-    ranks: npt.NDArray[np.int64],
+    scores: torch.Tensor, observed: Ragged, top_m: int, ranks: npt.NDArray[np.int64]
 ) -> Selection:
     n_rows = len(scores)
     top_items = np.empty((n_rows, top_m), np.int32)
@@ -95,8 +87,8 @@ def _select_cpp(
     nan_column = np.empty(n_rows, np.int32)
     extension.select_unobserved(
         scores.numpy(),
-        indptr,
-        items,
+        observed.indptr,
+        observed.values,
         ranks,
         top_items,
         threshold_score,

@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from pdrec_fast.operands import Candidates, Similarity
+
 
 def item_logits(
-    states: torch.Tensor,
-    table: torch.Tensor,
-    items: torch.Tensor,
-    similarity: str,
-    temperature: float,
+    candidates: Candidates,
+    similarity: Similarity,
     bias: torch.Tensor | None = None,
+    *,
     sparse_grad: bool = False,
 ) -> torch.Tensor:
-    """[T, C] logits, -inf where ``items`` is -1; see ``ops.item_logits``."""
+    """[T, C] logits, -inf where an item is -1; see ``ops.item_logits``."""
+    states, table, items = candidates
     present = items.clamp_min(0)
     rows = F.embedding(present, table, sparse=sparse_grad)
-    if similarity == "cosine":
-        states = F.normalize(states, dim=-1) * temperature
+    if similarity.cosine:
+        states = F.normalize(states, dim=-1) * similarity.temperature
         rows = F.normalize(rows, dim=-1)
     logits = (rows @ states.unsqueeze(-1)).squeeze(-1)
     if bias is not None:

@@ -1,13 +1,17 @@
 """``select_projected`` in Triton: the ids of the CPU's operations, however its search goes."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.ops.selection import select_projected as projected_selection
+from pdrec_fast.operands import DrawKey, Projection
 from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
@@ -43,11 +47,11 @@ def redone(monkeypatch):
     calls = []
     materialized = reference.select_materialized
 
-    def count(vectors, *arguments):
-        calls.append(len(vectors))
-        return materialized(vectors, *arguments)
+    def count(projection, *arguments):
+        calls.append(len(projection.vectors))
+        return materialized(projection, *arguments)
 
-    monkeypatch.setattr(projected_selection.reference, "select_materialized", count)
+    monkeypatch.setattr(reference, "select_materialized", count)
     return calls
 
 
@@ -75,7 +79,7 @@ def rows(omega=0.5, n_items=ITEMS, all_seen=0):
 def check(matrices, observed, first_rank, tile=TILE, top_m=TOP, on_device=False):
     """All results against those of the CPU's operations for the same scores."""
     vectors, table, bias = (matrix.cpu() for matrix in matrices)
-    scores = reference.projected_scores(vectors, table, bias)
+    scores = reference.projected_scores(Projection(vectors, table, bias))
     chosen = select_unobserved(scores, observed, top_m, first_rank)
     draws = sample_pool(scores, observed, chosen[1], chosen[2], DRAWS, **KEYS)
     of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
@@ -125,7 +129,7 @@ def test_rows_without_a_pool_stay_as_they_were(device):
     sizes = torch.tensor([64, 0, 64], device=device)
     users = torch.arange(3, device=device)
     unwritten = torch.empty(1, dtype=torch.int32, device=device)
-    draws = pool_draws.draw(bits, sizes, 64, DRAWS, 1, 2, users, any_listed=False)
+    draws = pool_draws.draw(bits, sizes, 64, DRAWS, DrawKey(1, 2, users), any_listed=False)
     assert ((draws[::2] >= 0) & (draws[::2] < 64)).all()
     assert (draws[1] == unwritten).all()
 
@@ -226,8 +230,8 @@ FIELDS = json.dumps(asdict(TILE))
 def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
     """By both operations, of which the second takes what the first gives."""
     operations, n_items = torch.ops.pdrec_fast, len(table)
-    selection = vectors, table, bias, indptr, items, TOP, first_rank, FIELDS
-    *found, pool, state, scores = operations.projected_selection(*selection)
+    selection = vectors, table, bias, indptr, items, first_rank, TOP, FIELDS
+    *found, pool, state, scores = operations.select_projected(*selection)
     sizes = n_items - indptr.diff() - first_rank
     drawing = pool, sizes, n_items, DRAWS, -5, 2, users, True
     return *found, pool, state, scores, operations.pool_draws(*drawing)
@@ -236,8 +240,8 @@ def selected_and_drawn(vectors, table, bias, indptr, items, first_rank, users):
 def test_custom_op_contracts(device):
     operations = torch.ops.pdrec_fast
     *selection, first_rank, users = tensors(device)
-    arguments = *selection, TOP, first_rank, FIELDS
-    torch.library.opcheck(operations.projected_selection.default, arguments)
+    arguments = *selection, first_rank, TOP, FIELDS
+    torch.library.opcheck(operations.select_projected.default, arguments)
     *_, pool, state, _, _ = selected_and_drawn(*selection, first_rank, users)
     assert not state.any()
     sizes = len(selection[1]) - selection[3].diff() - first_rank
@@ -271,3 +275,88 @@ def test_waits_for_the_device_once(monkeypatch):
     dtypes = torch.int32, torch.float32, torch.int32, torch.float32, torch.int32
     for result, shape, dtype in zip(found, shapes, dtypes, strict=True):
         assert (result.shape, result.dtype, result.device.type) == (shape, dtype, "meta")
+
+
+COMPILE = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from pdrec_fast.kernels.triton.selection import _pool_draws as pool_draws
+from pdrec_fast.kernels.triton.selection import _score_tiles as score_tiles
+from pdrec_fast.kernels.triton.selection import select_projected as kernels
+
+name, dtype, hidden = sys.argv[1], sys.argv[2], int(sys.argv[3])
+modules = kernels, score_tiles, pool_draws
+kernel = next(getattr(module, name) for module in modules if hasattr(module, name))
+tile = score_tiles.default_tile(
+    hidden, {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype], 1 << 20
+)
+rows, samples = (1, tile.sample) if name == "_bracket_kernel" else (tile.rows, 0)
+constants = {
+    "HIDDEN": hidden, "PRECISION": tile.precision, "BLOCK_ROWS": rows, "BLOCK_ITEMS": tile.items,
+    "BLOCK_DEPTH": tile.depth, "CAPACITY": tile.capacity, "BLOCK_SAMPLES": samples,
+    "BLOCK_PAIRS": 16, "BLOCK": 1024, "BLOCKS": 64,
+}
+types = dict.fromkeys(("vectors_ptr", "table_ptr"), f"*{dtype}")
+floats = "bias", "upper", "lower", "least", "best", "out", "scores"
+types |= dict.fromkeys((f"{name}_ptr" for name in floats), "*fp32")
+types |= dict.fromkeys(("keys_ptr", "rows_ptr", "users_ptr"), "*i64") | {"seed": "i64"}
+names = [parameter.name for parameter in kernel.params]
+types = {
+    name: "constexpr" if name in constants else types.get(name, "*i32" if "_ptr" in name else "i32")
+    for name in names
+}
+values = {(names.index(name),): value for name, value in constants.items() if name in names}
+aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if "_ptr" in name}
+options = {"num_warps": tile.n_warps, "num_stages": tile.n_stages, "maxnreg": tile.max_registers}
+source = ASTSource(kernel, types, values, aligned)
+compiled = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+print("shared", compiled.metadata.shared, "wgmma" in compiled.asm["ptx"])
+open(sys.argv[4], "wb").write(compiled.asm["cubin"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "hidden"),
+    [
+        ("_count_kernel", "bf16", 256),
+        ("_count_kernel", "bf16", 1000),
+        ("_collect_kernel", "bf16", 256),
+        ("_collect_kernel", "fp32", 100),
+        ("_bracket_kernel", "fp32", 256),
+        ("_draw_kernel", "fp32", 256),
+        ("_list_kernel", "fp32", 256),
+    ],
+)
+def test_compiles_for_hopper(kernel, dtype, hidden, tmp_path):
+    """With the default tiles nothing spills, bfloat16 runs on tensor cores, and two programs fit on
+    a multiprocessor."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    cubin = tmp_path / "kernel.cubin"
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE, kernel, dtype, str(hidden), str(cubin)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    shared, tensor_cores = re.search(r"shared (\d+) (\w+)", result.stdout).groups()
+    if dtype == "bf16":
+        assert tensor_cores == "True"
+        assert int(shared) <= (113 if hidden <= 256 else 226) * 1024
+    usage = resource_usage(cubin)
+    if usage is not None:
+        assert "STACK:0 " in usage
+
+
+def resource_usage(cubin):
+    """What cuobjdump says, None where Triton brings none."""
+    import triton
+
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
+    if not os.path.exists(tool):
+        return None
+    return subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True).stdout

@@ -5,6 +5,7 @@ import torch
 
 from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.selection.project import project
+from pdrec_fast.reference.selection import project as reference
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch was built without oneDNN"
@@ -21,6 +22,14 @@ def test_by_hand():
     assert project(vectors, table, torch.tensor([1.0, 2.0])).tolist() == [[12.0, 0.5]]
 
 
+def test_reference_by_hand():
+    vectors, table = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.5, -1.0]])
+    found = reference.project(vectors, table, torch.tensor([1.0, 2.0]))
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[12.0, 0.5]]
+    assert reference.project(vectors, table).tolist() == [[11.0, -1.5]]
+
+
 @needs_onednn
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 5), (65, 1001, 33), (0, 7, 3)])
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -29,7 +38,7 @@ def test_onednn_is_as_exact_as_torch(shape, with_bias):
     vectors, table = normal(n_rows, width), normal(n_items, width, seed=1)
     bias = normal(n_items, seed=2) if with_bias else None
     actual = project(vectors, table, bias, impl="onednn")
-    truth = vectors.double() @ table.double().T + (bias.double() if with_bias else 0)
+    truth = reference.project(vectors, table, bias)
     assert actual.shape == (n_rows, n_items)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.double(), truth, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pdrec_fast.errors import BackendError
+from pdrec_fast.operands import Projection
 from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
@@ -45,7 +46,7 @@ def select(matrices, observed, first_rank, top_m=9, n_draws=13, **keywords):
 @pytest.mark.parametrize("ties", [False, True], ids=["separate", "ties"])
 def test_equals_the_two_operations(impl, omega, dtype, ties):
     matrices, (observed, first_rank) = corpus(dtype, ties), rows(omega)
-    scores = reference.projected_scores(*matrices)
+    scores = reference.projected_scores(Projection(*matrices))
     chosen = select_unobserved(scores, observed, 9, first_rank)
     draws = sample_pool(scores, observed, chosen[1], chosen[2], 13, **KEYS)
     of_row = np.repeat(np.arange(ROWS), np.diff(observed[0]))
@@ -68,9 +69,8 @@ def test_autocast_changes_nothing():
 def test_scores_are_those_of_float64():
     vectors, table, bias = corpus()
     truth = vectors.double() @ table.double().T + bias.double()
-    torch.testing.assert_close(
-        reference.projected_scores(vectors, table, bias).double(), truth, rtol=1e-5, atol=1e-5
-    )
+    scores = reference.projected_scores(Projection(vectors, table, bias))
+    torch.testing.assert_close(scores.double(), truth, rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

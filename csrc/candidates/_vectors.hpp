@@ -172,6 +172,21 @@ inline float norm_at_least_eps(float square) {
   return norm < kNormEps ? kNormEps : norm;
 }
 
+template <bool kCosine>
+struct Cosine {
+  static constexpr bool value = kCosine;
+};
+
+// Calls function(Cosine<true or false>), as the similarity says.
+template <class Function>
+inline void for_similarity(const Similarity& similarity, const Function& function) {
+  if (similarity.cosine) {
+    function(Cosine<true>{});
+  } else {
+    function(Cosine<false>{});
+  }
+}
+
 // What to multiply a dot product with to make it a logit.
 template <bool kCosine>
 inline float logit_scale(float temperature, float state_square, float item_square) {

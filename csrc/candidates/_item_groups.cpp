@@ -1,4 +1,4 @@
-#include "candidates/item_groups.hpp"
+#include "candidates/_item_groups.hpp"
 
 #include <algorithm>
 #include <array>

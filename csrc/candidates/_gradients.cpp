@@ -1,4 +1,4 @@
-#include "candidates/gradients.hpp"
+#include "candidates/_gradients.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -39,9 +39,9 @@ void states_gradient(const StatesGradientArgs& args, std::int64_t begin, std::in
     for (std::int64_t at = row * all.n_candidates; at < (row + 1) * all.n_candidates; ++at) {
       prefetch_candidate(all, at + kPrefetchAhead);
       if (all.items[at] < 0) continue;
-      sum.add(args.upstream * args.by_dot[at], all.table + all.items[at] * all.width);
+      sum.add(args.grad_loss * args.grad_dot[at], all.table + all.items[at] * all.width);
     }
-    sum.add(args.upstream * args.by_state[row], all.states + row * all.width);
+    sum.add(args.grad_loss * args.grad_state[row], all.states + row * all.width);
     sum.flush();
   }
 }
@@ -52,14 +52,14 @@ void table_gradient(const TableGradientArgs& args, std::int64_t begin, std::int6
   for (std::int64_t group = begin; group < end; ++group) {
     const std::int64_t item = args.group_items[group];
     RowSum sum(all.width, args.out + (args.compact ? group : item) * all.width);
-    float by_item = 0.0f;
+    float grad_item = 0.0f;
     for (std::int64_t k = args.group_starts[group]; k < args.group_starts[group + 1]; ++k) {
       const auto at = static_cast<std::uint32_t>(args.order[k]);
-      by_item += args.by_item[at];
-      sum.add(args.upstream * args.by_dot[at],
+      grad_item += args.grad_item[at];
+      sum.add(args.grad_loss * args.grad_dot[at],
               all.states + std::int64_t{at / n_candidates} * all.width);
     }
-    sum.add(args.upstream * by_item, all.table + item * all.width);
+    sum.add(args.grad_loss * grad_item, all.table + item * all.width);
     sum.flush();
   }
 }

@@ -1,0 +1,90 @@
+"""What losses of candidates' logits share: a new one adds its formula and its documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pdrec_fast.operands import Candidates, LogitGradients, Similarity
+from pdrec_fast.ops.candidates._checks import (
+    cpp_arguments,
+    float_array,
+    implementations,
+    item_indices,
+    thread_count,
+)
+from pdrec_fast.ops.candidates._gradients import backward
+from pdrec_fast.ops.declaration import Operation, operation
+from pdrec_fast.ops.dispatch import choose
+
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""The loss, and the fields of ``LogitGradients``."""
+
+
+def loss(function: Callable[..., Outputs]) -> Operation:
+    """Declare an op ``(candidates, ..., sparse_grad, impl) -> Outputs``, differentiable once in
+    states and table. Under autocast it computes in float32, as torch's losses do.
+    """
+    # On a GPU the copy of narrow states is [T, d] alone.
+    declared = operation(fake=_like_outputs, autocast=dict.fromkeys(("cpu", "cuda"), torch.float32))
+    op, derivatives = declared(function), (1, 2, 3)
+    op.gradient(
+        of=["states", "table"],
+        saves=["candidates", "sparse_grad", "impl"],
+        outputs=derivatives,
+        constant=derivatives,
+    )(backward)
+    return op
+
+
+def compute(
+    op: Operation,
+    reference: Callable[..., torch.Tensor],
+    impl: str,
+    candidates: Candidates,
+    weights: torch.Tensor,
+    *settings: Any,
+) -> torch.Tensor:
+    """The loss by the chosen implementation; op and reference take the same arguments."""
+    states, table, items = candidates
+    chosen = choose(reference.__name__, impl, implementations(states, table))
+    if chosen == "reference":
+        item_indices(items.cpu(), len(table))
+        return reference(candidates, weights, *settings)
+    if chosen == "cpp":
+        candidates = Candidates(states.float(), table.float(), items)
+    return op(candidates, weights.float(), *settings, chosen)[0]
+
+
+def compute_cpp(
+    kernel: Callable[..., float],
+    candidates: Candidates,
+    weights: torch.Tensor,
+    similarity: Similarity,
+    *settings: Any,
+) -> Outputs:
+    """Outputs of a loss of the extension; ``settings`` are those that it does not share."""
+    gradients = LogitGradients.empty(candidates.items)
+    value = kernel(
+        *cpp_arguments(candidates),
+        float_array(weights),
+        *settings,
+        similarity.cosine,
+        similarity.temperature,
+        *(gradient.numpy() for gradient in gradients),
+        thread_count(candidates),
+    )
+    return torch.tensor(value, dtype=torch.float32), *gradients
+
+
+def _like_outputs(a: Any) -> Outputs:
+    states, _, items = a.candidates
+    like_items = states.new_empty(items.shape, dtype=torch.float32)
+    return (
+        like_items.new_empty(()),
+        like_items,
+        torch.empty_like(like_items),
+        like_items.new_empty(len(states)),
+    )
