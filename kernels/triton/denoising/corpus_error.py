@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.operands import SparseTarget
 
 _PAIRS = 16  # non-zeros of the target subtracted at a time: the least depth of a product
 
@@ -103,21 +104,21 @@ def _difference_kernel(
     tl.store(squares_ptr + tl.program_id(1) * n_rows + rows, squares, mask=rows < n_rows)
 
 
-def difference(
+def corpus_error(
     hidden: torch.Tensor,
     item_out: torch.Tensor,
     item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
+    target: SparseTarget,
     *,
     tile: Tile | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(squared norms of the rows, float32 [B]; prediction minus x, [B, N], of hidden's dtype).
 
-    ``hidden`` and ``item_out`` are of one dtype; all contiguous, on one device. The sums of squares
+    ``hidden`` and ``item_out`` are of one dtype; all on one device. The sums of squares
     are of the difference before it is rounded, in an order that only the tile decides.
     """
+    hidden, item_out, item_bias = (x.contiguous() for x in (hidden, item_out, item_bias))
+    rows, items, values = target
     (n_rows, width), n_items = hidden.shape, len(item_out)
     out = torch.empty((n_rows, n_items), dtype=hidden.dtype, device=hidden.device)
     tile = tile or tile_for(hidden.dtype)

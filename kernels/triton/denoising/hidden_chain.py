@@ -34,6 +34,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.operands import Chain, ItemRows
 
 
 @dataclass(frozen=True)
@@ -172,24 +173,13 @@ def _chain_kernel(
         s = c1 + c2 * s
 
 
-def hidden_chain(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-    *,
-    tile: Tile | None = None,
-) -> torch.Tensor:
+def hidden_chain(rows: ItemRows, chain: Chain, *, tile: Tile | None = None) -> torch.Tensor:
     """h of step 0, [B, H], of item_in's dtype; contiguous tensors on one device.
 
-    ``item_in`` and ``gram`` are of one dtype, the coefficients float64.
+    ``item_in`` and ``gram`` are of one dtype.
     """
-    n_rows, hidden = len(indptr) - 1, item_in.shape[1]
+    item_in = chain.item_in
+    n_rows, hidden = len(rows.indptr) - 1, item_in.shape[1]
     out = torch.empty((n_rows, hidden), dtype=item_in.dtype, device=item_in.device)
     if not n_rows:
         return out
@@ -198,20 +188,13 @@ def hidden_chain(
     g = torch.empty((2, n_rows, hidden), dtype=item_in.dtype, device=item_in.device)
     with torch.cuda.device_of(item_in):
         _chain_kernel[(triton.cdiv(n_rows, tile.rows),)](
-            indptr,
-            items,
-            values,
-            item_in,
-            gram,
-            bias,
-            time,
-            x0_coefficient,
-            xt_coefficient,
+            *rows[:3],
+            *chain,
             projection,
             g,
             out,
             n_rows,
-            len(time),
+            len(chain.time),
             HIDDEN=hidden,
             PRECISION=tile.precision,
             BLOCK_ROWS=tile.rows,

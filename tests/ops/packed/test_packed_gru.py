@@ -98,12 +98,12 @@ def test_no_tokens(impl):
 
 def test_the_custom_operations_are_sound():
     inputs = arguments((3, 2, 1))
-    torch.library.opcheck(op._packed_gru, inputs)
-    states, gates = op._packed_gru(*inputs)
-    x, sizes, in_weight, weight, *_ = (t.detach() for t in inputs)
+    ops = torch.ops.pdrec_fast
+    torch.library.opcheck(ops.packed_gru.default, inputs)
+    states, gates = (t.detach() for t in ops.packed_gru(*inputs))
     torch.library.opcheck(
-        op._packed_gru_backward,
-        (torch.ones_like(states), x, sizes, in_weight, weight, states.detach(), gates.detach()),
+        ops.packed_gru_backward.default,
+        (torch.ones_like(states), *(t.detach() for t in inputs), states, gates),
         test_utils=("test_schema", "test_faketensor"),
     )
 
