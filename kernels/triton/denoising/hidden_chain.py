@@ -1,23 +1,10 @@
 # mypy: disallow-untyped-defs=False
 """The reverse process of diffusion in the hidden layer: all T steps of a tile of users at once.
 
-With B users, H hidden units and L items of a user, a call costs
-
-- FLOPs: (T - 1) 2 B H^2 in products with gram, g being 0 in the first step: 1.8e11 for B = 10,000,
-  H = 1000, T = 10: 2.7 ms at 67 TFLOP/s (exact float32, no tensor cores), 0.18 ms at 990 TFLOP/s
-  (bf16, dense). The projection is a product too, of a tile's users and the items of their
-  histories, most of it zeros: 2 B H rows L with the tile's rows, 0.2e11 for L = 14.
-- Bytes: B L rows of item_in, 560 MB in float32 (0.17 ms at an H100's 3.35 TB/s, 0.12 ms at an
-  H200's 4.8) where the table does not stay in L2, half of that in bf16; and in every step the
-  scratch below, 12 B H bytes in float32: 0.35 ms in all where it does not stay in L2.
-- L2: every program reads gram once a step and its g once for each tile of columns. In float32,
-  64 x 128 makes 21 operations for each byte of both, in bf16 64 x 256 makes 51. At some 5.5 TB/s
-  that allows 117 and 280 TFLOP/s.
-
-So arithmetic bounds float32, and L2 bf16, at a quarter of the tensor cores' rate. More rows would
-relieve it, but compiled for sm_90 a tile of 128 rows in bf16 spills its registers, and these do
-not: the accumulator takes 32 of each of 256 threads in float32 and 64 in bf16. The projection is
-what sums begin with, so that only g is loaded beside them at the end.
+For (T - 1) 2 B H^2 operations in products, arithmetic bounds it in float32 and L2 in bf16
+(docs/performance.md). The tiles are the largest that do not spill: the accumulator takes 32 of each
+of 256 threads' registers in float32 and 64 in bf16. The projection is what sums begin with, so that
+only g is loaded beside them at the end.
 
 All H columns of g do not fit the registers or the shared memory of a multiprocessor at H = 1000:
 g, in the dtype of gram, and the projection lie in a scratch that each program writes and reads for

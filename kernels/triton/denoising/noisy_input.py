@@ -1,13 +1,9 @@
 # mypy: disallow-untyped-defs=False
 """x_t of diffusion training and its noise, from sparse histories and counter-based random numbers.
 
-A Philox block, 10 rounds of two wide products and two three-way xors, gives four words. Four items
-take one block for eps and one for keep, and two Box-Muller pairs: as compiled for sm_90 by Triton
-3.7, 62 instructions per element, 37 of them integer at half rate. 132 multiprocessors at 1.7 GHz
-would make 3 to 4.6e11 elements per second: 45 to 70 us for B N = 400 x 50,000.
-
-``noisy_input`` writes x_t: 2 B N bytes in bf16, 40 MB or 12 us at 3.35 TB/s (H100), 8 us at 4.8
-TB/s (H200). So integer arithmetic bounds it, and its tile only has to keep the stores wide.
+Four items take one Philox block for eps, one for keep, and two Box-Muller pairs. This arithmetic
+bounds it, not the 2 B N bytes that it writes in bf16 (docs/performance.md), so that its tile only
+has to keep the stores wide.
 """
 
 from __future__ import annotations

@@ -4,26 +4,12 @@
 With B users, N items and H hidden units, x_t = keep / (1 - p) * (signal x0 + sigma eps) is [B, N]
 and dense, and neither it nor eps is ever in memory. The few non-zeros of x0 are added apart.
 
-What a call costs, in either direction:
-
-- FLOPs: 2 B N H in matrix products; 4e10 for B = 400, N = 50,000, H = 1000: 40 us at 990 TFLOP/s
-  (bf16, dense).
-- Bytes: the weight once (read, or its gradient written), 2 N H in bf16: 100 MB, 30 us at 3.35 TB/s
-  (H100), 21 us at 4.8 TB/s (H200). Partial sums are 14 MB and the B x H operand 2 MB, in L2.
-- Noise: some 60 instructions per element (see ``noisy_input``), 45 to 70 us for B N = 2e7, and
-  again for every tile of hidden units.
-
-So making noise bounds the kernels, not memory and not the tensor cores: hence tiles as wide in
-hidden units as registers hold. The accumulator is 64 x 512 or, for H <= 256, 128 x 256, in fp32:
-128 of the 255 registers of each thread of 8 warps. At 64 x 512, the other operand's traffic from L2
-takes about as long as the noise; a taller tile would read less and repeat the noise more often.
-H is a constant of the kernels, so that rows are known to be aligned: 16-byte loads where it is a
-multiple of 8. In float32, 64 x 128, the noise for H = 1000 is made eight times, and 6 of 10
-instructions of the loop are the product's.
-
-Compiled for sm_90, products are wgmma and nothing spills; the times are estimates. Where x_t fits
-in memory, ``noisy_input`` in bf16 and two library products make the noise once, not twice for every
-tile of hidden units, for three passes over 2 B N bytes.
+For 2 B N H operations in products and one pass over the weight, some 60 instructions make the noise
+of each of B N elements, again for every tile of hidden units, and they bound the kernels
+(docs/performance.md): hence tiles as wide in hidden units as registers hold. The accumulator is
+64 x 512 or, for H <= 256, 128 x 256, in fp32; a taller tile would read less and repeat the noise
+more often. H is a constant of the kernels, so that rows are known to be aligned: 16-byte loads
+where it is a multiple of 8.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def corpus_error(
 ) -> torch.Tensor:
     """``((hidden @ item_out.T + item_bias - x) ** 2).mean(1)`` for a sparse target x [B, N].
 
-    This is ``mean_j (item_out_j h + b_j - x_j)^2`` of every row (DiffRec, eq. 10, before weighting).
+    ``mean_j (item_out_j h + b_j - x_j)^2`` of every row (DiffRec, eq. 10, before weighting).
     Differentiable in ``hidden``, ``item_out`` and ``item_bias``. The products run in the dtype of
     ``hidden``; sums over items are fp32.
 

@@ -85,7 +85,7 @@ def _offered(item_in: torch.Tensor, n_rows: int) -> dict[str, str | None]:
 
 
 def _check_shapes(chain: Chain) -> None:
-    item_in, gram, bias, time, *coefficients = chain
+    item_in, gram, time = chain.item_in, chain.gram, chain.time
     if item_in.ndim != 2 or not item_in.is_floating_point() or 0 in item_in.shape:
         raise ValueError(
             "item_in must be a floating tensor of shape [N, H], N and H at least 1, got "

@@ -31,9 +31,9 @@ def noisy_projection(
 ) -> torch.Tensor:
     """``F.dropout(signal * x0 + sigma * torch.randn_like(x0), p) @ weight``.
 
-    The left factor, x_t, is what ``noisy_input`` makes of the same arguments; ``"triton"`` makes it within the
-    product, in the gradient too, and never stores its [B, N] numbers. Differentiable, once, in
-    ``weight``. Under autocast to bfloat16 the product takes the weight in bfloat16.
+    The left factor, x_t, is what ``noisy_input`` makes of the same arguments; ``"triton"`` makes it
+    within the product, in the gradient too, and never stores its [B, N] numbers. Differentiable,
+    once, in ``weight``. Under autocast to bfloat16 the product takes the weight in bfloat16.
 
     Args:
         indptr, items, values, signal, sigma, dropout, seed, epoch, users: see ``noisy_input``.

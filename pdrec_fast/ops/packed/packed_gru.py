@@ -24,9 +24,9 @@ def packed_gru(
 ) -> torch.Tensor:
     """``torch.nn.GRU``'s states of a ``PackedSequence``, after every token.
 
-    With the reset after the product (Cho et al., 2014, as torch has it): ``r = σ(Wr x + ar + Ur h + br)``, ``z = σ(Wz x + az + Uz h + bz)``,
-    ``n = tanh(Wn x + an + r (Un h + bn))``, ``h' = n + z (h - n)``, from ``h = 0``. Differentiable
-    (once) in all but ``sizes``.
+    With the reset after the product (Cho et al., 2014, as torch has it): ``r = σ(Wr x + ar + Ur h +
+    br)``, ``z = σ(Wz x + az + Uz h + bz)``, ``n = tanh(Wn x + an + r (Un h + bn))``, ``h' = n + z
+    (h - n)``, from ``h = 0``. Differentiable (once) in all but ``sizes``.
 
     Args:
         x: [T, e], the tokens in order of time as in ``torch.nn.utils.rnn.PackedSequence``: the
