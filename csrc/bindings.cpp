@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <type_traits>
 
 #include "dispatch.hpp"
@@ -161,11 +162,12 @@ void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& i
   pdrec::noisy_input(args, data, n_threads);
 }
 
-pdrec::SequenceDropout sequence_dropout(const Array<std::int64_t>& indptr,
-                                        const Array<std::int64_t>& users, py::ssize_t n_tokens,
-                                        std::uint32_t keep_from, float keep_scale,
-                                        std::uint64_t seed, std::uint32_t epoch,
-                                        std::uint32_t stream) {
+// Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream.
+using Words = std::tuple<Array<std::int64_t>, Array<std::int64_t>, std::uint32_t, float,
+                         std::uint64_t, std::uint32_t, std::uint32_t>;
+
+pdrec::SequenceDropout sequence_dropout(const Words& words, py::ssize_t n_tokens) {
+  const auto& [indptr, users, keep_from, keep_scale, seed, epoch, stream] = words;
   require(users.ndim() == 1, "users of shape [n_sequences]");
   require_rows(indptr, users.shape(0) + 1, "indptr of shape [n_sequences + 1]");
   require(indptr.at(0) == 0 && indptr.at(users.shape(0)) == n_tokens,
@@ -173,33 +175,27 @@ pdrec::SequenceDropout sequence_dropout(const Array<std::int64_t>& indptr,
   return {keep_from, keep_scale, seed, epoch, stream, users.data()};
 }
 
-void packed_dropout(const Array<float>& x, const Array<std::int64_t>& indptr,
-                    const Array<std::int64_t>& users, std::uint32_t keep_from, float keep_scale,
-                    std::uint64_t seed, std::uint32_t epoch, std::uint32_t stream,
-                    Array<float> out, int n_threads) {
+void packed_dropout(const Array<float>& x, const Words& words, Array<float> out, int n_threads) {
   require(x.ndim() == 2, "x of shape [n_tokens, width]");
   require(out.ndim() == 2 && out.shape(0) == x.shape(0) && out.shape(1) == x.shape(1),
           "out of the shape of x");
-  const pdrec::PackedDropoutArgs args{
-      users.size(),
-      x.shape(1),
-      indptr.data(),
-      x.data(),
-      sequence_dropout(indptr, users, x.shape(0), keep_from, keep_scale, seed, epoch, stream),
-      out.mutable_data()};
+  const pdrec::SequenceDropout dropout = sequence_dropout(words, x.shape(0));
+  const auto& indptr = std::get<0>(words);
+  const pdrec::PackedDropoutArgs args{indptr.size() - 1, x.shape(1), indptr.data(), x.data(),
+                                      dropout,           out.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::packed_dropout(args, n_threads);
 }
 
 // softmax [2, n_tokens, n_heads]: maximum and inverse.
 pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const Heads& v,
-                                          const Array<std::int64_t>& indptr,
-                                          const pdrec::SequenceDropout& dropout,
-                                          Array<float>& softmax) {
+                                          const Words& words, Array<float>& softmax) {
   const pdrec::HeadsView queries = heads_view(q, q, "q of shape [n_tokens, n_heads, width]");
   require(softmax.ndim() == 3 && softmax.shape(0) == 2 && softmax.shape(1) == q.shape(0) &&
               softmax.shape(2) == q.shape(1),
           "softmax of shape [2, n_tokens, n_heads]");
+  const pdrec::SequenceDropout dropout = sequence_dropout(words, q.shape(0));
+  const auto& indptr = std::get<0>(words);
   return {indptr.size() - 1,
           q.shape(1),
           q.shape(2),
@@ -212,35 +208,26 @@ pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const 
           softmax.mutable_data() + q.shape(0) * q.shape(1)};
 }
 
-void packed_attention(const Heads& q, const Heads& k, const Heads& v,
-                      const Array<std::int64_t>& indptr, const Array<std::int64_t>& users,
-                      std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
-                      std::uint32_t epoch, std::uint32_t stream, Array<float> out,
-                      Array<float> softmax, int n_threads) {
-  const pdrec::SequenceDropout dropout = sequence_dropout(
-      indptr, users, q.ndim() ? q.shape(0) : 0, keep_from, keep_scale, seed, epoch, stream);
-  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, indptr, dropout, softmax);
+void packed_attention(const Heads& q, const Heads& k, const Heads& v, const Words& words,
+                      Array<float> out, Array<float> softmax, int n_threads) {
+  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, words, softmax);
   heads_view(out, q, "out of the shape of q");
   float* data = out.mutable_data();
   const py::gil_scoped_release release;
   pdrec::packed_attention(args, data, n_threads);
 }
 
-void packed_attention_backward(const Heads& of_out, const Heads& q, const Heads& k, const Heads& v,
-                               const Array<std::int64_t>& indptr, const Array<std::int64_t>& users,
-                               std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
-                               std::uint32_t epoch, std::uint32_t stream,
-                               Array<float> softmax, Array<float> of_q, Array<float> of_k,
-                               Array<float> of_v, int n_threads) {
-  const pdrec::SequenceDropout dropout = sequence_dropout(
-      indptr, users, q.ndim() ? q.shape(0) : 0, keep_from, keep_scale, seed, epoch, stream);
-  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, indptr, dropout, softmax);
-  for (const Array<float>* gradient : {&of_q, &of_k, &of_v}) {
+void packed_attention_backward(const Heads& grad_out, const Heads& q, const Heads& k,
+                               const Heads& v, const Words& words, Array<float> softmax,
+                               Array<float> grad_q, Array<float> grad_k, Array<float> grad_v,
+                               int n_threads) {
+  const pdrec::PackedAttentionArgs args = attention_args(q, k, v, words, softmax);
+  for (const Array<float>* gradient : {&grad_q, &grad_k, &grad_v}) {
     heads_view(*gradient, q, "gradients of the shape of q");
   }
   const pdrec::PackedAttentionGradients gradients{
-      heads_view(of_out, q, "of_out of the shape of q"), of_q.mutable_data(), of_k.mutable_data(),
-      of_v.mutable_data()};
+      heads_view(grad_out, q, "grad_out of the shape of q"), grad_q.mutable_data(),
+      grad_k.mutable_data(), grad_v.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::packed_attention_backward(args, gradients, n_threads);
 }
@@ -397,18 +384,15 @@ PYBIND11_MODULE(_C, m) {
   };
   def_noisy_input(&noisy_input<float>);
   def_noisy_input(&noisy_input<std::uint16_t>);
-  m.def("packed_dropout", &packed_dropout, arg("x").noconvert(), arg("indptr").noconvert(),
-        arg("users").noconvert(), arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"),
-        arg("stream"), arg("out").noconvert(), arg("n_threads"));
+  m.def("packed_dropout", &packed_dropout, arg("x").noconvert(), arg("words").noconvert(),
+        arg("out").noconvert(), arg("n_threads"));
   m.def("packed_attention", &packed_attention, arg("q").noconvert(), arg("k").noconvert(),
-        arg("v").noconvert(), arg("indptr").noconvert(), arg("users").noconvert(),
-        arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"), arg("stream"),
-        arg("out").noconvert(), arg("softmax").noconvert(), arg("n_threads"));
-  m.def("packed_attention_backward", &packed_attention_backward, arg("of_out").noconvert(),
+        arg("v").noconvert(), arg("words").noconvert(), arg("out").noconvert(),
+        arg("softmax").noconvert(), arg("n_threads"));
+  m.def("packed_attention_backward", &packed_attention_backward, arg("grad_out").noconvert(),
         arg("q").noconvert(), arg("k").noconvert(), arg("v").noconvert(),
-        arg("indptr").noconvert(), arg("users").noconvert(), arg("keep_from"), arg("keep_scale"),
-        arg("seed"), arg("epoch"), arg("stream"), arg("softmax").noconvert(), arg("of_q").noconvert(), arg("of_k").noconvert(),
-        arg("of_v").noconvert(), arg("n_threads"));
+        arg("words").noconvert(), arg("softmax").noconvert(), arg("grad_q").noconvert(),
+        arg("grad_k").noconvert(), arg("grad_v").noconvert(), arg("n_threads"));
   m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
         arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
         arg("logits").noconvert(), arg("n_threads"));

@@ -1,5 +1,5 @@
 # ruff: noqa: N999
-from typing import TypedDict, overload
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -7,6 +7,8 @@ import numpy.typing as npt
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
+_Words = tuple[_I64, _I64, int, float, int, int, int]
+"""Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream."""
 
 class _BuildInfo(TypedDict):
     compiler: str
@@ -50,7 +52,6 @@ def sample_pool(
     pool_size: _I64,
     n_threads: int,
 ) -> None: ...
-@overload
 def noisy_input(
     indptr: _I64,
     items: _I32,
@@ -63,34 +64,12 @@ def noisy_input(
     seed: int,
     epoch: int,
     users: _I64,
-    out: _F32,
-    n_threads: int,
-) -> None: ...
-@overload
-def noisy_input(
-    indptr: _I64,
-    items: _I32,
-    values: _F32,
-    signal: _F32,
-    sigma: _F32,
-    dropout: bool,
-    keep_from: int,
-    keep_scale: float,
-    seed: int,
-    epoch: int,
-    users: _I64,
-    out: npt.NDArray[np.uint16],
+    out: _F32 | npt.NDArray[np.uint16],
     n_threads: int,
 ) -> None: ...
 def packed_dropout(
     x: _F32,
-    indptr: _I64,
-    users: _I64,
-    keep_from: int,
-    keep_scale: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: _Words,
     out: _F32,
     n_threads: int,
 ) -> None: ...
@@ -98,33 +77,21 @@ def packed_attention(
     q: _F32,
     k: _F32,
     v: _F32,
-    indptr: _I64,
-    users: _I64,
-    keep_from: int,
-    keep_scale: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: _Words,
     out: _F32,
     softmax: _F32,
     n_threads: int,
 ) -> None: ...
 def packed_attention_backward(
-    of_out: _F32,
+    grad_out: _F32,
     q: _F32,
     k: _F32,
     v: _F32,
-    indptr: _I64,
-    users: _I64,
-    keep_from: int,
-    keep_scale: float,
-    seed: int,
-    epoch: int,
-    stream: int,
+    words: _Words,
     softmax: _F32,
-    of_q: _F32,
-    of_k: _F32,
-    of_v: _F32,
+    grad_q: _F32,
+    grad_k: _F32,
+    grad_v: _F32,
     n_threads: int,
 ) -> None: ...
 def item_logits(

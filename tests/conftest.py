@@ -32,6 +32,15 @@ def _models_on_the_cpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def poisoned_outputs() -> Iterator[None]:
+    """Memory that nothing was written to holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.zeros(3).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """``real_data("toy.inter")`` is the path of a real data file; skips where it is absent."""

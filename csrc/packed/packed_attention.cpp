@@ -203,20 +203,20 @@ void packed_attention_backward(const PackedAttentionArgs& args,
   for (std::int64_t row = begin; row < end; ++row) {
     const Head head(args, row);
     const std::int64_t offset = head.first * out_row + head.index * width;
-    const float* of_out = head.tokens(gradients.of_out);
+    const float* grad_out = head.tokens(gradients.grad_out);
     transpose(head.tokens(args.k), args.k.token, head, width, scratch.keys);
     transpose(head.tokens(args.v), args.v.token, head, width, scratch.values);
-    fill_zero(gradients.of_q + offset, out_row, head.length, width);
-    fill_zero(gradients.of_k + offset, out_row, head.length, width);
-    fill_zero(gradients.of_v + offset, out_row, head.length, width);
+    fill_zero(gradients.grad_q + offset, out_row, head.length, width);
+    fill_zero(gradients.grad_k + offset, out_row, head.length, width);
+    fill_zero(gradients.grad_v + offset, out_row, head.length, width);
     for (std::int64_t first = 0; first < head.length; first += kQueries) {
       const QueryTile tile = query_tile(head, first);
       const float* queries = head.tokens(args.q) + first * args.q.token;
-      const float* upstream = of_out + first * gradients.of_out.token;
+      const float* upstream = grad_out + first * gradients.grad_out.token;
       if (args.dropout.keep_from) draw_words(args.dropout, head, tile, scratch.words);
       dot_products(head.tokens(args.q), args.q.token, scratch.keys, head, tile, width,
                    scratch.weights);
-      dot_products(of_out, gradients.of_out.token, scratch.values, head, tile, width,
+      dot_products(grad_out, gradients.grad_out.token, scratch.values, head, tile, width,
                    scratch.gradients);
       for (std::int64_t i = 0; i < tile.count; ++i) {
         differentiate(args, (head.first + first + i) * args.n_heads + head.index, first + i + 1,
@@ -225,15 +225,15 @@ void packed_attention_backward(const PackedAttentionArgs& args,
       }
       add_product({{scratch.gradients, head.padded, 1},
                    {head.tokens(args.k), args.k.token},
-                   gradients.of_q + offset + first * out_row,
+                   gradients.grad_q + offset + first * out_row,
                    out_row, tile.count, width, tile.n_keys});
       add_product({{scratch.gradients, 1, head.padded},
                    {queries, args.q.token},
-                   gradients.of_k + offset,
+                   gradients.grad_k + offset,
                    out_row, tile.n_keys, width, tile.count});
       add_product({{scratch.weights, 1, head.padded},
-                   {upstream, gradients.of_out.token},
-                   gradients.of_v + offset,
+                   {upstream, gradients.grad_out.token},
+                   gradients.grad_v + offset,
                    out_row, tile.n_keys, width, tile.count});
     }
   }

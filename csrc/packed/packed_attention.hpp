@@ -29,10 +29,10 @@ struct PackedAttentionArgs {
 };
 
 struct PackedAttentionGradients {
-  HeadsView of_out;
-  float* of_q;  // each [n_tokens, n_heads, width]
-  float* of_k;
-  float* of_v;
+  HeadsView grad_out;
+  float* grad_q;  // each [n_tokens, n_heads, width]
+  float* grad_k;
+  float* grad_v;
 };
 
 constexpr int kQueries = 8;  // computed together
@@ -40,7 +40,6 @@ constexpr std::int64_t kKeyPadding = 16;
 constexpr int kWordsSlack = 128;
 
 // For sequences of up to `padded` tokens, a multiple of kKeyPadding.
-
 struct PackedAttentionScratch {
   float* keys;                // [width, padded]: transposed
   float* values;              // likewise, for the gradient alone

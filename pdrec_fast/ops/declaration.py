@@ -65,8 +65,9 @@ class Operation:
         def of_flat(*arguments: Any) -> Any:
             return function(*vars(self._grouped(arguments)).values())
 
+        returns = None if hints["return"] is type(None) else hints["return"]
         of_flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            flat, return_annotation=hints["return"]
+            flat, return_annotation=returns
         )
         name = f"pdrec_fast::{function.__name__.lstrip('_')}"
         self.op = torch.library.custom_op(name, of_flat, mutates_args=mutates)

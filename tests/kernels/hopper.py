@@ -24,11 +24,15 @@ import torch
 
 from pdrec_fast.operands import (
     Candidates,
+    Chain,
     DrawKey,
+    ItemRows,
     LogitGradients,
+    Noise,
     ObservedRows,
     PackedDropout,
     Similarity,
+    SparseTarget,
 )
 
 ITEMS, HIDDEN = 500, 1000
@@ -95,48 +99,43 @@ def packed_attention(dtype: torch.dtype, n: int) -> None:
     module.packed_attention_backward(q, q, q, q, softmax, packed(n))
 
 
-def noise(n: int) -> tuple[Any, tuple[torch.Tensor, ...]]:
-    """key; indptr, items, values, signal, sigma, users"""
-    key = kernels("denoising.noisy_input").RandomKey(0.5, 1, 2)
-    ones, users = torch.ones(n), torch.arange(n)
-    return key, (*histories(n), ones, ones, users)
+def histories(n: int) -> ItemRows:
+    """An item for every user."""
+    return ItemRows(torch.arange(n + 1), torch.zeros(n, dtype=torch.int32), torch.ones(n), ITEMS)
 
 
-def histories(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """indptr, items, values: an item for every user"""
-    return torch.arange(n + 1), torch.zeros(n, dtype=torch.int32), torch.ones(n)
+def noise(n: int) -> Noise:
+    return Noise(torch.ones(n), torch.ones(n), torch.arange(n), 0.5, 1, 2)
 
 
 def noisy_input(dtype: torch.dtype, n: int) -> None:
-    key, arrays = noise(n)
-    kernels("denoising.noisy_input").noisy_input(key, torch.empty(n, ITEMS, dtype=dtype), *arrays)
+    out = torch.empty(n, ITEMS, dtype=dtype)
+    kernels("denoising.noisy_input").noisy_input(out, histories(n), noise(n))
 
 
 def noisy_projection(dtype: torch.dtype, n: int) -> None:
-    module, (key, arrays) = kernels("denoising.noisy_projection"), noise(n)
+    module, noised = kernels("denoising.noisy_projection"), (histories(n), noise(n))
     for hidden in WIDTHS[dtype]:
-        module.noisy_projection(key, torch.ones(ITEMS, hidden, dtype=dtype), *arrays)
-        module.weight_gradient(key, ITEMS, torch.ones(n, hidden, dtype=dtype), *arrays)
+        module.noisy_projection(torch.ones(ITEMS, hidden, dtype=dtype), *noised)
+        module.weight_gradient(torch.ones(n, hidden, dtype=dtype), *noised)
 
 
 def hidden_chain(dtype: torch.dtype, n: int) -> None:
     coefficients = torch.ones(2, 10, dtype=torch.float64)
     for hidden in WIDTHS[dtype]:
         layer = torch.ones(ITEMS, hidden, dtype=dtype), torch.ones(hidden, hidden, dtype=dtype)
-        vectors = torch.ones(hidden), torch.ones(10, hidden)
-        kernels("denoising.hidden_chain").hidden_chain(
-            *histories(n), *layer, *vectors, *coefficients
-        )
+        chain = Chain(*layer, torch.ones(hidden), torch.ones(10, hidden), *coefficients)
+        kernels("denoising.hidden_chain").hidden_chain(histories(n), chain)
 
 
 def corpus_error(dtype: torch.dtype, n: int) -> None:
     layer = torch.ones(n, HIDDEN, dtype=dtype), torch.ones(ITEMS, HIDDEN, dtype=dtype)
-    pairs = torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.ones(n)
-    kernels("denoising.corpus_error").difference(*layer, torch.ones(ITEMS), *pairs)
+    target = SparseTarget(torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.ones(n))
+    kernels("denoising.corpus_error").corpus_error(*layer, torch.ones(ITEMS), target)
 
 
 def select_projected(dtype: torch.dtype, n: int) -> None:
-    (indptr, items, _), n_items = histories(n), 2**15 + 4  # more than are sampled
+    (indptr, items, *_), n_items = histories(n), 2**15 + 4  # more than are sampled
     matrices = torch.ones(n, 256), torch.ones(n_items, 256, dtype=dtype), torch.ones(n_items)
     corpus = kernels("selection._score_tiles").Corpus(*matrices)
     rows, ranks = torch.arange(n), torch.zeros(n, dtype=torch.int64)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 
 MOST_SHARED = 227 * 1024  # bytes that a program may have
 MOST_SPILLED = 32  # bytes a thread: by Triton 3.2 in two kernels; by 3.7 nothing spills
-# Its ptxas leaves 32 registers of 255 to this one, whose float32 products are unrolled.
-SPILLING_FROM_3_9 = {"packed_attention-fp32": {"_backward_keys"}} if TRITON >= (3, 9) else {}
+# Its ptxas leaves 32 registers of 255 to one pass, of the keys, whose products are unrolled.
+SPILLING_FROM_3_9 = {"packed_attention-fp32": ["_attention"]} if TRITON >= (3, 9) else {}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,10 @@ def test_compiles_for_hopper_without_spills(reports, case):
     report = reports[case]
     assert "error" not in report, report["error"]
     assert report["kernels"]
-    spilling = {
+    spilling = [
         kernel["name"] for kernel in report["kernels"] if kernel["stack_bytes"] > MOST_SPILLED
-    }
-    assert spilling <= SPILLING_FROM_3_9.get(case, set()), report
+    ]
+    assert Counter(spilling) <= Counter(SPILLING_FROM_3_9.get(case, [])), report
     assert all(kernel["shared_bytes"] <= MOST_SHARED for kernel in report["kernels"]), report
 
 

@@ -33,6 +33,11 @@ def _(saved: Any, grad_y: torch.Tensor, _: None) -> tuple[torch.Tensor | None, t
     return grad_slope, grad_y * saved.line.slope
 
 
+@operation(fake=lambda a: None, mutates=["out"])
+def _doubled_into_of_test(out: torch.Tensor, x: torch.Tensor) -> None:
+    out.copy_(2 * x)
+
+
 @pytest.fixture
 def x():
     return torch.arange(6.0).view(2, 3).requires_grad_()
@@ -75,3 +80,12 @@ def test_autocast_widens(x):
 def test_torch_finds_schema_fake_and_gradient_consistent(x):
     slope = torch.tensor(3.0, requires_grad=True)
     torch.library.opcheck(torch.ops.pdrec_fast.line_of_test.default, (x, slope, 0.5))
+
+
+def test_an_op_may_write_to_an_argument_and_return_nothing(x):
+    out = torch.full((2, 3), torch.nan)
+    assert _doubled_into_of_test(out, x.detach()) is None
+    assert torch.equal(out, 2 * x)
+    op = torch.ops.pdrec_fast.doubled_into_of_test.default
+    assert op._schema.arguments[0].alias_info.is_write
+    torch.library.opcheck(op, (out, x.detach()))

@@ -12,8 +12,9 @@ from bench.dense import DTYPES
 from bench.registry import Case, Floor, Implementation, call, operation
 from bench.target import eager, target
 from pdrec_fast.diffusion.inputs import interaction_rows
+from pdrec_fast.operands import SparseTarget
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
-from pdrec_fast.reference.denoising.corpus_error import corpus_error as plain
+from pdrec_fast.reference.denoising.corpus_error import corpus_error as plain_error
 
 _SIZES = {"users": 400, "items": 37_868, "hidden": 1_000}
 
@@ -43,6 +44,9 @@ def error(users: int, items: int, hidden: int, precision: str) -> Case:
     ) -> tuple[torch.Tensor, ...]:
         errors = forward(*inputs, *sparse)
         return errors.detach(), *torch.autograd.grad(errors.sum(), inputs)
+
+    def plain(*arguments: torch.Tensor) -> torch.Tensor:
+        return plain_error(*arguments[:3], SparseTarget(*arguments[3:]))
 
     def package(impl: str) -> Callable[..., torch.Tensor]:
         return partial(corpus_error, impl=impl)

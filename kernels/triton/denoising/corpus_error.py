@@ -1,18 +1,10 @@
 # mypy: disallow-untyped-defs=False
 """Prediction of the whole corpus minus its sparse target, and its rows' squares, in one pass.
 
-With B users, N items and H hidden units, a call costs
-
-- FLOPs: 2 B N H; 4e10 for B = 400, N = 50,000, H = 1000: 40 us at 990 TFLOP/s (bf16, dense), 0.6 ms
-  at 67 TFLOP/s (exact float32, no tensor cores). The target's few non-zeros are a product of 16
-  in depth for each tile, 2 % more.
-- Bytes: item_out once and the difference once: 2 N (H + B) in bf16, 140 MB: 42 us at an H100's
-  3.35 TB/s, 29 us at an H200's 4.8. Partial sums of squares are 4 B N / columns, under 1 MB.
-
-So both bound it in bf16, and arithmetic in float32. A library's product, then the target, then a
-norm would pass over the B N numbers thrice more. Tiles are those of plain products: an accumulator
-of 128 x 256 in bf16, 128 registers of each of 256 threads, and 64 x 128 in float32. Tiles of the
-same items run side by side, so that item_out is read from memory once.
+For 2 B N H operations in products it reads item_out and writes the difference once: both bound it
+in bf16, arithmetic in float32 (docs/performance.md). Tiles are those of plain products: an
+accumulator of 128 x 256 in bf16, 128 registers of each of 256 threads, and 64 x 128 in float32.
+Tiles of the same items run side by side, so that item_out is read from memory once.
 """
 
 from __future__ import annotations
@@ -24,6 +16,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.operands import SparseTarget
 
 _PAIRS = 16  # non-zeros of the target subtracted at a time: the least depth of a product
 
@@ -103,21 +96,21 @@ def _difference_kernel(
     tl.store(squares_ptr + tl.program_id(1) * n_rows + rows, squares, mask=rows < n_rows)
 
 
-def difference(
+def corpus_error(
     hidden: torch.Tensor,
     item_out: torch.Tensor,
     item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
+    target: SparseTarget,
     *,
     tile: Tile | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(squared norms of the rows, float32 [B]; prediction minus x, [B, N], of hidden's dtype).
 
-    ``hidden`` and ``item_out`` are of one dtype; all contiguous, on one device. The sums of squares
+    ``hidden`` and ``item_out`` are of one dtype; all on one device. The sums of squares
     are of the difference before it is rounded, in an order that only the tile decides.
     """
+    hidden, item_out, item_bias = (x.contiguous() for x in (hidden, item_out, item_bias))
+    rows, items, values = target
     (n_rows, width), n_items = hidden.shape, len(item_out)
     out = torch.empty((n_rows, n_items), dtype=hidden.dtype, device=hidden.device)
     tile = tile or tile_for(hidden.dtype)

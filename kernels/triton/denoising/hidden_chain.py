@@ -1,23 +1,10 @@
 # mypy: disallow-untyped-defs=False
 """The reverse process of diffusion in the hidden layer: all T steps of a tile of users at once.
 
-With B users, H hidden units and L items of a user, a call costs
-
-- FLOPs: (T - 1) 2 B H^2 in products with gram, g being 0 in the first step: 1.8e11 for B = 10,000,
-  H = 1000, T = 10: 2.7 ms at 67 TFLOP/s (exact float32, no tensor cores), 0.18 ms at 990 TFLOP/s
-  (bf16, dense). The projection is a product too, of a tile's users and the items of their
-  histories, most of it zeros: 2 B H rows L with the tile's rows, 0.2e11 for L = 14.
-- Bytes: B L rows of item_in, 560 MB in float32 (0.17 ms at an H100's 3.35 TB/s, 0.12 ms at an
-  H200's 4.8) where the table does not stay in L2, half of that in bf16; and in every step the
-  scratch below, 12 B H bytes in float32: 0.35 ms in all where it does not stay in L2.
-- L2: every program reads gram once a step and its g once for each tile of columns. In float32,
-  64 x 128 makes 21 operations for each byte of both, in bf16 64 x 256 makes 51. At some 5.5 TB/s
-  that allows 117 and 280 TFLOP/s.
-
-So arithmetic bounds float32, and L2 bf16, at a quarter of the tensor cores' rate. More rows would
-relieve it, but compiled for sm_90 a tile of 128 rows in bf16 spills its registers, and these do
-not: the accumulator takes 32 of each of 256 threads in float32 and 64 in bf16. The projection is
-what sums begin with, so that only g is loaded beside them at the end.
+For (T - 1) 2 B H^2 operations in products, arithmetic bounds it in float32 and L2 in bf16
+(docs/performance.md). The tiles are the largest that do not spill: the accumulator takes 32 of each
+of 256 threads' registers in float32 and 64 in bf16. The projection is what sums begin with, so that
+only g is loaded beside them at the end.
 
 All H columns of g do not fit the registers or the shared memory of a multiprocessor at H = 1000:
 g, in the dtype of gram, and the projection lie in a scratch that each program writes and reads for
@@ -34,6 +21,7 @@ import triton
 import triton.language as tl
 
 from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.operands import Chain, ItemRows
 
 
 @dataclass(frozen=True)
@@ -172,24 +160,13 @@ def _chain_kernel(
         s = c1 + c2 * s
 
 
-def hidden_chain(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-    *,
-    tile: Tile | None = None,
-) -> torch.Tensor:
+def hidden_chain(rows: ItemRows, chain: Chain, *, tile: Tile | None = None) -> torch.Tensor:
     """h of step 0, [B, H], of item_in's dtype; contiguous tensors on one device.
 
-    ``item_in`` and ``gram`` are of one dtype, the coefficients float64.
+    ``item_in`` and ``gram`` are of one dtype.
     """
-    n_rows, hidden = len(indptr) - 1, item_in.shape[1]
+    item_in = chain.item_in
+    n_rows, hidden = len(rows.indptr) - 1, item_in.shape[1]
     out = torch.empty((n_rows, hidden), dtype=item_in.dtype, device=item_in.device)
     if not n_rows:
         return out
@@ -198,20 +175,13 @@ def hidden_chain(
     g = torch.empty((2, n_rows, hidden), dtype=item_in.dtype, device=item_in.device)
     with torch.cuda.device_of(item_in):
         _chain_kernel[(triton.cdiv(n_rows, tile.rows),)](
-            indptr,
-            items,
-            values,
-            item_in,
-            gram,
-            bias,
-            time,
-            x0_coefficient,
-            xt_coefficient,
+            *rows[:3],
+            *chain,
             projection,
             g,
             out,
             n_rows,
-            len(time),
+            len(chain.time),
             HIDDEN=hidden,
             PRECISION=tile.precision,
             BLOCK_ROWS=tile.rows,

@@ -1,22 +1,18 @@
 # mypy: disallow-untyped-defs=False
 """x_t of diffusion training and its noise, from sparse histories and counter-based random numbers.
 
-A Philox block, 10 rounds of two wide products and two three-way xors, gives four words. Four items
-take one block for eps and one for keep, and two Box-Muller pairs: as compiled for sm_90 by Triton
-3.7, 62 instructions per element, 37 of them integer at half rate. 132 multiprocessors at 1.7 GHz
-would make 3 to 4.6e11 elements per second: 45 to 70 us for B N = 400 x 50,000.
-
-``noisy_input`` writes x_t: 2 B N bytes in bf16, 40 MB or 12 us at 3.35 TB/s (H100), 8 us at 4.8
-TB/s (H200). So integer arithmetic bounds it, and its tile only has to keep the stores wide.
+Four items take one Philox block for eps, one for keep, and two Box-Muller pairs. This arithmetic
+bounds it, not the 2 B N bytes that it writes in bf16 (docs/performance.md), so that its tile only
+has to keep the stores wide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
+
+from pdrec_fast.operands import ItemRows, Noise
 
 NOISE = tl.constexpr(0)
 DROPOUT = tl.constexpr(1)
@@ -30,22 +26,15 @@ _PER_PROGRAM = 128  # non-zeros
 _TILE = (4, 512)  # rows, items
 
 
-@dataclass(frozen=True)
-class RandomKey:
-    """What makes the noise, but for the users."""
-
-    dropout: float
-    seed: int
-    epoch: int
-
-    def arguments(self) -> dict[str, object]:
-        return {
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "keep_from": round(self.dropout * 2**32),
-            "keep_scale": 1 / (1 - self.dropout),
-            "HAS_DROPOUT": self.dropout > 0,
-        }
+def word_arguments(noise: Noise) -> dict[str, object]:
+    """The kernels' arguments of these names."""
+    return {
+        "seed": noise.seed,
+        "epoch": noise.epoch,
+        "keep_from": noise.keep_from,
+        "keep_scale": noise.keep_scale,
+        "HAS_DROPOUT": noise.dropout > 0,
+    }
 
 
 @triton.jit
@@ -200,81 +189,47 @@ def _noise_kernel(
     tl.store(out_ptr + rows.to(tl.int64)[:, None] * n_items + items[None, :], x, mask=inside)
 
 
-def noisy_input(
-    key: RandomKey,
-    out: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-) -> None:
+def noisy_input(out: torch.Tensor, rows: ItemRows, noise: Noise) -> None:
     """x_t into ``out`` [B, N], B at least 1; contiguous tensors on one device."""
     n_rows, n_items = out.shape
     block_rows, block_items = _TILE
     grid = triton.cdiv(n_items, block_items), triton.cdiv(n_rows, block_rows)
     with torch.cuda.device_of(out):
         _noise_kernel[grid](
-            sigma,
-            users,
+            noise.sigma,
+            noise.users,
             out,
             n_rows,
             n_items,
-            **key.arguments(),
+            **word_arguments(noise),
             BLOCK_ROWS=block_rows,
             BLOCK_ITEMS=block_items,
         )
-    rows = _row_of_nonzeros(indptr, items)
-    _at_nonzeros(key, rows, items, values, signal, sigma, users, out, into_x=True)
+    _at_nonzeros(rows, noise, out, into_x=True)
 
 
-def signals_at_nonzeros(
-    key: RandomKey,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def signals_at_nonzeros(rows: ItemRows, noise: Noise) -> tuple[torch.Tensor, torch.Tensor]:
     """(row int64 [n], x_t without its noise float32 [n]) of each non-zero of x0."""
-    rows = _row_of_nonzeros(indptr, items)
-    signals = torch.empty(len(items), dtype=torch.float32, device=items.device)
-    _at_nonzeros(key, rows, items, values, signal, sigma, users, signals, into_x=False)
-    return rows, signals
+    signals = torch.empty(len(rows.items), dtype=torch.float32, device=rows.items.device)
+    return _at_nonzeros(rows, noise, signals, into_x=False), signals
 
 
-def _row_of_nonzeros(indptr: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    return torch.repeat_interleave(indptr.diff(), output_size=len(items))
-
-
-def _at_nonzeros(
-    key: RandomKey,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-    out: torch.Tensor,
-    *,
-    into_x: bool,
-) -> None:
-    if not len(items):
-        return
-    with torch.cuda.device_of(out):
-        _nonzeros_kernel[(triton.cdiv(len(items), _PER_PROGRAM),)](
-            rows,
-            items,
-            values,
-            signal,
-            sigma,
-            users,
-            out,
-            len(items),
-            out.shape[-1],
-            **key.arguments(),
-            INTO_X=into_x,
-            BLOCK=_PER_PROGRAM,
-        )
+def _at_nonzeros(rows: ItemRows, noise: Noise, out: torch.Tensor, *, into_x: bool) -> torch.Tensor:
+    """Fills ``out``; the row of each non-zero."""
+    n_nonzeros = len(rows.items)
+    row_indices = torch.repeat_interleave(rows.indptr.diff(), output_size=n_nonzeros)
+    if n_nonzeros:
+        with torch.cuda.device_of(out):
+            _nonzeros_kernel[(triton.cdiv(n_nonzeros, _PER_PROGRAM),)](
+                row_indices,
+                rows.items,
+                rows.values,
+                *noise[:3],
+                out,
+                n_nonzeros,
+                out.shape[-1],
+                **word_arguments(noise),
+                INTO_X=into_x,
+                BLOCK=_PER_PROGRAM,
+            )
+    return row_indices

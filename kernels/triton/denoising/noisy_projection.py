@@ -4,26 +4,12 @@
 With B users, N items and H hidden units, x_t = keep / (1 - p) * (signal x0 + sigma eps) is [B, N]
 and dense, and neither it nor eps is ever in memory. The few non-zeros of x0 are added apart.
 
-What a call costs, in either direction:
-
-- FLOPs: 2 B N H in matrix products; 4e10 for B = 400, N = 50,000, H = 1000: 40 us at 990 TFLOP/s
-  (bf16, dense).
-- Bytes: the weight once (read, or its gradient written), 2 N H in bf16: 100 MB, 30 us at 3.35 TB/s
-  (H100), 21 us at 4.8 TB/s (H200). Partial sums are 14 MB and the B x H operand 2 MB, in L2.
-- Noise: some 60 instructions per element (see ``noisy_input``), 45 to 70 us for B N = 2e7, and
-  again for every tile of hidden units.
-
-So making noise bounds the kernels, not memory and not the tensor cores: hence tiles as wide in
-hidden units as registers hold. The accumulator is 64 x 512 or, for H <= 256, 128 x 256, in fp32:
-128 of the 255 registers of each thread of 8 warps. At 64 x 512, the other operand's traffic from L2
-takes about as long as the noise; a taller tile would read less and repeat the noise more often.
-H is a constant of the kernels, so that rows are known to be aligned: 16-byte loads where it is a
-multiple of 8. In float32, 64 x 128, the noise for H = 1000 is made eight times, and 6 of 10
-instructions of the loop are the product's.
-
-Compiled for sm_90, products are wgmma and nothing spills; the times are estimates. Where x_t fits
-in memory, ``noisy_input`` in bf16 and two library products make the noise once, not twice for every
-tile of hidden units, for three passes over 2 B N bytes.
+For 2 B N H operations in products and one pass over the weight, some 60 instructions make the noise
+of each of B N elements, again for every tile of hidden units, and they bound the kernels
+(docs/performance.md): hence tiles as wide in hidden units as registers hold. The accumulator is
+64 x 512 or, for H <= 256, 128 x 256, in fp32; a taller tile would read less and repeat the noise
+more often. H is a constant of the kernels, so that rows are known to be aligned: 16-byte loads
+where it is a multiple of 8.
 """
 
 from __future__ import annotations
@@ -36,12 +22,13 @@ import triton.language as tl
 
 from pdrec_fast.kernels.triton.denoising.noisy_input import (
     NOT_SPECIALIZED,
-    RandomKey,
     load_rows,
     noise_tile,
     signals_at_nonzeros,
+    word_arguments,
 )
 from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.operands import ItemRows, Noise
 
 _PROGRAMS = 132  # multiprocessors of an H100 or H200; fixed, so that sums have the same order
 
@@ -152,14 +139,14 @@ def _combine_kernel(
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _weight_gradient_kernel(
-    of_out_ptr,
+    grad_out_ptr,
     sigma_ptr,
     users_ptr,
     rows_ptr,
     items_ptr,
     signals_ptr,
     bounds_ptr,
-    of_weight_ptr,
+    grad_weight_ptr,
     n_rows,
     n_items,
     seed,
@@ -172,7 +159,7 @@ def _weight_gradient_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
 ):
-    """x_t' @ of_out for a tile of items; the non-zeros of x0 come sorted by item.
+    """x_t' @ grad_out for a tile of items; the non-zeros of x0 come sorted by item.
 
     A chunk of non-zeros is a product as well: each is a column of a matrix with one entry.
     """
@@ -183,10 +170,10 @@ def _weight_gradient_kernel(
     sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for start in range(0, n_rows, BLOCK_DEPTH):
         rows = start + tl.arange(0, BLOCK_DEPTH)
-        of_out = _load_matrix(of_out_ptr, rows, columns, n_rows, HIDDEN)
+        grad_out = _load_matrix(grad_out_ptr, rows, columns, n_rows, HIDDEN)
         sigma, users = load_rows(sigma_ptr, users_ptr, rows, n_rows)
         x = noise_tile(sigma, users, blocks, seed, epoch, keep_from, keep_scale, HAS_DROPOUT)
-        sums = _add_product(sums, tl.trans(x.to(of_out.dtype)), of_out)
+        sums = _add_product(sums, tl.trans(x.to(grad_out.dtype)), grad_out)
     tile_items = first + tl.arange(0, BLOCK_ROWS)
     begin, end = tl.load(bounds_ptr + tl.program_id(1)), tl.load(bounds_ptr + tl.program_id(1) + 1)
     for start in range(begin, end, BLOCK_DEPTH):
@@ -196,26 +183,17 @@ def _weight_gradient_kernel(
         signals = tl.load(signals_ptr + places, mask=places < end, other=0.0)
         rows = tl.load(rows_ptr + places, mask=places < end, other=0)
         rows = tl.where(places < end, rows, n_rows)
-        of_out = _load_matrix(of_out_ptr, rows, columns, n_rows, HIDDEN)
+        grad_out = _load_matrix(grad_out_ptr, rows, columns, n_rows, HIDDEN)
         x = tl.where(tile_items[:, None] == items[None, :], signals[None, :], 0.0)
-        sums = _add_product(sums, x.to(of_out.dtype), of_out)
+        sums = _add_product(sums, x.to(grad_out.dtype), grad_out)
     at = tile_items.to(tl.int64)[:, None] * HIDDEN + columns[None, :]
     inside = (tile_items < n_items)[:, None] & (columns < HIDDEN)[None, :]
-    tl.store(of_weight_ptr + at, sums, mask=inside)
+    tl.store(grad_weight_ptr + at, sums, mask=inside)
 
 
-def noisy_projection(
-    key: RandomKey,
-    weight: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-) -> torch.Tensor:
+def noisy_projection(weight: torch.Tensor, rows: ItemRows, noise: Noise) -> torch.Tensor:
     """x_t @ weight, [B, H]; contiguous tensors on one device, B at least 1."""
-    (n_items, hidden), n_rows = weight.shape, len(sigma)
+    (n_items, hidden), n_rows = weight.shape, len(noise.sigma)
     tile = tile_for(hidden, weight.dtype)
     n_tiles = triton.cdiv(n_rows, tile.rows), triton.cdiv(hidden, tile.columns)
     depths = triton.cdiv(n_items, tile.depth)
@@ -223,25 +201,25 @@ def noisy_projection(
     n_slabs = triton.cdiv(depths, slab)
     partial = torch.empty((n_slabs, n_rows, hidden), dtype=torch.float32, device=weight.device)
     grid = *n_tiles, n_slabs
-    _, signals = signals_at_nonzeros(key, indptr, items, values, signal, sigma, users)
+    _, signals = signals_at_nonzeros(rows, noise)
     out = torch.empty((n_rows, hidden), dtype=weight.dtype, device=weight.device)
     with torch.cuda.device_of(weight):
         _noise_product_kernel[grid](
             weight,
-            sigma,
-            users,
+            noise.sigma,
+            noise.users,
             partial,
             n_rows,
             n_items,
             slab * tile.depth,
-            **key.arguments(),
+            **word_arguments(noise),
             HIDDEN=hidden,
             **_blocks(tile),
         )
         _combine_kernel[(n_rows, triton.cdiv(hidden, 128))](
             partial,
-            indptr,
-            items,
+            rows.indptr,
+            rows.items,
             signals,
             weight,
             out,
@@ -255,42 +233,32 @@ def noisy_projection(
     return out
 
 
-def weight_gradient(
-    key: RandomKey,
-    n_items: int,
-    of_out: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-) -> torch.Tensor:
-    """x_t' @ of_out, [N, H]; contiguous tensors on one device, B at least 1."""
-    n_rows, hidden = of_out.shape
-    tile = tile_for(hidden, of_out.dtype)
-    rows, signals = signals_at_nonzeros(key, indptr, items, values, signal, sigma, users)
-    items, order = items.sort(stable=True)
+def weight_gradient(grad_out: torch.Tensor, rows: ItemRows, noise: Noise) -> torch.Tensor:
+    """x_t' @ grad_out, [N, H]; contiguous tensors on one device, B at least 1."""
+    (n_rows, hidden), n_items = grad_out.shape, rows.n_items
+    tile = tile_for(hidden, grad_out.dtype)
+    row_indices, signals = signals_at_nonzeros(rows, noise)
+    items, order = rows.items.sort(stable=True)
     n_tiles = triton.cdiv(n_items, tile.rows)
     firsts = torch.arange(n_tiles + 1, device=items.device, dtype=items.dtype) * tile.rows
-    of_weight = torch.empty((n_items, hidden), dtype=of_out.dtype, device=of_out.device)
-    with torch.cuda.device_of(of_out):
+    grad_weight = torch.empty((n_items, hidden), dtype=grad_out.dtype, device=grad_out.device)
+    with torch.cuda.device_of(grad_out):
         _weight_gradient_kernel[(triton.cdiv(hidden, tile.columns), n_tiles)](
-            of_out,
-            sigma,
-            users,
-            rows[order],
+            grad_out,
+            noise.sigma,
+            noise.users,
+            row_indices[order],
             items,
             signals[order],
             torch.searchsorted(items, firsts),
-            of_weight,
+            grad_weight,
             n_rows,
             n_items,
-            **key.arguments(),
+            **word_arguments(noise),
             HIDDEN=hidden,
             **_blocks(tile),
         )
-    return of_weight
+    return grad_weight
 
 
 def _blocks(tile: Tile) -> dict[str, int]:

@@ -1,14 +1,9 @@
 """Dropout of packed sequences: one read and one write of every element.
 
-Bytes: 2 s T width (s = 4 or 2 bytes an element); T = 30,000 and width = 64 in float32 are 15 MB,
-4.6 us on an H100 (3.35 TB/s), 3.2 us on an H200 (4.8 TB/s). Arithmetic: ten rounds of Philox for
-four elements, about 25 integer operations an element, 48 M in all: 3 us where each of 132
-multiprocessors issues 64 a cycle. In float32 memory bounds it, in bfloat16 both do; hence no word
-is drawn twice: a thread's four words serve four adjacent elements, and blocks begin at a
-sequence's first element, where its words begin.
-
-1,024 elements are 16 tokens of width 64: the mean sequence fills one block, and each of 128
-threads draws twice.
+Memory bounds it in float32, and drawing words as much in bfloat16 (docs/performance.md). Hence no
+word is drawn twice: a thread's four words serve four adjacent elements, and blocks begin at a
+sequence's first element, where its words begin. 1,024 elements are 16 tokens of width 64: the mean
+sequence fills one block, and each of 128 threads draws twice.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from pdrec_fast.build_info import triton_problem
+from pdrec_fast.operands import SparseTarget
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import corpus_error as reference
 
@@ -24,8 +26,9 @@ def corpus_error(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """``mean_j (item_out_j h + b_j - x_j)^2`` for every row (DiffRec, eq. 10, before weighting).
+    """``((hidden @ item_out.T + item_bias - x) ** 2).mean(1)`` for a sparse target x [B, N].
 
+    ``mean_j (item_out_j h + b_j - x_j)^2`` of every row (DiffRec, eq. 10, before weighting).
     Differentiable in ``hidden``, ``item_out`` and ``item_bias``. The products run in the dtype of
     ``hidden``; sums over items are fp32.
 
@@ -42,6 +45,10 @@ def corpus_error(
 
     Returns:
         [B], fp32 or wider.
+
+    Raises:
+        ValueError: shapes do not fit.
+        BackendError: the named implementation cannot run here.
     """
     if hidden.ndim != 2 or item_out.ndim != 2 or hidden.shape[1] != item_out.shape[1]:
         raise ValueError(
@@ -53,14 +60,14 @@ def corpus_error(
     if impl == "auto" and not narrow and 3 * batch > 2 * width:
         impl = "gram"
     chosen = choose("corpus_error", impl, _offered(hidden, narrow))
-    target = (rows, items, values)
+    target = SparseTarget(rows, items, values)
     if chosen == "reference":
-        return reference.corpus_error(hidden, item_out, item_bias, *target)
+        return reference.corpus_error(hidden, item_out, item_bias, target)
     # Cast here, so that one copy of the matrix serves the product and its gradient.
     item_out = item_out.to(hidden.dtype)
     if chosen == "gram":
-        return _by_gram(hidden, item_out, item_bias.to(hidden.dtype), *target)[0]
-    return _by_difference(hidden, item_out, item_bias, *target, chosen)[0]
+        return _corpus_error_gram(hidden, item_out, item_bias.to(hidden.dtype), target)[0]
+    return _corpus_error_dense(hidden, item_out, item_bias, target, chosen)[0]
 
 
 def _offered(hidden: torch.Tensor, narrow: bool) -> dict[str, str | None]:
@@ -75,78 +82,69 @@ def _offered(hidden: torch.Tensor, narrow: bool) -> dict[str, str | None]:
     return others | on_triton if device == "cpu" else on_triton | others
 
 
-@torch.library.custom_op("pdrec_fast::corpus_error_dense", mutates_args=())
-def _by_difference(
+# Products in bfloat16, of whatever type autocast's are, because kernels and promises know no other
+# narrow one; terms that cancel stay in float32.
+@operation(
+    fake=lambda a: (
+        a.hidden.new_empty(len(a.hidden), dtype=_wide(a.hidden.dtype)),
+        a.hidden.new_empty(len(a.hidden), len(a.item_out)),
+    ),
+    autocast={"cpu": torch.bfloat16, "cuda": torch.bfloat16},
+)
+def _corpus_error_dense(
     hidden: torch.Tensor,
     item_out: torch.Tensor,
     item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
+    target: SparseTarget,
     impl: str = "dense",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(errors [B], prediction minus x [B, N]); the latter is what the gradient needs."""
     if impl == "triton":
         from pdrec_fast.kernels.triton.denoising import corpus_error as kernels
 
-        tensors = (hidden, item_out, item_bias, rows, items, values)
-        squares, difference = kernels.difference(*[tensor.contiguous() for tensor in tensors])
+        squares, difference = kernels.corpus_error(hidden, item_out, item_bias, target)
         return squares / len(item_out), difference
     difference = torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T)
     # No pair comes twice, so nothing need accumulate, for which CUDA would sort.
-    difference[rows, items] -= values.to(hidden.dtype)
+    difference[target.rows, target.items] -= target.values.to(hidden.dtype)
     return _squared_norms(difference) / difference.shape[1], difference
 
 
-@_by_difference.register_fake
+@_corpus_error_dense.gradient(
+    of=["hidden", "item_out", "item_bias"], saves=["hidden", "item_out", "item_bias"], outputs=[1]
+)
 def _(
-    hidden: torch.Tensor,
-    item_out: torch.Tensor,
-    item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    impl: str = "dense",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    n_rows, n_items = len(hidden), len(item_out)
-    return hidden.new_empty(n_rows, dtype=_wide(hidden.dtype)), hidden.new_empty(n_rows, n_items)
-
-
-def _save_difference(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    hidden, item_out, item_bias, *_ = inputs
-    ctx.set_materialize_grads(False)  # zeros for the unused difference would be B x N
-    ctx.save_for_backward(hidden, item_out, output[1])
-    ctx.bias_dtype = item_bias.dtype
-
-
-def _difference_backward(
-    ctx: Any, of_errors: torch.Tensor | None, of_difference: torch.Tensor | None
+    saved: Any, grad_errors: torch.Tensor | None, grad_difference: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, ...]:
-    hidden, item_out, difference = ctx.saved_tensors
-    to_hidden = to_items = to_bias = None
-    if of_errors is not None:
+    hidden, item_out, (difference,) = saved.hidden, saved.item_out, saved.outputs
+    bias_dtype = saved.item_bias.dtype
+    grad_hidden = grad_items = grad_bias = None
+    if grad_errors is not None:
         # The rows' scales go to the B x H side of every product, so B x N numbers are only read.
-        scale = (2 / len(item_out) * of_errors).to(hidden.dtype)
-        to_hidden = (difference @ item_out) * scale[:, None]
-        to_items = difference.T @ (hidden * scale[:, None])
-        to_bias = (scale @ difference).to(ctx.bias_dtype)
-    if of_difference is not None:  # in second derivatives
-        to_hidden = _plus(to_hidden, of_difference @ item_out)
-        to_items = _plus(to_items, of_difference.T @ hidden)
-        to_bias = _plus(to_bias, of_difference.sum(dim=0).to(ctx.bias_dtype))
-    return to_hidden, to_items, to_bias, *(None,) * 4
+        scale = (2 / len(item_out) * grad_errors).to(hidden.dtype)
+        grad_hidden = (difference @ item_out) * scale[:, None]
+        grad_items = difference.T @ (hidden * scale[:, None])
+        grad_bias = (scale @ difference).to(bias_dtype)
+    if grad_difference is not None:  # in second derivatives
+        grad_hidden = _plus(grad_hidden, grad_difference @ item_out)
+        grad_items = _plus(grad_items, grad_difference.T @ hidden)
+        grad_bias = _plus(grad_bias, grad_difference.sum(dim=0).to(bias_dtype))
+    return grad_hidden, grad_items, grad_bias
 
 
-@torch.library.custom_op("pdrec_fast::corpus_error_gram", mutates_args=())
-def _by_gram(
-    hidden: torch.Tensor,
-    item_out: torch.Tensor,
-    item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
+@operation(
+    fake=lambda a: (
+        a.hidden.new_empty(len(a.hidden)),
+        a.hidden.new_empty(a.hidden.shape[1], a.hidden.shape[1]),
+        a.hidden.new_empty(a.hidden.shape[1]),
+    ),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
+)
+def _corpus_error_gram(
+    hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(errors [B], item_out' item_out [H, H], item_out' b [H])."""
+    rows, items, values = target
     gram, offset = item_out.T @ item_out, item_bias @ item_out
     values = values.to(hidden.dtype)
     errors = ((hidden @ gram + 2 * offset) * hidden).sum(dim=1) + item_bias.square().sum()
@@ -155,49 +153,38 @@ def _by_gram(
     return errors / len(item_out), gram, offset
 
 
-@_by_gram.register_fake
+@_corpus_error_gram.gradient(
+    of=["hidden", "item_out", "item_bias"],
+    saves=["hidden", "item_out", "item_bias", "target"],
+    outputs=[1, 2],
+)
 def _(
-    hidden: torch.Tensor,
-    item_out: torch.Tensor,
-    item_bias: torch.Tensor,
-    rows: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    width = hidden.shape[1]
-    return hidden.new_empty(len(hidden)), hidden.new_empty(width, width), hidden.new_empty(width)
-
-
-def _save_gram(ctx: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs, *output[1:])
-
-
-def _gram_backward(
-    ctx: Any,
-    of_errors: torch.Tensor | None,
-    of_gram: torch.Tensor | None,
-    of_offset: torch.Tensor | None,
+    saved: Any,
+    grad_errors: torch.Tensor | None,
+    grad_gram: torch.Tensor | None,
+    grad_offset: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, ...]:
-    hidden, item_out, item_bias, rows, items, values, gram, offset = ctx.saved_tensors
-    to_hidden = to_items = to_bias = None
-    if of_errors is not None:
-        scale = 2 / len(item_out) * of_errors
+    hidden, item_out, item_bias = saved.hidden, saved.item_out, saved.item_bias
+    rows, items, values = saved.target
+    gram, offset = saved.outputs
+    grad_hidden = grad_items = grad_bias = None
+    if grad_errors is not None:
+        scale = 2 / len(item_out) * grad_errors
         scaled = hidden * scale[:, None]
         total = scaled.sum(dim=0)
         pulled = values.to(hidden.dtype) * scale[rows]  # what the non-zeros of x pull towards
-        to_hidden = torch.addcmul(scaled @ gram, scale[:, None], offset)
-        to_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
-        to_items = torch.addmm(torch.outer(item_bias, total), item_out, scaled.T @ hidden)
-        to_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
-        to_bias = torch.addmv(item_bias * scale.sum(), item_out, total)
-        to_bias.index_add_(0, items, pulled, alpha=-1)
-    if of_gram is not None:  # in second derivatives, as what follows
-        to_items = _plus(to_items, item_out @ (of_gram + of_gram.T))
-    if of_offset is not None:
-        to_items = _plus(to_items, torch.outer(item_bias, of_offset))
-        to_bias = _plus(to_bias, item_out @ of_offset)
-    return to_hidden, to_items, to_bias, None, None, None
+        grad_hidden = torch.addcmul(scaled @ gram, scale[:, None], offset)
+        grad_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
+        grad_items = torch.addmm(torch.outer(item_bias, total), item_out, scaled.T @ hidden)
+        grad_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
+        grad_bias = torch.addmv(item_bias * scale.sum(), item_out, total)
+        grad_bias.index_add_(0, items, pulled, alpha=-1)
+    if grad_gram is not None:  # in second derivatives, as what follows
+        grad_items = _plus(grad_items, item_out @ (grad_gram + grad_gram.T))
+    if grad_offset is not None:
+        grad_items = _plus(grad_items, torch.outer(item_bias, grad_offset))
+        grad_bias = _plus(grad_bias, item_out @ grad_offset)
+    return grad_hidden, grad_items, grad_bias
 
 
 def _plus(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:
@@ -216,12 +203,3 @@ def _squared_norms(matrix: torch.Tensor) -> torch.Tensor:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-_by_difference.register_autograd(_difference_backward, setup_context=_save_difference)
-_by_gram.register_autograd(_gram_backward, setup_context=_save_gram)
-# Products in bfloat16, of whatever type autocast's are, because kernels and promises know no other
-# narrow one; terms that cancel stay in float32.
-for _device in ("cpu", "cuda"):
-    _by_difference.register_autocast(_device, torch.bfloat16)
-    _by_gram.register_autocast(_device, torch.float32)

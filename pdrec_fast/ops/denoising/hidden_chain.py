@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
-from pdrec_fast.ops.arguments import check_tensors, csr, per_row
+from pdrec_fast.operands import Chain, ItemRows, contiguous
+from pdrec_fast.ops.declaration import operation
+from pdrec_fast.ops.denoising._rows import Values, rows_on
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import hidden_chain as reference
 
 # A program of the kernel takes 64 rows through all steps. Fewer than this many rows leave most of a
 # GPU's multiprocessors idle, which wide layers feel more than the launches that the kernel saves.
 _MANY_ROWS, _WIDE_LAYER = 4096, 256
-
-Values = npt.NDArray[Any] | torch.Tensor
 
 
 @torch.no_grad()
@@ -34,7 +30,8 @@ def hidden_chain(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """h of step 0 of the reverse chain that starts from x_0, without gradient.
+    """``for t in reversed(range(T)): h = tanh(x @ item_in + time[t]); x = c1[t] * (h @ item_out.T +
+    item_bias) + c2[t] * x``, without gradient and without x: h of step 0 of the reverse process.
 
     A step is ``x_{t-1} = c1_t x̂_0 + c2_t x_t`` with ``x̂_0 = item_out h_t + item_bias`` and ``h_t =
     tanh(x_t item_in + time_t)``. Every state is ``x_t = a x_0 + item_out g + s item_bias``, hence
@@ -63,18 +60,17 @@ def hidden_chain(
         BackendError: the named implementation cannot run here.
     """
     chosen = choose("hidden_chain", impl, _offered(item_in, len(indptr) - 1))
-    _check_layer(item_in, gram, bias, time, x0_coefficient, xt_coefficient)
-    rows = _sparse_rows(indptr, items, values, len(item_in), item_in.device)
-    coefficients = [
-        coefficient.to(item_in.device, torch.float64)
-        for coefficient in (x0_coefficient, xt_coefficient)
-    ]
-    arguments = *rows, item_in, gram, bias, time, *coefficients
+    layer = item_in, gram, bias, time
+    _check_shapes(Chain(*layer, x0_coefficient, xt_coefficient))
+    rows = ItemRows._make((indptr, items, values, len(item_in)))
+    rows = rows_on(item_in.device, rows)
+    coefficients = x0_coefficient, xt_coefficient
+    chain = Chain(*layer, *(c.to(item_in.device, torch.float64) for c in coefficients))
     if chosen == "triton":
-        return _hidden_chain(*arguments)
+        return _hidden_chain(rows, chain)
     if chosen == "reference":
-        return reference.hidden_chain(*arguments)
-    return _by_products(*arguments)
+        return reference.hidden_chain(rows, chain)
+    return _by_products(rows, chain)
 
 
 def _offered(item_in: torch.Tensor, n_rows: int) -> dict[str, str | None]:
@@ -88,97 +84,46 @@ def _offered(item_in: torch.Tensor, n_rows: int) -> dict[str, str | None]:
     return others | on_triton if item_in.device.type == "cpu" or idle else on_triton | others
 
 
-def _check_layer(item_in: torch.Tensor, gram: torch.Tensor, *others: torch.Tensor) -> None:
+def _check_shapes(chain: Chain) -> None:
+    item_in, gram, time = chain.item_in, chain.gram, chain.time
     if item_in.ndim != 2 or not item_in.is_floating_point() or 0 in item_in.shape:
         raise ValueError(
             "item_in must be a floating tensor of shape [N, H], N and H at least 1, got "
             f"{item_in.dtype} of shape {tuple(item_in.shape)}"
         )
-    hidden, steps = item_in.shape[1], len(others[1]) if others[1].ndim else 0
+    hidden, steps = item_in.shape[1], len(time) if time.ndim else 0
     if steps < 1:
-        raise ValueError(f"time must have a row for every step, got {tuple(others[1].shape)}")
+        raise ValueError(f"time must have a row for every step, got {tuple(time.shape)}")
     if gram.dtype != item_in.dtype:
         raise ValueError(f"gram must be {item_in.dtype}, as item_in is, got {gram.dtype}")
-    names = "gram", "bias", "time", "x0_coefficient", "xt_coefficient"
     shapes = (hidden, hidden), (hidden,), (steps, hidden), (steps,), (steps,)
-    for name, tensor, shape in zip(names, (gram, *others), shapes, strict=True):
+    for name, tensor, shape in zip(chain._fields[1:], chain[1:], shapes, strict=True):
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _sparse_rows(
-    indptr: Values, items: Values, values: Values, n_items: int, device: torch.device
-) -> list[torch.Tensor]:
-    arrays = [indptr, items, values]
-    dtypes = torch.int64, torch.int32, torch.float32
-    lengths = max(len(indptr), 1), len(items), len(items)
-    tensors = [array for array in arrays if isinstance(array, torch.Tensor)]
-    if len(tensors) < 3 or any(tensor.device != device for tensor in tensors):
-        indptr, items = csr(indptr, items, lengths[0] - 1, n_items)  # type: ignore[arg-type]
-        values = per_row("values", values, np.float32, len(items))
-        return [torch.from_numpy(array).to(device) for array in (indptr, items, values)]
-    check_tensors(("indptr", "items", "values"), tensors, dtypes, lengths)
-    return tensors
-
-
-def _by_products(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-) -> torch.Tensor:
+def _by_products(rows: ItemRows, chain: Chain) -> torch.Tensor:
     projection = torch.nn.functional.embedding_bag(
-        items.long(),
-        item_in,
-        indptr[:-1],
+        rows.items.long(),
+        chain.item_in,
+        rows.indptr[:-1],
         mode="sum",
-        per_sample_weights=values.to(item_in.dtype),
+        per_sample_weights=rows.values.to(chain.item_in.dtype),
     )
-    a, s = torch.ones_like(x0_coefficient[0]), torch.zeros_like(x0_coefficient[0])
+    one = torch.ones_like(chain.x0_coefficient[0])
+    a, s = one, torch.zeros_like(one)
     h = g = torch.zeros_like(projection)
-    for t in range(len(time) - 1, -1, -1):
-        offset = time[t] + s * bias
-        h = torch.tanh(torch.addmm((a * projection + offset).to(gram.dtype), g, gram))
-        c1, c2 = x0_coefficient[t], xt_coefficient[t]
+    for t in range(len(chain.time) - 1, -1, -1):
+        offset = chain.time[t] + s * chain.bias
+        h = torch.tanh(torch.addmm((a * projection + offset).to(chain.gram.dtype), g, chain.gram))
+        c1, c2 = chain.x0_coefficient[t], chain.xt_coefficient[t]
         g = c1 * h + c2 * g
         a, s = c2 * a, c1 + c2 * s
     return h
 
 
-@torch.library.custom_op("pdrec_fast::hidden_chain", mutates_args=())
-def _hidden_chain(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-) -> torch.Tensor:
+@operation(fake=lambda a: a.chain.item_in.new_empty((len(a.rows.indptr) - 1, len(a.chain.gram))))
+def _hidden_chain(rows: ItemRows, chain: Chain) -> torch.Tensor:
     from pdrec_fast.kernels.triton.denoising import hidden_chain as kernels
 
-    weights = item_in, gram, bias, time, x0_coefficient, xt_coefficient
-    arguments = [tensor.contiguous() for tensor in (indptr, items, values, *weights)]
-    return kernels.hidden_chain(*arguments)
-
-
-@_hidden_chain.register_fake
-def _(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-) -> torch.Tensor:
-    return item_in.new_empty((len(indptr) - 1, item_in.shape[1]))
+    return kernels.hidden_chain(contiguous(rows), contiguous(chain))

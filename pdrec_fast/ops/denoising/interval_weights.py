@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.reference.denoising import interval_weights as reference
 
 WEIGHTINGS = ("interval", "rank", "none")
 
@@ -25,7 +26,9 @@ def interval_weights(
     weighting: str = "interval",
     impl: str = "auto",
 ) -> npt.NDArray[np.float32]:
-    """Weight every record of every user between ``w_min`` and ``w_max``, later ones more.
+    """``w_min + (t - t[0]) / (t[-1] - t[0]) * (w_max - w_min)`` for the times t of every user.
+
+    The weights of a user's records, later ones more, by ``weighting``:
 
     - ``"interval"`` (TI-DiffRec; PDRec, section "Time Interval Reweighting"):
       ``w_j = w_min + (t_j - t_1) / (t_p - t_1) (w_max - w_min)``. Rows with ``t_p = t_1`` get
@@ -64,9 +67,9 @@ def interval_weights(
     chosen = choose("interval_weights", impl, _offered(int(indptr[-1])))
     if weighting == "none":
         return np.ones(indptr[-1], dtype=np.float32)
-    if weighting == "rank" or timestamps is None:
+    if weighting == "rank":
         timestamps = None
-    else:
+    if timestamps is not None:
         timestamps = _checked_timestamps(timestamps, indptr)
     return _run(chosen, indptr, timestamps, float(w_min), float(w_max))
 
@@ -92,9 +95,6 @@ def _run(
         if timestamps is None:
             return kernels.rank_weights(indptr, w_min, w_max, n_threads)
         return kernels.interval_weights(indptr, timestamps, w_min, w_max, n_threads)
-
-    from pdrec_fast.reference.denoising import interval_weights as reference
-
     if timestamps is None:
         return reference.rank_weights(indptr, w_min, w_max)
     return reference.interval_weights(indptr, timestamps, w_min, w_max)

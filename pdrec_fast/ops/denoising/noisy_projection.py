@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
-from pdrec_fast.ops.arguments import signed_seed
-from pdrec_fast.ops.denoising.noisy_input import device_arguments, noise_arguments, noisy_input
+from pdrec_fast.operands import ItemRows, Noise, contiguous
+from pdrec_fast.ops.declaration import operation
+from pdrec_fast.ops.denoising._rows import Values, noised_rows
+from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import noisy_projection as reference
-
-Values = npt.NDArray[Any] | torch.Tensor
 
 
 def noisy_projection(
@@ -30,11 +29,11 @@ def noisy_projection(
     users: Values,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """``x_t @ weight`` with ``x_t = keep / (1 - p) * (signal * x0 + sigma * eps)``.
+    """``F.dropout(signal * x0 + sigma * torch.randn_like(x0), p) @ weight``.
 
-    x_t is what ``noisy_input`` makes of the same arguments; ``"triton"`` makes it within the
-    product, in the gradient too, and never stores its [B, N] numbers. Differentiable, once, in
-    ``weight``. Under autocast to bfloat16 the product takes the weight in bfloat16.
+    The left factor, x_t, is what ``noisy_input`` makes of the same arguments; ``"triton"`` makes it
+    within the product, in the gradient too, and never stores its [B, N] numbers. Differentiable,
+    once, in ``weight``. Under autocast to bfloat16 the product takes the weight in bfloat16.
 
     Args:
         indptr, items, values, signal, sigma, dropout, seed, epoch, users: see ``noisy_input``.
@@ -59,16 +58,17 @@ def noisy_projection(
             "weight must be a floating tensor of shape [N, H], N and H at least 1, got "
             f"{weight.dtype} of shape {tuple(weight.shape)}"
         )
-    rows = indptr, items, values, len(weight), signal, sigma, dropout
-    keys: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
-    if chosen == "reference":
-        arrays, users, keep_from = noise_arguments(*rows, **keys)
-        return reference.noisy_projection(*arrays, weight, dropout, keep_from, seed, epoch, users)
-    weight = _as_autocast(weight)
     if chosen == "materialized":
-        return noisy_input(*rows, **keys, dtype=weight.dtype, device=weight.device) @ weight
-    tensors = device_arguments(*rows, **keys, device=weight.device)
-    return _noisy_projection(weight, *tensors, float(dropout), signed_seed(seed), epoch)
+        weight = _as_autocast(weight)
+        arrays = indptr, items, values, len(weight), signal, sigma, dropout
+        key: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
+        return noisy_input(*arrays, **key, dtype=weight.dtype, device=weight.device) @ weight
+    rows = ItemRows._make((indptr, items, values, len(weight)))
+    noise = Noise._make((signal, sigma, users, dropout, seed, epoch))
+    rows, noise = noised_rows(rows, noise, weight.device if chosen == "triton" else None)
+    if chosen == "reference":
+        return reference.noisy_projection(rows, noise, weight)
+    return _noisy_projection(_as_autocast(weight), rows, noise)
 
 
 def _offered(weight: torch.Tensor) -> dict[str, str | None]:
@@ -93,96 +93,27 @@ def _as_autocast(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-@torch.library.custom_op("pdrec_fast::noisy_projection", mutates_args=())
-def _noisy_projection(
-    weight: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-    dropout: float,
-    seed: int,
-    epoch: int,
-) -> torch.Tensor:
+@operation(fake=lambda a: a.weight.new_empty((len(a.noise.users), a.weight.shape[1])))
+def _noisy_projection(weight: torch.Tensor, rows: ItemRows, noise: Noise) -> torch.Tensor:
     from pdrec_fast.kernels.triton.denoising import noisy_projection as kernels
 
-    if not len(users):
+    if not len(noise.users):
         return weight.new_empty((0, weight.shape[1]))
-    arrays = [array.contiguous() for array in (indptr, items, values, signal, sigma, users)]
-    key = kernels.RandomKey(dropout, seed, epoch)
-    return kernels.noisy_projection(key, weight.contiguous(), *arrays)
+    return kernels.noisy_projection(weight.contiguous(), contiguous(rows), contiguous(noise))
 
 
-@_noisy_projection.register_fake
-def _(
-    weight: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-    dropout: float,
-    seed: int,
-    epoch: int,
+@operation(fake=lambda a: a.grad_out.new_empty((a.rows.n_items, a.grad_out.shape[1])))
+def _noisy_projection_backward(
+    grad_out: torch.Tensor, rows: ItemRows, noise: Noise
 ) -> torch.Tensor:
-    return weight.new_empty((len(users), weight.shape[1]))
-
-
-@torch.library.custom_op("pdrec_fast::noisy_projection_backward", mutates_args=())
-def _weight_gradient(
-    of_out: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-    n_items: int,
-    dropout: float,
-    seed: int,
-    epoch: int,
-) -> torch.Tensor:
-    """[N, H]; the noise is made again, not stored."""
+    """The gradient of the weight, [N, H]; the noise is made again, not stored."""
     from pdrec_fast.kernels.triton.denoising import noisy_projection as kernels
 
-    if not len(users):
-        return of_out.new_zeros((n_items, of_out.shape[1]))
-    arrays = [array.contiguous() for array in (indptr, items, values, signal, sigma, users)]
-    key = kernels.RandomKey(dropout, seed, epoch)
-    return kernels.weight_gradient(key, n_items, of_out.contiguous(), *arrays)
+    if not len(noise.users):
+        return grad_out.new_zeros((rows.n_items, grad_out.shape[1]))
+    return kernels.weight_gradient(grad_out.contiguous(), contiguous(rows), contiguous(noise))
 
 
-@_weight_gradient.register_fake
-def _(
-    of_out: torch.Tensor,
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    signal: torch.Tensor,
-    sigma: torch.Tensor,
-    users: torch.Tensor,
-    n_items: int,
-    dropout: float,
-    seed: int,
-    epoch: int,
-) -> torch.Tensor:
-    return of_out.new_empty((n_items, of_out.shape[1]))
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    weight, *arrays, dropout, seed, epoch = inputs
-    ctx.settings = len(weight), dropout, seed, epoch
-    ctx.save_for_backward(*arrays)
-
-
-def _backward(ctx: Any, of_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    of_weight = None
-    if ctx.needs_input_grad[0]:
-        of_weight = _weight_gradient(of_out.contiguous(), *ctx.saved_tensors, *ctx.settings)
-    return of_weight, *(None,) * 9
-
-
-_noisy_projection.register_autograd(_backward, setup_context=_setup_context)
+@_noisy_projection.gradient(of=["weight"], saves=["rows", "noise"])
+def _(saved: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor]:
+    return (_noisy_projection_backward(grad_out, saved.rows, saved.noise),)

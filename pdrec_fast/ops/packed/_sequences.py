@@ -145,7 +145,7 @@ def offsets(indptr: torch.Tensor, n_tokens: int) -> npt.NDArray[np.int64]:
 def cpp_arguments(
     n_tokens: int, words: PackedDropout
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, float, int, int, int]:
-    """(indptr, users, keep_from, keep_scale, seed, epoch, stream) as the extension takes them."""
+    """indptr, users, keep_from, keep_scale, seed, epoch and stream: the extension's ``words``."""
     return (
         offsets(words.indptr, n_tokens),
         words.users.contiguous().numpy(),

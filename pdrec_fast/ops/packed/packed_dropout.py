@@ -78,7 +78,7 @@ def _packed_dropout(x: torch.Tensor, words: PackedDropout, impl: str = "cpp") ->
     out = x.new_empty(x.shape)
     extension.packed_dropout(
         x.detach().contiguous().numpy(),
-        *cpp_arguments(len(x), words),
+        cpp_arguments(len(x), words),
         out.numpy(),
         torch.get_num_threads(),
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pdrec_fast.operands import GruLayer
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.packed import packed_gru as reference
 
@@ -20,11 +22,11 @@ def packed_gru(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """States after every token (Cho et al., 2014, with the reset after the product, as in torch).
+    """``torch.nn.GRU``'s states of a ``PackedSequence``, after every token.
 
-    ``r = σ(Wr x + ar + Ur h + br)``, ``z = σ(Wz x + az + Uz h + bz)``,
-    ``n = tanh(Wn x + an + r (Un h + bn))``, ``h' = n + z (h - n)``, from ``h = 0``. Differentiable
-    (once) in all but ``sizes``.
+    With the reset after the product (Cho et al., 2014, as torch has it): ``r = σ(Wr x + ar + Ur h +
+    br)``, ``z = σ(Wz x + az + Uz h + bz)``, ``n = tanh(Wn x + an + r (Un h + bn))``, ``h' = n + z
+    (h - n)``, from ``h = 0``. Differentiable (once) in all but ``sizes``.
 
     Args:
         x: [T, e], the tokens in order of time as in ``torch.nn.utils.rnn.PackedSequence``: the
@@ -44,7 +46,8 @@ def packed_gru(
         ValueError: shapes do not fit, or ``sizes`` is not what it should be.
         BackendError: the named implementation cannot run here.
     """
-    _check_shapes(x, in_weight, weight, in_bias, bias)
+    layer = GruLayer(in_weight, weight, in_bias, bias)
+    _check_shapes(x, layer)
     _check_sizes(sizes, len(x))
     on_cpu = x.device.type == "cpu"
     steps = None if on_cpu else f"it runs on the CPU, got a tensor on {x.device.type}"
@@ -54,29 +57,20 @@ def packed_gru(
     if not len(x):
         return x.new_zeros((0, weight.shape[1]))
     if chosen == "reference":
-        return reference.packed_gru(x, sizes, in_weight, weight, in_bias, bias)
-    return _packed_gru(x, sizes, in_weight, weight, in_bias, bias)[0]
+        return reference.packed_gru(x, sizes, layer)
+    return _packed_gru(x, sizes, layer)[0]
 
 
-def _check_shapes(
-    x: torch.Tensor,
-    in_weight: torch.Tensor,
-    weight: torch.Tensor,
-    in_bias: torch.Tensor,
-    bias: torch.Tensor,
-) -> None:
-    if x.ndim != 2 or weight.ndim != 2:
+def _check_shapes(x: torch.Tensor, layer: GruLayer) -> None:
+    if x.ndim != 2 or layer.weight.ndim != 2:
         raise ValueError(
             "x must have shape [T, e] and weight [3 H, H], got "
-            f"{tuple(x.shape)} and {tuple(weight.shape)}"
+            f"{tuple(x.shape)} and {tuple(layer.weight.shape)}"
         )
-    gates = 3 * weight.shape[1]
-    for name, tensor, shape in (
-        ("weight", weight, (gates, weight.shape[1])),
-        ("in_weight", in_weight, (gates, x.shape[1])),
-        ("in_bias", in_bias, (gates,)),
-        ("bias", bias, (gates,)),
-    ):
+    hidden = layer.weight.shape[1]
+    gates = 3 * hidden
+    shapes = (gates, x.shape[1]), (gates, hidden), (gates,), (gates,)
+    for name, tensor, shape in zip(layer._fields, layer, shapes, strict=True):
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
 
@@ -101,21 +95,22 @@ def _by_step(sizes: torch.Tensor, *tensors: torch.Tensor) -> list[tuple[torch.Te
     return list(zip(*(tensor.split(counts) for tensor in tensors), strict=True))
 
 
-@torch.library.custom_op("pdrec_fast::packed_gru", mutates_args=())
+@operation(
+    fake=lambda a: (
+        a.x.new_empty((len(a.x), a.layer.weight.shape[1])),
+        a.x.new_empty((len(a.x), 4 * a.layer.weight.shape[1])),
+    ),
+    autocast={"cpu": torch.float32},
+)
 def _packed_gru(
-    x: torch.Tensor,
-    sizes: torch.Tensor,
-    in_weight: torch.Tensor,
-    weight: torch.Tensor,
-    in_bias: torch.Tensor,
-    bias: torch.Tensor,
+    x: torch.Tensor, sizes: torch.Tensor, layer: GruLayer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(states [T, H], gates [T, 4 H]: n, r, z and Un h + bn)."""
-    hidden = weight.shape[1]
-    outer = torch.addmm(in_bias, x, in_weight.t())
+    hidden = layer.weight.shape[1]
+    outer = torch.addmm(layer.in_bias, x, layer.in_weight.t())
     states, gates = x.new_empty((len(x), hidden)), x.new_empty((len(x), 4 * hidden))
     n, r, z, inner_n = gates.chunk(4, dim=1)
-    across, before = weight.t(), x.new_zeros((int(sizes[0]), hidden))
+    across, before = layer.weight.t(), x.new_zeros((int(sizes[0]), hidden))
     for outer_rz, outer_n, inner, rz_, n_, r_, z_, inner_n_, state in _by_step(
         sizes,
         outer[:, : 2 * hidden],
@@ -129,37 +124,23 @@ def _packed_gru(
         states,
     ):
         before = before[: len(state)]
-        torch.addmm(bias, before, across, out=inner)
+        torch.addmm(layer.bias, before, across, out=inner)
         rz_.add_(outer_rz).sigmoid_()
         torch.addcmul(outer_n, r_, inner_n_, out=n_).tanh_()
         before = torch.lerp(n_, before, z_, out=state)
     return states, gates
 
 
-@_packed_gru.register_fake
-def _(
-    x: torch.Tensor,
-    sizes: torch.Tensor,
-    in_weight: torch.Tensor,
-    weight: torch.Tensor,
-    in_bias: torch.Tensor,
-    bias: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    hidden = weight.shape[1]
-    return x.new_empty((len(x), hidden)), x.new_empty((len(x), 4 * hidden))
-
-
-@torch.library.custom_op("pdrec_fast::packed_gru_backward", mutates_args=())
+@operation(fake=lambda a: (a.x.new_empty(a.x.shape), *(w.new_empty(w.shape) for w in a.layer)))
 def _packed_gru_backward(
-    of_states: torch.Tensor,
+    grad_states: torch.Tensor,
     x: torch.Tensor,
     sizes: torch.Tensor,
-    in_weight: torch.Tensor,
-    weight: torch.Tensor,
+    layer: GruLayer,
     states: torch.Tensor,
     gates: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of x, in_weight, weight, in_bias and bias.
+    """Gradients of x and, in their order, of the layer's parameters.
 
     What a gate's argument gets of a state's gradient is known for all tokens beforehand; the walk
     back in time only multiplies by it and crosses ``weight``.
@@ -168,23 +149,23 @@ def _packed_gru_backward(
     before = _states_before(states, sizes)
     to_n = (1 - z) * (1 - n * n)
     factors = torch.stack([to_n * inner_n * r * (1 - r), (before - n) * z * (1 - z), to_n * r], 1)
-    of_inner = torch.empty_like(factors)
-    total = of_states.clone()  # of every state, with what comes back from the next token
+    grad_inner = torch.empty_like(factors)
+    total = grad_states.clone()  # of every state, with what comes back from the next token
     next_total = total[:0]
-    by_step = _by_step(sizes, total, z, factors, of_inner, of_inner.flatten(1))
-    for of_state, z_, factor, of_gates, of_product in reversed(by_step):
-        of_state[: len(next_total)] += next_total
-        torch.mul(of_state.unsqueeze(1), factor, out=of_gates)
-        next_total = torch.addmm(of_state * z_, of_product, weight)
-    of_outer = of_inner.clone()
-    torch.mul(total, to_n, out=of_outer[:, 2])
-    of_inner, of_outer = of_inner.flatten(1), of_outer.flatten(1)
+    by_step = _by_step(sizes, total, z, factors, grad_inner, grad_inner.flatten(1))
+    for grad_state, z_, factor, grad_gates, grad_product in reversed(by_step):
+        grad_state[: len(next_total)] += next_total
+        torch.mul(grad_state.unsqueeze(1), factor, out=grad_gates)
+        next_total = torch.addmm(grad_state * z_, grad_product, layer.weight)
+    grad_outer = grad_inner.clone()
+    torch.mul(total, to_n, out=grad_outer[:, 2])
+    grad_inner, grad_outer = grad_inner.flatten(1), grad_outer.flatten(1)
     return (
-        of_outer @ in_weight,
-        of_outer.t() @ x,
-        of_inner.t() @ before,
-        of_outer.sum(0),
-        of_inner.sum(0),
+        grad_outer @ layer.in_weight,
+        grad_outer.t() @ x,
+        grad_inner.t() @ before,
+        grad_outer.sum(0),
+        grad_inner.sum(0),
     )
 
 
@@ -195,36 +176,10 @@ def _states_before(states: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     return torch.cat([states.new_zeros((counts[0], states.shape[1])), *earlier])
 
 
-@_packed_gru_backward.register_fake
-def _(
-    of_states: torch.Tensor,
-    x: torch.Tensor,
-    sizes: torch.Tensor,
-    in_weight: torch.Tensor,
-    weight: torch.Tensor,
-    states: torch.Tensor,
-    gates: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return (
-        x.new_empty(x.shape),
-        weight.new_empty(in_weight.shape),
-        weight.new_empty(weight.shape),
-        weight.new_empty(len(weight)),
-        weight.new_empty(len(weight)),
+@_packed_gru.gradient(
+    of=["x", *GruLayer._fields], saves=["x", "sizes", "layer"], outputs=[0, 1], constant=[1]
+)
+def _(saved: Any, grad_states: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
+    return _packed_gru_backward(
+        grad_states.contiguous(), saved.x, saved.sizes, saved.layer, *saved.outputs
     )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x, sizes, in_weight, weight, *_ = inputs
-    ctx.save_for_backward(x, sizes, in_weight, weight, *output)
-
-
-def _backward(
-    ctx: Any, of_states: torch.Tensor, of_gates: torch.Tensor
-) -> tuple[torch.Tensor | None, ...]:
-    of_x, *of_parameters = _packed_gru_backward(of_states.contiguous(), *ctx.saved_tensors)
-    return of_x, None, *of_parameters
-
-
-_packed_gru.register_autograd(_backward, setup_context=_setup_context)
-_packed_gru.register_autocast("cpu", torch.float32)

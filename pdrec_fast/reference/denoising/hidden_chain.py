@@ -6,20 +6,14 @@ from itertools import pairwise
 
 import torch
 
+from pdrec_fast.operands import Chain, ItemRows
 
-def hidden_chain(
-    indptr: torch.Tensor,
-    items: torch.Tensor,
-    values: torch.Tensor,
-    item_in: torch.Tensor,
-    gram: torch.Tensor,
-    bias: torch.Tensor,
-    time: torch.Tensor,
-    x0_coefficient: torch.Tensor,
-    xt_coefficient: torch.Tensor,
-) -> torch.Tensor:
-    """See ``pdrec_fast.ops.denoising.hidden_chain``; the arguments are checked there."""
-    gram, bias, time = gram.double(), bias.double(), time.double()
+
+def hidden_chain(rows: ItemRows, chain: Chain) -> torch.Tensor:
+    """See ``ops.denoising.hidden_chain``; the arguments are checked there."""
+    indptr, items, values, _ = rows
+    item_in, *others, x0_coefficient, xt_coefficient = chain
+    gram, bias, time = (tensor.double() for tensor in others)
     out = torch.empty(len(indptr) - 1, len(gram), dtype=torch.float64, device=item_in.device)
     for row, (begin, end) in enumerate(pairwise(indptr.tolist())):
         projection = values[begin:end].double() @ item_in[items[begin:end].long()].double()

@@ -8,7 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pdrec_fast.operands import ItemRows, Noise
 from pdrec_fast.reference.counter_rng import DROPOUT, NOISE, words
+
+
+def noisy_input(rows: ItemRows, noise: Noise, out: torch.Tensor) -> torch.Tensor:
+    """See ``ops.denoising.noisy_input``; the arguments are checked there, and on the host."""
+    n_rows, n_items = out.shape
+    key = noise.seed % 2**64, noise.epoch, noise.users.numpy()
+    x0 = torch.zeros((n_rows, n_items), dtype=torch.float64)
+    row_indices = torch.arange(n_rows).repeat_interleave(rows.indptr.diff())
+    x0[row_indices, rows.items.long()] = rows.values.double()
+    state = noise.signal.double().unsqueeze(1) * x0
+    state += noise.sigma.double().unsqueeze(1) * standard_normals(*key, n_items)
+    if noise.dropout:
+        keep = words(*key, n_items, DROPOUT) >= noise.keep_from
+        state = state.mul_(noise.keep_scale).masked_fill_(~keep, 0.0)
+    return out.copy_(state)
 
 
 def standard_normals(
@@ -23,33 +39,3 @@ def standard_normals(
     angle = 2 * math.pi * u[..., 1]
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
     return pairs.flatten(1)[:, :n_items]
-
-
-def noisy_input(
-    indptr: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int32],
-    values: npt.NDArray[np.float32],
-    signal: npt.NDArray[np.float32],
-    sigma: npt.NDArray[np.float32],
-    dropout: float,
-    keep_from: int,
-    seed: int,
-    epoch: int,
-    users: npt.NDArray[np.int64],
-    out: torch.Tensor,
-) -> torch.Tensor:
-    """See ``pdrec_fast.ops.denoising.noisy_input.noisy_input``; the arguments are checked there.
-
-    An item is kept where its word of the dropout stream is at least ``keep_from``.
-    """
-    n_rows, n_items = out.shape
-    rows = torch.from_numpy(np.repeat(np.arange(n_rows), np.diff(indptr)))
-    x0 = torch.zeros((n_rows, n_items), dtype=torch.float64)
-    x0[rows, torch.from_numpy(items.astype(np.int64))] = torch.from_numpy(values).double()
-    state = torch.from_numpy(signal).double().unsqueeze(1) * x0
-    noise = standard_normals(seed, epoch, users, n_items)
-    state += torch.from_numpy(sigma).double().unsqueeze(1) * noise
-    if dropout:
-        keep = words(seed, epoch, users, n_items, DROPOUT) >= keep_from
-        state = state.mul_(1 / (1 - dropout)).masked_fill_(~keep, 0.0)
-    return out.copy_(state)

@@ -2,29 +2,22 @@
 
 import pytest
 import torch
-from tests.ops.test_corpus_error import NAMES, make_inputs, run
 
 from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
+from tests.ops.denoising.test_corpus_error import NAMES, make_inputs, run
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("pdrec_fast.kernels.triton.denoising.corpus_error")
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 SIZES = [(1, 1, 1), (5, 17, 9), (33, 65, 35)]  # one to three tiles in each direction
 
 
-@pytest.fixture(autouse=True, params=["small", "own"] if torch.cuda.is_available() else ["small"])
-def _tiles(request, monkeypatch):
-    if request.param == "small":
-        monkeypatch.setattr(kernels, "tile_for", lambda *_: kernels.Tile(16, 32, 16, 4, 2))
-
-
 @pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def _tiles(tile_size, monkeypatch):
+    if tile_size == "small":
+        monkeypatch.setattr(kernels, "tile_for", lambda *_: kernels.Tile(16, 32, 16, 4, 2))
 
 
 def inputs(device, sizes, dtype=torch.float32, strided=False):
@@ -45,11 +38,11 @@ def relative_error(found, truth):
 @pytest.mark.parametrize("strided", [False, True])
 def test_error_is_at_most_that_of_plain_torch(sizes, strided, device):
     floats, target = inputs(device, sizes, strided=strided)
-    of_errors = upstream(sizes[0], device)
+    grad_errors = upstream(sizes[0], device)
     wide = [tensor.detach().double() for tensor in floats]
-    truth, true_gradients = run(wide, target, "reference", of_errors)
-    eager, eager_gradients = run(floats, target, "reference", of_errors)
-    errors, gradients = run(floats, target, "triton", of_errors)
+    truth, true_gradients = run(wide, target, "reference", grad_errors)
+    eager, eager_gradients = run(floats, target, "reference", grad_errors)
+    errors, gradients = run(floats, target, "triton", grad_errors)
     assert errors.dtype == torch.float32
     assert relative_error(errors, truth) <= 1.5 * relative_error(eager, truth) + 2e-7
     for name, gradient, by_eager, true in zip(
@@ -63,10 +56,10 @@ def test_error_is_at_most_that_of_plain_torch(sizes, strided, device):
 def test_bfloat16_products_keep_wide_parameters(sizes, device):
     floats, target = inputs(device, sizes)
     mixed = [floats[0].detach().bfloat16(), *floats[1:]]
-    of_errors = upstream(sizes[0], device)
+    grad_errors = upstream(sizes[0], device)
     wide = [tensor.detach().double() for tensor in mixed]
-    truth, true_gradients = run(wide, target, "reference", of_errors)
-    errors, gradients = run(mixed, target, "triton", of_errors)
+    truth, true_gradients = run(wide, target, "reference", grad_errors)
+    errors, gradients = run(mixed, target, "triton", grad_errors)
     assert errors.dtype == torch.float32
     assert relative_error(errors, truth) < 1.6e-2
     for name, gradient, true in zip(NAMES, gradients, true_gradients, strict=True):
@@ -90,8 +83,8 @@ def test_every_pair_is_subtracted_once_in_any_order(device):
 
 def test_a_run_repeats_bit_by_bit(device):
     floats, target = inputs(device, SIZES[-1])
-    of_errors = upstream(SIZES[-1][0], device)
-    first, again = (run(floats, target, "triton", of_errors) for _ in range(2))
+    grad_errors = upstream(SIZES[-1][0], device)
+    first, again = (run(floats, target, "triton", grad_errors) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert all(torch.equal(one, two) for one, two in zip(first[1], again[1], strict=True))
 

@@ -6,6 +6,7 @@ import torch
 
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.reference.counter_rng import words
+from tests.ops.denoising.test_noisy_input import histories
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("pdrec_fast.kernels.triton.denoising.noisy_input")
@@ -16,19 +17,6 @@ def _small_tiles(monkeypatch, device):
     if device.type == "cpu":
         monkeypatch.setattr(kernels, "_TILE", (8, 64))
         monkeypatch.setattr(kernels, "_PER_PROGRAM", 32)
-
-
-def histories(n_rows, n_items, seed=0):
-    """Random rows of x0 (some empty, items unsorted), signal and sigma (some 0)."""
-    rng = np.random.default_rng(seed)
-    rows = [rng.choice(n_items, rng.integers(0, 9), False) for _ in range(n_rows)]
-    rows[1] = rows[1][:0]
-    indptr = np.cumsum([0, *map(len, rows)])
-    items = np.concatenate(rows).astype(np.int32)
-    values = rng.uniform(0.1, 1, len(items)).astype(np.float32)
-    signal, sigma = rng.uniform(0.1, 1, (2, n_rows)).astype(np.float32)
-    sigma[::5] = 0
-    return indptr, items, values, n_items, signal, sigma
 
 
 KEYS = {"seed": 2**63 + 5, "epoch": 2**31 + 1, "users": np.arange(11) * 390_000_001}
@@ -101,14 +89,15 @@ def test_no_rows_and_no_items(device):
 
 
 def small_tensors(device):
-    """(indptr, items, values, signal, sigma, users) of a few items."""
+    """(indptr, items, values, signal, sigma, users) of 13 items."""
     *rows, _, signal, sigma = histories(3, 13)
     arrays = (*rows, signal, sigma, KEYS["users"][:3])
     return [torch.from_numpy(array).to(device) for array in arrays]
 
 
 def test_custom_op_contract(device):
-    arguments = *small_tensors(device), 0.3, -5, 2
+    *sparse, signal, sigma, users = small_tensors(device)
+    arguments = *sparse, 13, signal, sigma, users, 0.3, -5, 2
     operation = torch.ops.pdrec_fast.noisy_input.default
     for dtype in (torch.float32, torch.bfloat16):
         out = torch.zeros(3, 13, dtype=dtype, device=device)

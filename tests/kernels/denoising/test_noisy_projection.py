@@ -5,31 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.kernels.test_triton_noisy_input import histories
 
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
+from tests.ops.denoising.test_noisy_input import histories
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("pdrec_fast.kernels.triton.denoising.noisy_projection")
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 ROWS, ITEMS, HIDDEN = 37, 70, 37  # two or three tiles of 32 each
 KEYS = {"seed": 2**63 + 5, "epoch": 2**31 + 1, "users": np.arange(ROWS) * 110_000_003}
 
 
-@pytest.fixture(autouse=True, params=["small", "own"] if torch.cuda.is_available() else ["small"])
-def _tiles(request, monkeypatch):
+@pytest.fixture(autouse=True)
+def _tiles(tile_size, monkeypatch):
     """Small ones: two slabs of items, of two blocks and one."""
-    if request.param == "small":
+    if tile_size == "small":
         monkeypatch.setattr(kernels, "_PROGRAMS", 8)
         monkeypatch.setattr(kernels, "tile_for", lambda *_: kernels.Tile(32, 32, 32, 4, 2))
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def inputs(device, dtype=torch.float32, hidden=HIDDEN):
@@ -37,8 +30,8 @@ def inputs(device, dtype=torch.float32, hidden=HIDDEN):
     *sparse, _, signal, sigma = histories(ROWS, ITEMS)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(ITEMS, hidden, generator=generator).to(device, dtype)
-    of_out = torch.randn(ROWS, hidden, generator=generator).to(device, dtype)
-    return sparse, weight.requires_grad_(), (signal, sigma), of_out
+    grad_out = torch.randn(ROWS, hidden, generator=generator).to(device, dtype)
+    return sparse, weight.requires_grad_(), (signal, sigma), grad_out
 
 
 def tensors(device, sparse, scales):
@@ -50,9 +43,9 @@ def relative_error(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-def with_gradient(sparse, weight, scales, of_out, dropout, **keywords):
+def with_gradient(sparse, weight, scales, grad_out, dropout, **keywords):
     out = noisy_projection(*sparse, weight, *scales, dropout, **(KEYS | keywords))
-    return out.detach(), torch.autograd.grad(out, weight, of_out)[0]
+    return out.detach(), torch.autograd.grad(out, weight, grad_out)[0]
 
 
 @pytest.mark.parametrize(
@@ -60,10 +53,10 @@ def with_gradient(sparse, weight, scales, of_out, dropout, **keywords):
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_values_and_gradient(device, dtype, bound, dropout):
-    sparse, weight, scales, of_out = inputs(device, dtype)
-    found = with_gradient(sparse, weight, scales, of_out, dropout, impl="triton")
+    sparse, weight, scales, grad_out = inputs(device, dtype)
+    found = with_gradient(sparse, weight, scales, grad_out, dropout, impl="triton")
     wide = weight.detach().double().requires_grad_()
-    expected = with_gradient(sparse, wide, scales, of_out.double(), dropout, impl="reference")
+    expected = with_gradient(sparse, wide, scales, grad_out.double(), dropout, impl="reference")
     for result, truth in zip(found, expected, strict=True):
         assert result.dtype == dtype
         assert relative_error(result, truth) < bound
@@ -71,8 +64,8 @@ def test_values_and_gradient(device, dtype, bound, dropout):
 
 def test_without_noise_only_the_histories_count(device):
     """Dropout's mask shows bit by bit: an item dropped wrongly would be a whole weight."""
-    sparse, weight, (signal, _), of_out = inputs(device, hidden=3)
-    arguments = sparse, weight, (signal, np.zeros_like(signal)), of_out, 0.5
+    sparse, weight, (signal, _), grad_out = inputs(device, hidden=3)
+    arguments = sparse, weight, (signal, np.zeros_like(signal)), grad_out, 0.5
     found = with_gradient(*arguments, impl="triton")
     for result, truth in zip(found, with_gradient(*arguments, impl="reference"), strict=True):
         torch.testing.assert_close(result, truth, rtol=1e-5, atol=1e-6)
@@ -87,12 +80,12 @@ def test_the_product_of_the_identity_is_the_noised_input(device):
     truth = noisy_projection(*sparse, eye, **settings, dropout=0.4, **KEYS, impl="reference")
     torch.testing.assert_close(x, truth, rtol=0, atol=1e-5)
     assert torch.equal(x == 0, truth == 0)
-    (of_eye,) = torch.autograd.grad(x, eye, torch.eye(ROWS, ITEMS, device=device))
-    torch.testing.assert_close(of_eye[:, :ROWS].T, truth, rtol=0, atol=1e-5)
+    (grad_eye,) = torch.autograd.grad(x, eye, torch.eye(ROWS, ITEMS, device=device))
+    torch.testing.assert_close(grad_eye[:, :ROWS].T, truth, rtol=0, atol=1e-5)
 
 
 def test_the_result_depends_neither_on_strides_nor_on_where_the_arrays_lie(device):
-    sparse, weight, scales, of_out = inputs(device, hidden=3)
+    sparse, weight, scales, grad_out = inputs(device, hidden=3)
     *sparse_there, signal, sigma, users = tensors(device, sparse, scales)
     strided = torch.stack((signal, sigma), dim=1)
     transposed = weight.detach().T.contiguous().T.requires_grad_()
@@ -101,11 +94,11 @@ def test_the_result_depends_neither_on_strides_nor_on_where_the_arrays_lie(devic
         sparse_there,
         transposed,
         strided.unbind(1),
-        of_out.T.contiguous().T,
+        grad_out.T.contiguous().T,
         users=users,
         **keywords,
     )
-    expected = with_gradient(sparse, weight, scales, of_out, **keywords)
+    expected = with_gradient(sparse, weight, scales, grad_out, **keywords)
     for result, truth in zip(found, expected, strict=True):
         assert torch.equal(result, truth)
 
@@ -117,10 +110,10 @@ def test_an_expanded_gradient_and_all_history_in_one_item(device):
     ones = np.ones(ROWS, np.float32)
     weight = torch.randn(ITEMS, 3, device=device, requires_grad=True)
     out = noisy_projection(*rows, weight, ones, 0 * ones, 0.0, **KEYS, impl="triton")
-    (of_weight,) = torch.autograd.grad(out.sum(), weight)
-    assert of_weight[40].tolist() == pytest.approx([rows[2].sum()] * 3)
-    assert not of_weight[:40].any()
-    assert not of_weight[41:].any()
+    (grad_weight,) = torch.autograd.grad(out.sum(), weight)
+    assert grad_weight[40].tolist() == pytest.approx([rows[2].sum()] * 3)
+    assert not grad_weight[:40].any()
+    assert not grad_weight[41:].any()
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
@@ -160,39 +153,39 @@ def one_tile(device):
 
 def test_custom_op_contract(device):
     torch.use_deterministic_algorithms(False)
-    arrays, weight, of_out = one_tile(device)
+    (*sparse, signal, sigma, users), weight, grad_out = one_tile(device)
+    arguments = *sparse, len(weight), signal, sigma, users, 0.3, -5, 2
     ops = torch.ops.pdrec_fast
-    torch.library.opcheck(ops.noisy_projection.default, (weight, *arrays, 0.3, -5, 2))
-    arguments = of_out, *arrays, len(weight), 0.3, -5, 2
-    torch.library.opcheck(ops.noisy_projection_backward.default, arguments)
+    torch.library.opcheck(ops.noisy_projection.default, (weight, *arguments))
+    torch.library.opcheck(ops.noisy_projection_backward.default, (grad_out, *arguments))
 
 
 def test_compiles_without_a_graph_break(device):
     torch.use_deterministic_algorithms(False)
-    (*sparse, signal, sigma, users), weight, of_out = one_tile(device)
+    (*sparse, signal, sigma, users), weight, grad_out = one_tile(device)
     keywords = {"seed": 1, "epoch": 2, "users": users, "impl": "triton"}
     compiled = torch.compile(noisy_projection, fullgraph=True, backend="aot_eager")
     out = compiled(*sparse, weight, signal, sigma, 0.3, **keywords)
-    found = out.detach(), torch.autograd.grad(out, weight, of_out)[0]
-    eager = with_gradient(sparse, weight, (signal, sigma), of_out, 0.3, **keywords)
+    found = out.detach(), torch.autograd.grad(out, weight, grad_out)[0]
+    eager = with_gradient(sparse, weight, (signal, sigma), grad_out, 0.3, **keywords)
     for result, truth in zip(found, eager, strict=True):
         assert torch.equal(result, truth)
 
 
 def test_autocast_takes_the_weight_in_bfloat16(device):
-    (*sparse, signal, sigma, users), weight, of_out = one_tile(device)
+    (*sparse, signal, sigma, users), weight, grad_out = one_tile(device)
     arguments = *sparse, weight, signal, sigma, 0.3
     with torch.autocast(device.type, torch.bfloat16):
         out = noisy_projection(*arguments, seed=1, epoch=2, users=users, impl="triton")
     assert out.dtype == torch.bfloat16
-    (of_weight,) = torch.autograd.grad(out, weight, of_out.bfloat16())
-    assert of_weight.dtype == torch.float32
+    (grad_weight,) = torch.autograd.grad(out, weight, grad_out.bfloat16())
+    assert grad_weight.dtype == torch.float32
 
 
 def test_choice_of_implementation(device, caplog):
-    sparse, weight, scales, of_out = inputs(device, hidden=3)
+    sparse, weight, scales, grad_out = inputs(device, hidden=3)
     best = "triton" if device.type == "cuda" else "materialized"
-    auto = with_gradient(sparse, weight, scales, of_out, 0.3)
-    named = with_gradient(sparse, weight, scales, of_out, 0.3, impl=best)
+    auto = with_gradient(sparse, weight, scales, grad_out, 0.3)
+    named = with_gradient(sparse, weight, scales, grad_out, 0.3, impl=best)
     assert all(torch.equal(a, b) for a, b in zip(auto, named, strict=True))
     assert not caplog.records

@@ -3,9 +3,10 @@
 import functools
 import math
 
-import numpy as np
 import pytest
 import torch
+
+from tests.ops.packed._sequences import high_key_for, offsets
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -16,27 +17,10 @@ from pdrec_fast.ops.packed import _sequences as packed
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 LENGTHS = (37, 16, 9, 0, 2, 1)
 SHAPES = [(1, 16, "joint"), (2, 5, "transposed"), (1, 48, "contiguous")]  # heads, e, layout
 triton_attention = functools.partial(packed_attention, impl="triton")
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.zeros(3).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def offsets(lengths, device):
-    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], device=device)
-
-
-def key_for(lengths, device, seed=2**64 - 3, epoch=2**32 - 2):
-    users = 2**32 - 1 - 7 * torch.arange(len(lengths), device=device)
-    return DropoutKey(seed, epoch, users)
 
 
 def make_inputs(lengths, heads, e, device, dtype=torch.float32, layout="joint"):
@@ -76,7 +60,7 @@ def rms(x):
 @pytest.mark.parametrize(("heads", "e", "layout"), SHAPES)
 def test_as_accurate_as_eager(heads, e, layout, dropout, device):
     parts = make_inputs(LENGTHS, heads, e, device, layout=layout)
-    keywords = {"dropout": dropout, "key": key_for(LENGTHS, device), "stream": 2**31 + 19}
+    keywords = {"dropout": dropout, "key": high_key_for(LENGTHS, device), "stream": 2**31 + 19}
     truth = run_reference([part.double() for part in parts], LENGTHS, **keywords)
     eager = run_reference(parts, LENGTHS, **keywords)
     for at, found in enumerate(run(parts, LENGTHS, **keywords)):
@@ -91,7 +75,7 @@ def test_as_accurate_as_eager(heads, e, layout, dropout, device):
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_bfloat16_is_computed_in_float32(dropout, device):
     parts = make_inputs(LENGTHS, 2, 16, device, dtype=torch.bfloat16)
-    keywords = {"dropout": dropout, "key": key_for(LENGTHS, device)}
+    keywords = {"dropout": dropout, "key": high_key_for(LENGTHS, device)}
     truth = run_reference([part.double() for part in parts], LENGTHS, **keywords)
     eager = run_reference(parts, LENGTHS, **keywords)
     ulps = 1 if device.type == "cuda" else 2  # the interpreter truncates where a GPU rounds
@@ -105,7 +89,7 @@ def test_bfloat16_is_computed_in_float32(dropout, device):
 @pytest.mark.parametrize(("block", "num_warps"), kernels.CONFIGS)
 def test_every_block_size_gives_the_same(block, num_warps, device):
     parts = make_inputs((39, 3), 1, 16, device)
-    users = key_for((39, 3), device).users
+    users = high_key_for((39, 3), device).users
     words = PackedDropout(offsets((39, 3), device), users, 0.3, -5, 2, 17)
     options = {"block": block, "num_warps": num_warps}
     key = DropoutKey(2**64 - 5, 2, users)
@@ -133,14 +117,14 @@ def test_the_masks_are_those_of_the_cpu(length, device):
 
 def test_a_single_token_takes_its_own_value_and_leaves_no_other_gradient(device):
     parts = make_inputs((1, 1), 2, 7, device)
-    out, of_q, of_k, _ = run(parts, (1, 1))
+    out, grad_q, grad_k, _ = run(parts, (1, 1))
     assert torch.equal(out, parts[2])
-    assert not of_q.any()
-    assert not of_k.any()
+    assert not grad_q.any()
+    assert not grad_k.any()
 
 
 def test_a_sequence_does_not_depend_on_its_batch(device):
-    parts, key = make_inputs(LENGTHS, 1, 12, device), key_for(LENGTHS, device)
+    parts, key = make_inputs(LENGTHS, 1, 12, device), high_key_for(LENGTHS, device)
     together = run(parts, LENGTHS, dropout=0.3, key=key)
     order = [4, 0, 2]
     out = triton_attention(
@@ -177,7 +161,7 @@ def test_scores_far_beyond_the_range_of_exp(device):
 @pytest.mark.parametrize("lengths", [(), (0,)])
 def test_without_tokens(lengths, device):
     parts = make_inputs(lengths, 2, 5, device)
-    key = key_for(lengths, device)
+    key = high_key_for(lengths, device)
     for found in run(parts, lengths, dropout=0.3, key=key):
         assert found.shape == (0, 2, 5)
 
@@ -185,7 +169,7 @@ def test_without_tokens(lengths, device):
 def test_two_runs_have_equal_bits_and_an_expanded_gradient_is_taken(device):
     parts = make_inputs((35, 2), 1, 8, device)
     leaves = [part.detach().requires_grad_() for part in parts]
-    keywords = {"dropout": 0.3, "key": key_for((35, 2), device)}
+    keywords = {"dropout": 0.3, "key": high_key_for((35, 2), device)}
     out = triton_attention(*leaves, offsets((35, 2), device), **keywords)
     ones = torch.autograd.grad(out, leaves, torch.ones_like(out), retain_graph=True)
     for found, expected in zip(torch.autograd.grad(out.sum(), leaves), ones, strict=True):
@@ -204,7 +188,7 @@ def test_custom_op_contract(device):
 def test_compiles_without_a_graph_break(device):
     torch.use_deterministic_algorithms(False)
     parts, keywords = make_inputs((5, 2), 2, 8, device), {"dropout": 0.3}
-    keywords["key"] = key_for((5, 2), device)
+    keywords["key"] = high_key_for((5, 2), device)
     compiled = torch.compile(triton_attention, fullgraph=True, backend="aot_eager")
     eager = run(parts, (5, 2), **keywords)
     for found, expected in zip(run(parts, (5, 2), compiled, **keywords), eager, strict=True):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ops.packed._sequences import high_key_for, offsets
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton
@@ -13,28 +15,11 @@ from pdrec_fast.errors import BackendError
 from pdrec_fast.kernels.triton.packed import _sequences as packed
 from pdrec_fast.kernels.triton.packed import packed_dropout as kernels
 from pdrec_fast.operands import PackedDropout
-from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.reference.counter_rng import words
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 LENGTHS = (200, 17, 8, 0, 2, 1, 1, 0)
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def offsets(lengths, device):
-    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()], device=device)
-
-
-def key_for(lengths, device, seed=5):
-    users = 2**32 - 1 - 7 * torch.arange(len(lengths), device=device)
-    return DropoutKey(seed, 2**32 - 2, users)
 
 
 def make_x(lengths, width, device, dtype=torch.float32):
@@ -91,7 +76,7 @@ def test_a_search_reaches_every_sequence():
 @pytest.mark.parametrize("width", [1, 7, 64])
 def test_the_bits_are_those_of_the_cpu(width, p, seed, device):
     x = make_x(LENGTHS, width, device)
-    keywords = {"key": key_for(LENGTHS, device, seed), "stream": 2**31 + 21}
+    keywords = {"key": high_key_for(LENGTHS, device, seed), "stream": 2**31 + 21}
     found = packed_dropout(x, offsets(LENGTHS, device), p, **keywords, impl="triton")
     expected = packed_dropout(x, offsets(LENGTHS, device), p, **keywords, impl="reference")
     assert torch.equal(found == 0, expected == 0)
@@ -101,21 +86,27 @@ def test_the_bits_are_those_of_the_cpu(width, p, seed, device):
 @pytest.mark.parametrize(("block", "num_warps"), kernels.CONFIGS)
 def test_every_block_size_gives_the_same_bits(block, num_warps, device):
     x, indptr = make_x(LENGTHS, 12, device), offsets(LENGTHS, device)
-    arguments = (x, PackedDropout(indptr, key_for(LENGTHS, device).users, 0.3, -5, 2, 17))
+    arguments = (x, PackedDropout(indptr, high_key_for(LENGTHS, device, 5).users, 0.3, -5, 2, 17))
     found = kernels.packed_dropout(*arguments, block=block, num_warps=num_warps)
     assert torch.equal(found, kernels.packed_dropout(*arguments))
 
 
 def test_more_sequences_than_one_step_of_the_search(device):
     lengths = [2] * (packed.FAN + 3)
-    x, keywords = make_x(lengths, 3, device), {"key": key_for(lengths, device), "stream": 17}
+    x, keywords = (
+        make_x(lengths, 3, device),
+        {"key": high_key_for(lengths, device, 5), "stream": 17},
+    )
     found = packed_dropout(x, offsets(lengths, device), 0.5, **keywords, impl="triton")
     expected = packed_dropout(x, offsets(lengths, device), 0.5, **keywords, impl="reference")
     assert torch.equal(found, expected)
 
 
 def test_bfloat16_is_scaled_in_float32(device):
-    x, keywords = make_x(LENGTHS, 6, device), {"key": key_for(LENGTHS, device), "stream": 16}
+    x, keywords = (
+        make_x(LENGTHS, 6, device),
+        {"key": high_key_for(LENGTHS, device, 5), "stream": 16},
+    )
     narrow = x.bfloat16()
     indptr = offsets(LENGTHS, device)
     found = packed_dropout(narrow, indptr, 0.3, **keywords, impl="triton")
@@ -126,15 +117,15 @@ def test_bfloat16_is_scaled_in_float32(device):
 
 def test_the_gradient_has_the_same_mask(device):
     x = make_x(LENGTHS, 5, device).requires_grad_()
-    keywords = {"key": key_for(LENGTHS, device), "stream": 16, "impl": "triton"}
+    keywords = {"key": high_key_for(LENGTHS, device, 5), "stream": 16, "impl": "triton"}
     out = packed_dropout(x, offsets(LENGTHS, device), 0.4, **keywords)
-    (of_x,) = torch.autograd.grad(out.sum(), x)  # an expanded gradient
-    torch.testing.assert_close(of_x, (out != 0) / 0.6, rtol=1e-6, atol=0)
+    (grad_x,) = torch.autograd.grad(out.sum(), x)  # an expanded gradient
+    torch.testing.assert_close(grad_x, (out != 0) / 0.6, rtol=1e-6, atol=0)
 
 
 def test_columns_of_a_wider_tensor(device):
     x = make_x(LENGTHS, 14, device)[:, ::2]
-    keywords = {"key": key_for(LENGTHS, device), "stream": 16, "impl": "triton"}
+    keywords = {"key": high_key_for(LENGTHS, device, 5), "stream": 16, "impl": "triton"}
     out = packed_dropout(x, offsets(LENGTHS, device), 0.4, **keywords)
     expected = packed_dropout(x.contiguous(), offsets(LENGTHS, device), 0.4, **keywords)
     assert torch.equal(out, expected)
@@ -142,7 +133,7 @@ def test_columns_of_a_wider_tensor(device):
 
 def test_an_empty_batch(device):
     x = torch.zeros(0, 4, device=device)
-    keywords = {"key": key_for((), device), "stream": 16, "impl": "triton"}
+    keywords = {"key": high_key_for((), device, 5), "stream": 16, "impl": "triton"}
     assert packed_dropout(x, offsets((), device), 0.3, **keywords).shape == (0, 4)
 
 
@@ -156,7 +147,7 @@ def test_custom_op_contract(device):
 def test_compiles_without_a_graph_break(device):
     torch.use_deterministic_algorithms(False)
     x, indptr = make_x((5, 2), 8, device).requires_grad_(), offsets((5, 2), device)
-    keywords = {"key": key_for((5, 2), device), "stream": 16, "impl": "triton"}
+    keywords = {"key": high_key_for((5, 2), device, 5), "stream": 16, "impl": "triton"}
     compiled = torch.compile(packed_dropout, fullgraph=True, backend="aot_eager")
     (found,) = torch.autograd.grad(compiled(x, indptr, 0.3, **keywords).sum(), x)
     eager = packed_dropout(x, indptr, 0.3, **keywords)
@@ -165,7 +156,7 @@ def test_compiles_without_a_graph_break(device):
 
 def test_choice_of_implementation(device):
     x, indptr = make_x((5, 2), 8, device), offsets((5, 2), device)
-    keywords = {"key": key_for((5, 2), device), "stream": 16}
+    keywords = {"key": high_key_for((5, 2), device, 5), "stream": 16}
     auto = packed_dropout(x, indptr, 0.3, **keywords)
     assert torch.equal(auto, packed_dropout(x, indptr, 0.3, **keywords, impl="triton"))
     with pytest.raises(BackendError, match=r"float32 and bfloat16, got torch.float64.*reference"):

@@ -34,11 +34,12 @@ def noise(users, n_items, *, seed=0, epoch=0, dropout=0.0, impl="auto", **keywor
 def histories(n_rows, n_items, seed=0):
     """Random rows of x0 (some empty, items unsorted), signal and sigma (some 0)."""
     rng = np.random.default_rng(seed)
-    rows = [rng.choice(n_items, rng.integers(0, min(n_items, 12)), False) for _ in range(n_rows)]
+    rows = [rng.choice(n_items, rng.integers(0, min(n_items, 9)), False) for _ in range(n_rows)]
+    rows[1] = rows[1][:0]
     indptr = np.cumsum([0, *map(len, rows)])
     items = np.concatenate(rows).astype(np.int32)
     values = rng.uniform(0.1, 1, len(items)).astype(np.float32)
-    signal, sigma = rng.uniform(0, 1, (2, n_rows)).astype(np.float32)
+    signal, sigma = rng.uniform(0.1, 1, (2, n_rows)).astype(np.float32)
     sigma[::5] = 0
     return indptr, items, values, n_items, signal, sigma
 

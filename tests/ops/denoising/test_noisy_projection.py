@@ -35,13 +35,13 @@ def test_without_noise_it_gathers_rows_of_the_weight(impl):
     ("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1.6e-2)], ids=["fp32", "bf16"]
 )
 def test_it_is_the_product_with_the_noised_input(impl, dtype, bound):
-    weight, of_out = normal(5, 3, dtype=dtype).requires_grad_(), normal(3, 3, dtype=dtype)
+    weight, grad_out = normal(5, 3, dtype=dtype).requires_grad_(), normal(3, 3, dtype=dtype)
     out = noisy_projection(*ROWS, weight, *SCALES, 0.4, **KEYS, impl=impl)
-    (of_weight,) = torch.autograd.grad(out, weight, of_out)
+    (grad_weight,) = torch.autograd.grad(out, weight, grad_out)
     x = noisy_input(*ROWS, 5, *SCALES, 0.4, **KEYS, impl="reference").double()
     for found, expected in (
         (out, x @ weight.double()),
-        (of_weight, x.T @ of_out.double()),
+        (grad_weight, x.T @ grad_out.double()),
     ):
         assert found.dtype == dtype
         assert (found.double() - expected).norm() < bound * expected.norm()

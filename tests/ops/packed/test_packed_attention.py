@@ -11,27 +11,12 @@ from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.reference.counter_rng import words
+from tests.ops.packed._sequences import key_for, offsets
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 needs_extension = pytest.mark.skipif(extension is None, reason="pdrec_fast._C is not built")
 LENGTHS = (200, 33, 17, 17, 8, 5, 2, 2, 1, 1)
 SHAPES = [(1, 64), (2, 32), (3, 17), (1, 16), (1, 128), (2, 1), (3, 5)]  # heads, e
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.zeros(3).new_empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def offsets(lengths):
-    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
-
-
-def key_for(lengths, seed=5, epoch=2):
-    return DropoutKey(seed, epoch, torch.arange(len(lengths)) * 7 + 3)
 
 
 def make_inputs(lengths, heads, e, dtype=torch.float32, layout="joint"):
@@ -65,19 +50,19 @@ def test_two_tokens_by_hand(impl):
     out = packed_attention(*leaves, torch.tensor([0, 2]), impl=impl)
     torch.testing.assert_close(out[:, 0, 1], torch.tensor([4.0, 7.0]))
     assert not out[:, 0, [0, 2, 3]].any()
-    of_q, of_k, of_v = torch.autograd.grad(out[1, 0, 1], leaves)
+    grad_q, grad_k, grad_v = torch.autograd.grad(out[1, 0, 1], leaves)
     # The scores' gradients: 1/4 (4 - 7) and 3/4 (8 - 7).
-    torch.testing.assert_close(of_q[:, 0, 0], torch.tensor([0.0, 0.75 * math.log(3) / 2]))
-    torch.testing.assert_close(of_k[:, 0, 0], torch.tensor([-0.75, 0.75]))
-    torch.testing.assert_close(of_v[:, 0, 1], torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(grad_q[:, 0, 0], torch.tensor([0.0, 0.75 * math.log(3) / 2]))
+    torch.testing.assert_close(grad_k[:, 0, 0], torch.tensor([-0.75, 0.75]))
+    torch.testing.assert_close(grad_v[:, 0, 1], torch.tensor([0.25, 0.75]))
 
 
 def test_a_single_token_takes_its_own_value_and_leaves_no_other_gradient(impl):
     leaves = make_inputs((1, 1), 2, 7)
-    out, of_q, of_k, _ = run(leaves, (1, 1), impl=impl)
+    out, grad_q, grad_k, _ = run(leaves, (1, 1), impl=impl)
     assert torch.equal(out, leaves[2].detach())
-    assert not of_q.any()
-    assert not of_k.any()
+    assert not grad_q.any()
+    assert not grad_k.any()
 
 
 def kept(length, heads, key, stream, p):

@@ -11,25 +11,11 @@ from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.reference.counter_rng import ragged_words, words
+from tests.ops.packed._sequences import key_for, offsets
 
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 needs_extension = pytest.mark.skipif(extension is None, reason="pdrec_fast._C is not built")
 LENGTHS = (200, 17, 8, 2, 1, 1, 0)
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def offsets(lengths):
-    return torch.tensor([0, *np.cumsum(lengths, dtype=np.int64).tolist()])
-
-
-def key_for(lengths, seed=5, epoch=2):
-    return DropoutKey(seed, epoch, torch.arange(len(lengths)) * 7 + 3)
 
 
 def make_x(lengths, width):
@@ -64,8 +50,8 @@ def test_ragged_words_are_each_users_words():
 def test_the_gradient_has_the_same_mask(impl):
     x = make_x(LENGTHS, 5).requires_grad_()
     out = packed_dropout(x, offsets(LENGTHS), 0.4, key=key_for(LENGTHS), stream=16, impl=impl)
-    (of_x,) = torch.autograd.grad(out.sum(), x)  # an expanded gradient
-    torch.testing.assert_close(of_x, (out != 0) / 0.6, rtol=1e-6, atol=0)
+    (grad_x,) = torch.autograd.grad(out.sum(), x)  # an expanded gradient
+    torch.testing.assert_close(grad_x, (out != 0) / 0.6, rtol=1e-6, atol=0)
 
 
 def test_gradients_of_the_reference():

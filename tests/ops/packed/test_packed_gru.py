@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pdrec_fast.errors import BackendError
-from pdrec_fast.ops.packed import packed_gru as op
 from pdrec_fast.ops.packed.packed_gru import packed_gru
 
 SIZES = [(1,), (1, 1, 1), (5,), (6, 6, 4, 3, 1, 1, 1)]
@@ -36,15 +35,7 @@ def from_the_equations(x, sizes, in_weight, weight, in_bias, bias):
     return torch.cat(states)
 
 
-@pytest.fixture
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("_poisoned_outputs")
+@pytest.mark.usefixtures("poisoned_outputs")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_states_and_gradients_follow_the_equations(sizes, impl):
@@ -98,12 +89,12 @@ def test_no_tokens(impl):
 
 def test_the_custom_operations_are_sound():
     inputs = arguments((3, 2, 1))
-    torch.library.opcheck(op._packed_gru, inputs)
-    states, gates = op._packed_gru(*inputs)
-    x, sizes, in_weight, weight, *_ = (t.detach() for t in inputs)
+    ops = torch.ops.pdrec_fast
+    torch.library.opcheck(ops.packed_gru.default, inputs)
+    states, gates = (t.detach() for t in ops.packed_gru(*inputs))
     torch.library.opcheck(
-        op._packed_gru_backward,
-        (torch.ones_like(states), x, sizes, in_weight, weight, states.detach(), gates.detach()),
+        ops.packed_gru_backward.default,
+        (torch.ones_like(states), *(t.detach() for t in inputs), states, gates),
         test_utils=("test_schema", "test_faketensor"),
     )
 
