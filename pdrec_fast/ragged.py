@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,11 @@ class Ragged:
         indptr: int64 [n_rows + 1], from 0, never decreasing, up to n_entries.
     """
 
-    values: npt.NDArray[np.generic]
+    values: npt.NDArray[Any]
     indptr: npt.NDArray[np.int64]
 
     @classmethod
-    def from_lengths(
-        cls, values: npt.NDArray[np.generic], lengths: npt.NDArray[np.int64]
-    ) -> Ragged:
+    def from_lengths(cls, values: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> Ragged:
         """Rows of ``lengths`` [n_rows], one after another in ``values``."""
         return cls(values, indptr_of(lengths))
 
@@ -55,7 +54,7 @@ class Ragged:
         return Ragged(self.values[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
-def indptr_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def indptr_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """int64 [n_rows + 1], the offsets of rows of these lengths: 0, then their running sum."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 

@@ -11,6 +11,7 @@ import numpy as np
 from pdrec_fast.data.interactions import Interactions
 from pdrec_fast.data.ordering import chronological_order
 from pdrec_fast.errors import DataError
+from pdrec_fast.ragged import indptr_of
 
 SOURCE_PREFIX = "source:"
 
@@ -53,7 +54,7 @@ def mix_domains(target: Interactions, source: Interactions) -> Interactions:
     items = np.concatenate([target.items, source.items + np.int32(target.n_items)])
     order = chronological_order(users, times)
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]),
+        indptr=indptr_of(np.bincount(users, minlength=len(user_ids))),
         items=items[order],
         timestamps=times[order],
         user_ids=user_ids,

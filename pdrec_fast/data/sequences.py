@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pdrec_fast.data.histories import Histories, token_indices
+from pdrec_fast.data.histories import Histories
 from pdrec_fast.devices import to_device
 from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ragged import indptr_of, ranges
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def pack(
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
     starts = histories.stops[order] - lengths
-    items = histories.items[token_indices(starts, lengths)].astype(np.int64)
+    items = histories.items[ranges(starts, lengths)].astype(np.int64)
     users = torch.from_numpy(histories.users[order])
     key = None if seed is None else DropoutKey(seed, epoch, users)
     return packed_tokens(items, lengths, max_length, order, key)
@@ -126,8 +127,8 @@ def packed_tokens(
     """
     return PackedSequences(
         torch.from_numpy(items),
-        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        torch.from_numpy(token_indices(max_length - lengths, lengths)),
+        torch.from_numpy(indptr_of(lengths)),
+        torch.from_numpy(ranges(max_length - lengths, lengths)),
         lengths,
         sources,
         key,

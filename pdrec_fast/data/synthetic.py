@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.ragged import indptr_of
 
 DAY = 86_400.0
 FIRST_DAY = 1_577_836_800.0
@@ -60,7 +61,7 @@ def synthetic(
     rows = np.argsort(by_length)
     recorded = np.arange(walked_items.shape[1]) < lengths[:, None]
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum(lengths)]),
+        indptr=indptr_of(lengths),
         items=walked_items[rows][recorded],
         timestamps=walked_times[rows][recorded],
         user_ids=np.arange(1, n_users + 1),

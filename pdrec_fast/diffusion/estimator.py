@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.diffusion.task import DiffusionTask
+from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
@@ -38,7 +39,7 @@ class DiffRec:
             another.
 
     After ``fit`` or ``load``, ``scores`` gives preferences over every item; the model serves as a
-    recommender of its own in ``evaluate`` and as the source of ``Preferences``.
+    recommender of its own in ``evaluate`` and as the scorer of ``Preferences.infer``.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class DiffRec:
         evaluator = Evaluator(data) if isinstance(data, Split) else None
         try:
             self.history = run_loop(
-                DiffusionFit(self, train, evaluator),
+                self.training_task(train, evaluator),
                 config.loop(),
                 name=NAMES[config.weighting],
                 select_by=config.select_by,
@@ -98,6 +99,29 @@ class DiffRec:
             raise
         self.trained_on = train.fingerprint()
         return self
+
+    def training_task(
+        self, train: Interactions, evaluator: Evaluator | None = None
+    ) -> DiffusionTask:
+        """What ``fit`` runs epoch by epoch, on this model's denoiser.
+
+        Raises:
+            DataError: no user has a record.
+        """
+        histories = train.histories()
+        histories = histories[np.flatnonzero(histories.lengths > 0)]
+        if not len(histories):
+            raise DataError("the training data has no records: there is nothing to learn")
+        return DiffusionTask(
+            self.fitted_denoiser(),
+            self.schedule,
+            self.config,
+            self.inputs(histories),
+            histories.users,
+            device=self.device,
+            scorer=self,
+            evaluator=evaluator,
+        )
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""

@@ -58,8 +58,8 @@ class CL4SRec(SASRec):
         items = self.item_embedding(views.items.masked_fill(masked, 0))
         items = torch.where(masked.unsqueeze(1), self.mask_embedding, items)
         states = self._states(items, views)
-        of_view = to_device(torch.from_numpy(views.sources.argsort()), states.device)
-        first, second = states.index_select(0, views.last.index_select(0, of_view)).chunk(2)
+        order = to_device(torch.from_numpy(views.sources.argsort()), states.device)
+        first, second = states.index_select(0, views.last.index_select(0, order)).chunk(2)
         return self.contrast_weight * info_nce(first, second, self.temperature)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.devices import to_device
 from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.ops.packed.packed_gru import packed_gru
+from pdrec_fast.ragged import indptr_of, ranges
 from pdrec_fast.reference.counter_rng import ENCODER
 
 _PARAMETERS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
@@ -90,8 +90,8 @@ def time_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     )
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    step = token_indices(np.zeros_like(lengths), lengths)
-    places = (np.cumsum(sizes) - sizes)[step] + np.repeat(rank, lengths)
+    step = ranges(np.zeros_like(lengths), lengths)
+    places = indptr_of(sizes)[step] + np.repeat(rank, lengths)
     tokens = np.empty_like(places)
     tokens[places] = np.arange(len(places))
     return sizes, tokens, places

@@ -26,7 +26,7 @@ class PDRecConfig:
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
         dpa_start: the epoch, from 0, from which DPA's loss counts; before it the encoder's own
-            ranking of the candidates says little.
+            ranking of the soft positives says little.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
         skip_cold_items: leave items without any training record out of the histories that are

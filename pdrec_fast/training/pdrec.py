@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories, Interactions, Split
-from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
+from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
 from pdrec_fast.errors import CheckpointError, DataError
@@ -24,10 +24,11 @@ from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ragged import row_indices
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.guidance import check_preferences
+from pdrec_fast.training.guidance import Guidance, check_preferences
 from pdrec_fast.training.objective import Objective
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 KIND = "PDRec model"
 # Settings that checkpoints may lack, and what runs did before there was a choice.
@@ -84,6 +85,7 @@ class PDRec:
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
 
+    @renamed_keywords(watch="on_epoch_end")
     def fit(
         self,
         train: Split | Interactions,
@@ -91,7 +93,7 @@ class PDRec:
         *,
         checkpoint: str | Path | None = None,
         progress: bool = True,
-        watch: Callable[[History], None] | None = None,
+        on_epoch_end: Callable[[History], None] | None = None,
     ) -> PDRec:
         """Train the encoder.
 
@@ -100,7 +102,8 @@ class PDRec:
                 plain interactions, all trained on for ``config.epochs`` epochs.
             preferences: inferred on the same training interactions; needed by every module.
             checkpoint: directory to resume from and to write to.
-            watch: see ``run_loop``; what it raises leaves no model.
+            on_epoch_end: called with the history after every epoch, and first with that of a
+                checkpoint; an exception from it ends the training and leaves no model.
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data.
@@ -114,20 +117,38 @@ class PDRec:
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
             self.history = run_loop(
-                PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
+                self.training_task(interactions, preferences, Evaluator(split) if split else None),
                 self.config.loop(),
                 name=self.name,
                 select_by=self.config.select_by,
                 identity=self._identity(interactions, split, preferences),
                 checkpoint=checkpoint,
                 progress=progress,
-                watch=watch,
+                on_epoch_end=on_epoch_end,
             )
         except BaseException:
             self.encoder = None  # half-trained weights are no model
             raise
         self.trained_on = interactions.fingerprint()
         return self
+
+    def training_task(
+        self,
+        train: Interactions,
+        preferences: Preferences | None = None,
+        evaluator: Evaluator | None = None,
+    ) -> PDRecTask:
+        """What ``fit`` runs epoch by epoch, on this model's encoder."""
+        encoder = self.fitted_encoder()
+        return PDRecTask(
+            encoder,
+            self.objective,
+            Guidance(train, preferences, self.config, max_length=encoder.max_length),
+            device=self.device,
+            scorer=self,
+            evaluator=evaluator,
+            cuda_graphs=self.cuda_graphs,
+        )
 
     @property
     def name(self) -> str:
@@ -352,7 +373,7 @@ class PDRec:
 def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
     """Set the scores [B, N] of each history's items to -inf, in place."""
     indptr, items, _ = histories.packed()
-    rows = row_of(indptr)
+    rows = row_indices(indptr)
     scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
 
 

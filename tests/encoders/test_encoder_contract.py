@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories
-from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder
+from pdrec_fast.ragged import ranges
 from tests.encoders.padded_models import PADDED
 
 MAKERS = ENCODERS | PADDED
@@ -50,7 +50,7 @@ def packed(
 def with_spares(batch: PackedSequences, lengths: list[int]) -> PackedSequences:
     """``batch`` and further sequences of these lengths, as where batches are padded."""
     spare = np.array(lengths)
-    positions = torch.from_numpy(token_indices(MAX_LENGTH - spare, spare))
+    positions = torch.from_numpy(ranges(MAX_LENGTH - spare, spare))
     key = batch.dropout_key
     assert key is not None
     return PackedSequences(

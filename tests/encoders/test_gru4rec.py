@@ -9,6 +9,7 @@ from pdrec_fast.data import Histories
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.encoders import GRU4Rec
 from pdrec_fast.encoders.gru4rec import time_order
+from pdrec_fast.operands import PackedDropout
 from pdrec_fast.reference.packed.packed_dropout import packed_dropout
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 6, 9
@@ -37,7 +38,8 @@ def one_by_one(model: GRU4Rec, batch: PackedSequences, dropout: float) -> torch.
     x = model.item_embedding(batch.items) * WIDTH**0.5
     if dropout:
         key = batch.dropout_key
-        x = packed_dropout(x, batch.indptr, key.users, dropout, key.seed, key.epoch, 16)
+        words = PackedDropout(batch.indptr, key.users, dropout, key.seed, key.epoch, 16)
+        x = packed_dropout(x, words)
     parts = []
     for part in x.split(batch.lengths.tolist()):
         states = part
