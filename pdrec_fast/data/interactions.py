@@ -72,7 +72,7 @@ class Interactions:
         array: np.ndarray = np.ascontiguousarray(given, dtype=dtype)
         if array.flags.writeable:
             if np.may_share_memory(array, given):
-                array = array.copy()  # nobody else's changes may reach it
+                array = array.copy()  # so that changes of the caller's array do not reach it
             array.flags.writeable = False
         object.__setattr__(self, name, array)
 

@@ -22,10 +22,10 @@ class PackedSequences:
         indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``.
         positions: int64 [T], counted from the end: the last token of every sequence has position
             ``max_length - 1``.
-        host_lengths: int64 [B] numpy, the lengths, for whom must not wait for a GPU to know them.
+        host_lengths: int64 [B] numpy, the lengths on the host; reading them waits for no GPU.
         sources: int64 [B] numpy, which row of the packed histories each sequence is.
-        dropout_key: whose random numbers an encoder's dropouts take; without one, an encoder draws
-            a new seed from torch's generator.
+        dropout_key: the key (seed, epoch, users) of the random numbers of an encoder's dropouts;
+            without one, an encoder draws a new seed from torch's generator.
     """
 
     items: torch.Tensor
@@ -40,6 +40,7 @@ class PackedSequences:
 
     @property
     def n_tokens(self) -> int:
+        """T."""
         return len(self.items)
 
     @property
@@ -123,7 +124,7 @@ def packed_tokens(
     Args:
         items: int64 [T], the sequences' items one after another.
         lengths, sources: int64 [B].
-        key: of B users.
+        key: of the dropouts, with the users of the B sequences; or None.
     """
     return PackedSequences(
         torch.from_numpy(items),

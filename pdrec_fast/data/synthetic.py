@@ -56,9 +56,9 @@ def synthetic(
     rng = np.random.default_rng(seed)
     catalogue = _make_catalogue(rng, n_items)
     lengths = np.minimum(3 + rng.lognormal(np.log(6.5), 1.05, n_users).astype(int), _MAX_LENGTH)
-    by_length = np.argsort(-lengths, kind="stable")
-    walked_items, walked_times = _walk(rng, catalogue, lengths[by_length], noise)
-    rows = np.argsort(by_length)
+    longest_first = np.argsort(-lengths, kind="stable")
+    walked_items, walked_times = _walk(rng, catalogue, lengths[longest_first], noise)
+    rows = np.argsort(longest_first)
     recorded = np.arange(walked_items.shape[1]) < lengths[:, None]
     return Interactions(
         indptr=indptr_of(lengths),

@@ -43,7 +43,7 @@ class CL4SRec(SASRec):
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.augmentation = Augmentation(crop, mask, reorder)
         self.contrast_weight, self.temperature = contrast_weight, temperature
-        # Beside the table, whose every row is an item that can be recommended; as large as a row.
+        # Not a row of the table, as every row is an item that can be recommended.
         spread = float(self.item_embedding.weight.detach().std())
         self.mask_embedding = nn.Parameter(spread * torch.randn(self.item_embedding.embedding_dim))
 

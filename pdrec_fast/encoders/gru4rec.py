@@ -24,8 +24,8 @@ class GRU4Rec(nn.Module):
     recommenders have come to do, not against weights of an output layer.
 
     The random numbers of dropout are those of the batch's ``dropout_key``, stream ``ENCODER``.
-    What a step does depends on the lengths of its sequences, so that it cannot be recorded as a
-    CUDA graph.
+    The kernels of a step depend on the lengths of its sequences, so that it cannot be recorded as
+    a CUDA graph.
 
     Args:
         n_items: N, the corpus size.
@@ -62,7 +62,7 @@ class GRU4Rec(nn.Module):
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
-        # As SASRec does: Xavier's embeddings of many items are too small for gates to notice.
+        # Scaled as in SASRec: Xavier's embeddings of many items would hardly move the gates.
         x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
         if self.training and self.dropout:
             key = dropout_key(batch)

@@ -15,8 +15,8 @@ from pdrec_fast.reference.counter_rng import VIEWS, bounded, ragged_words
 
 CROP, MASK, REORDER = range(3)
 _PAIRS = np.array(list(permutations((CROP, MASK, REORDER), 2)))
-# As users, views are others, so that their dropout is not that of the sequences again: beyond the
-# users and the complete sequences of DPA, within the 32 bits of a random key.
+# Added to the users in a view's random key, so that its dropout is not that of the sequence again:
+# beyond the users and the complete sequences of DPA, within the 32 bits of a random key.
 _AS_USERS = np.array([1 << 30, 3 << 30])
 
 

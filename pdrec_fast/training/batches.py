@@ -1,4 +1,4 @@
-"""What one training step needs, put together on the host."""
+"""Batches of training steps, packed on the host."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class TrainingBatches:
         self.guidance, self.config, self.augment = guidance, guidance.config, augment
         self.tokens, self.max_length = guidance.tokens, guidance.max_length
         inputs, complete = self.tokens.inputs, self.tokens.histories
-        # Complete sequences, with the last positive: what DPA's last state has read. As users they
-        # are others, so that their dropout is not that of the inputs again.
+        # DPA's last state has read the complete sequence, with the last positive. Its user's key
+        # is another, so that its dropout is not that of the inputs again.
         self._inputs_and_complete = replace(
             inputs,
             users=np.concatenate([inputs.users, _COMPLETE + inputs.users]),

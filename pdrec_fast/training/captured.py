@@ -36,7 +36,7 @@ class BatchShape:
     max_length: int
 
     @classmethod
-    def of_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
+    def for_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
         """The least shape that holds every batch of the users in ``order``."""
         tokens, max_length = batches.tokens, batches.max_length
         batch_size, dpa = batches.config.batch_size, batches.dpa_at(epoch) is not None

@@ -64,7 +64,7 @@ class Objective:
         ``"softmax"`` ``mean(w * -log(exp(s+) / (exp(s+) + sum exp(s-))))``.
 
         The sums of eq. 4 are taken as means over the positives and over all negatives, as the
-        authors' code does, so that the two sides weigh the same whatever the number of negatives.
+        authors' code does, so that the two sides weigh the same for any number of negatives.
 
         Args:
             states: [T, d].

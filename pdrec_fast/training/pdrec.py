@@ -17,17 +17,16 @@ from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_t
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
-from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
-from pdrec_fast.ops.selection.project import project, rows_per_block
-from pdrec_fast.ops.selection.select_unobserved import select_unobserved
+from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.ragged import row_indices
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance, check_preferences
 from pdrec_fast.training.objective import Objective
+from pdrec_fast.training.recommending import recommend
 from pdrec_fast.training.task import PDRecTask
 
 KIND = "PDRec model"
@@ -214,34 +213,7 @@ class PDRec:
             ValueError: ``k`` or ``block_size`` out of its range.
             DataError: an unknown user, or one without any interaction.
         """
-        data = self._fitted_data()
-        if block_size is None:
-            block_size = rows_per_block(data.n_items)
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
-        if not 1 <= k <= data.n_targets:
-            raise ValueError(f"k must lie in 1 .. {data.n_targets} (the number of items), got {k}")
-        others = None if data.target_items is None else torch.from_numpy(~data.target_items)
-        histories = data.histories(data.user_index(users))
-        if len(histories) and not histories.lengths.min():
-            raise DataError(
-                f"user {data.user_ids[histories.users[histories.lengths.argmin()]]!r} has no "
-                "interactions to recommend from"
-            )
-        ids = np.full((len(histories), k), None, dtype=object)
-        logits = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        for start in range(0, len(histories), block_size):
-            block = slice(start, start + block_size)
-            scores = self.scores(histories[block]).cpu()
-            if filter_seen:
-                _mask_seen(scores, histories[block])
-            if others is not None:
-                scores.masked_fill_(others, -torch.inf)
-            best = _top_items(scores, k)
-            logits[block] = scores.gather(1, best)
-            found = logits[block] > -np.inf
-            ids[block][found] = data.item_ids[best.numpy()[found]]
-        return ids, logits
+        return recommend(self, self._fitted_data(), users, k, filter_seen, block_size)
 
     def save(self, path: str | Path) -> None:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
@@ -368,18 +340,3 @@ class PDRec:
                 f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
                 "batch's sequences and cannot be recorded; set cuda_graphs=False"
             )
-
-
-def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
-    """Set the scores [B, N] of each history's items to -inf, in place."""
-    indptr, items, _ = histories.packed()
-    rows = row_indices(indptr)
-    scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
-
-
-def _top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
-    n_rows = len(scores)
-    nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-    selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
-    return selection.top_items.long()

@@ -82,7 +82,7 @@ class PDRecTask:
             order = torch.randperm(self.batches.tokens.n_users).numpy()
             batches = self.batches.epoch(order, epoch)
             if self.cuda_graphs:
-                shape = BatchShape.of_epoch(self.batches, order, epoch)
+                shape = BatchShape.for_epoch(self.batches, order, epoch)
                 padded = self._delivered(pad_batch(batch, shape) for batch in batches)
                 losses = [*CapturedSteps(self.step, self.device).run(padded)]
             else:

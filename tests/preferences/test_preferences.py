@@ -15,6 +15,7 @@ from pdrec_fast.errors import CheckpointError, DataError, NonFiniteScoresError
 from pdrec_fast.preferences import Preferences, inference
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
 from pdrec_fast.training import PDRecConfig
+from tests.rows import interactions_of
 
 N_ITEMS = 97
 ARRAYS = [f.name for f in dataclasses.fields(Preferences) if f.type == "np.ndarray"]
@@ -34,16 +35,6 @@ class TableScorer:
         return scores
 
 
-def interactions(rows: list[list[int]], n_items: int) -> Interactions:
-    return Interactions(
-        indptr=np.concatenate([[0], np.cumsum([len(row) for row in rows])]),
-        items=np.array([item for row in rows for item in row], dtype=np.int32),
-        timestamps=None,
-        user_ids=np.array([f"user {u}" for u in range(len(rows))], dtype=object),
-        item_ids=np.arange(n_items),
-    )
-
-
 @pytest.fixture(scope="module")
 def train() -> Interactions:
     """Users of several lengths, with repeats, one without records and one that saw most items."""
@@ -52,7 +43,7 @@ def train() -> Interactions:
     rows.insert(2, [])
     rows.append(rng.permutation(N_ITEMS)[: N_ITEMS - 4].tolist())
     rows.append([7, 8, 7, 7])
-    return interactions(rows, N_ITEMS)
+    return interactions_of(rows, N_ITEMS)
 
 
 def tied_scorer(n_users: int) -> TableScorer:
@@ -117,7 +108,7 @@ def test_shapes_and_dtypes(train: Interactions) -> None:
 def test_negatives_are_uniform_over_the_pool(omega_m: float) -> None:
     # 0.99 leaves fewer than a 64th of the items, which are drawn another way.
     n_items, n_draws = 701, 40_000
-    train = interactions([[1, 5, 9], [], list(range(0, 300, 3))], n_items)
+    train = interactions_of([[1, 5, 9], [], list(range(0, 300, 3))], n_items)
     table = torch.randn(3, n_items, generator=torch.Generator().manual_seed(2))
     found = Preferences.infer(
         TableScorer(table), train, omega_m=omega_m, n_draws=n_draws, seed=3, progress=False
@@ -158,20 +149,20 @@ def test_the_seed_decides_the_draws_and_nothing_else(train: Interactions) -> Non
 
 
 def test_users_draw_independently() -> None:
-    train = interactions([[], []], N_ITEMS)
+    train = interactions_of([[], []], N_ITEMS)
     table = torch.zeros(2, N_ITEMS)
     found = Preferences.infer(TableScorer(table), train, n_draws=500, progress=False)
     assert (found.negatives[0] == found.negatives[1]).mean() < 0.1
 
 
 def test_more_candidates_than_items_end_with_minus_one() -> None:
-    train = interactions([[0, 2], [1]], 4)
+    train = interactions_of([[0, 2], [1]], 4)
     found = Preferences.infer(TableScorer(torch.eye(2, 4)), train, top_m=5, progress=False)
     assert found.top_items.tolist() == [[1, 3, -1, -1, -1], [0, 2, 3, -1, -1]]
 
 
 def test_a_user_who_has_seen_everything_is_named() -> None:
-    train = interactions([[0], [0, 1, 2, 1]], 3)
+    train = interactions_of([[0], [0, 1, 2, 1]], 3)
     with pytest.raises(DataError, match=r"user 1.*every item"):
         Preferences.infer(TableScorer(torch.zeros(2, 3)), train, progress=False)
 

@@ -44,7 +44,7 @@ def task_of(
 
 def padded_epoch(task, epoch=0, seed=0):
     order = np.random.default_rng(seed).permutation(task.batches.tokens.n_users)
-    shape = BatchShape.of_epoch(task.batches, order, epoch)
+    shape = BatchShape.for_epoch(task.batches, order, epoch)
     plain = list(task.batches.epoch(order, epoch))
     return shape, plain, [pad_batch(batch, shape) for batch in plain]
 

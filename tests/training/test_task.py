@@ -19,6 +19,7 @@ from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import safe_negatives
 from pdrec_fast.training.task import PDRecTask
 from pdrec_fast.training.tokens import TrainingTokens
+from tests.rows import ragged
 
 N_ITEMS, N_DRAWS, MAX_LENGTH = 13, 7, 3
 ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8], [9, 2, 9], [0, 1, 0, 3]]
@@ -41,8 +42,8 @@ class Scaled(nn.Module):
 @pytest.fixture(scope="module")
 def train() -> Interactions:
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum([len(row) for row in ROWS])]),
-        items=np.array([item for row in ROWS for item in row], dtype=np.int32),
+        indptr=ragged(ROWS).indptr,
+        items=ragged(ROWS).values,
         timestamps=None,
         user_ids=np.arange(100, 100 + len(ROWS)),
         item_ids=np.arange(N_ITEMS),
