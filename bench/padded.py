@@ -166,13 +166,13 @@ class PaddedTraining:
         self.loss = compiled(self._loss) if compiling else self._loss
         self.encoder = PaddedSASRec(model.fitted_encoder(), dropout)
         self.tokens = pad_training(model, train, preferences)
-        self.pools, self.top_items = self._candidates()
+        self.pools, self.top_items = self._guidance()
         parameters = self.encoder.parameters()
         self.optimizer = with_state(
             torch.optim.Adam(parameters, lr=self.config.lr, betas=(0.9, 0.98), fused=True)
         )
 
-    def _candidates(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _guidance(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Every user's pool of safe negatives and soft positives, where modules use them."""
         if self.preferences is None:
             return None, None
@@ -225,9 +225,9 @@ class PaddedTraining:
     def _distillation_loss(self, rows: torch.Tensor) -> torch.Tensor:
         tokens = self.tokens
         last = self.encoder(tokens.complete[rows], tokens.complete_mask[rows])[:, -1]
-        candidates = self.top_items[rows]
-        absent = candidates < 0
-        vectors = self.encoder.item_embedding(candidates.clamp_min(0))
+        soft_positives = self.top_items[rows]
+        absent = soft_positives < 0
+        vectors = self.encoder.item_embedding(soft_positives.clamp_min(0))
         scores = logits(self.config, last, vectors).masked_fill(absent, -torch.inf)
         best = scores.topk(self.config.dpa_top_n, dim=1).values
         present = best > -torch.inf

@@ -70,8 +70,10 @@ class DiffRec:
             data: a split; or plain interactions, which are all trained on for ``config.epochs``
                 epochs, with no early stopping.
             checkpoint: directory to resume from and to write to.
+            progress: show a bar of the epochs.
 
         Raises:
+            DataError: no user has a record.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
@@ -141,6 +143,9 @@ class DiffRec:
 
         Returns:
             float32 [B, C] or [B, N], on the model's device.
+
+        Raises:
+            ValueError: the histories are over another number of items.
         """
         denoiser = self.fitted_denoiser()
         items = None if items is None else items.to(self.device)
@@ -189,7 +194,11 @@ class DiffRec:
         return denoiser.item_out.detach(), denoiser.item_bias.detach()
 
     def inputs(self, histories: Histories) -> SparseRows:
-        """x'_0 of each history."""
+        """x'_0 of each history, see ``interaction_rows``.
+
+        Raises:
+            ValueError: the histories are over another number of items.
+        """
         config, n_items = self.config, self.fitted_denoiser().n_items
         if histories.n_items != n_items:
             raise ValueError(
@@ -201,7 +210,11 @@ class DiffRec:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the model to the directory ``path`` (see ``fitting.bundle``)."""
+        """Write the model to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
         denoiser = self.fitted_denoiser()
         meta = {
             "config": asdict(self.config),
@@ -214,7 +227,11 @@ class DiffRec:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
-        """Read a model written by ``save``, onto any device."""
+        """Read a model written by ``save``, onto any device.
+
+        Raises:
+            CheckpointError: missing, damaged, or no diffusion model.
+        """
         meta, files = read_bundle(path, KIND)
         model = cls(DiffusionConfig(**meta["config"]), device=device)
         model.denoiser = model._new_denoiser(meta["n_items"])

@@ -59,7 +59,7 @@ class SparseRows:
 
 @dataclass(frozen=True)
 class RowTensors:
-    """Rows over the corpus on one device, which can be cut into batches without waiting for it.
+    """Rows over the corpus on one device, cut into batches without host synchronisation.
 
     Attributes:
         bounds: int64 [B + 1] numpy: ``indptr`` for the host.
@@ -103,6 +103,7 @@ def interaction_rows(
     Args:
         weighting: ``"none"`` (DiffRec), ``"rank"`` (T-DiffRec) or ``"interval"`` (TI-DiffRec; rank
             weights where there are no timestamps).
+        w_min, w_max: bounds of the weights.
     """
     indptr, items, timestamps = histories.packed()
     weights = interval_weights(indptr, timestamps, w_min, w_max, weighting)

@@ -72,8 +72,10 @@ class TimestepSampler:
         self.counts = self.counts + sizes
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        """``losses`` float64 [T, HISTORY] and ``counts`` int64 [T]."""
         return {"losses": self.losses, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take on what ``state_dict`` gave, on this sampler's device."""
         self.losses = state["losses"].to(self.losses.device)
         self.counts = state["counts"].to(self.counts.device)

@@ -180,7 +180,11 @@ class Preferences:
         return _digest(self._meta, (getattr(self, name) for name in _ARRAYS))
 
     def save(self, path: str | Path) -> None:
-        """Write to the directory ``path`` (see ``fitting.bundle``)."""
+        """Write to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
         meta = self._meta
         if self._saved_fingerprint is not None:
             meta["fingerprint"] = self._saved_fingerprint

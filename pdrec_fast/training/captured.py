@@ -140,9 +140,9 @@ class CapturedSteps:
             graph.capture_end()
 
 
-def _copy_into(target: Batch, source: Batch) -> None:
-    for kept, new in zip(_tensors(target), _tensors(source), strict=True):
-        kept.copy_(new)
+def _copy_into(kept: Batch, batch: Batch) -> None:
+    for tensor, new in zip(_tensors(kept), _tensors(batch), strict=True):
+        tensor.copy_(new)
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:

@@ -101,6 +101,7 @@ class PDRec:
                 plain interactions, all trained on for ``config.epochs`` epochs.
             preferences: inferred on the same training interactions; needed by every module.
             checkpoint: directory to resume from and to write to.
+            progress: show a bar of the epochs.
             on_epoch_end: called with the history after every epoch, and first with that of a
                 checkpoint; an exception from it ends the training and leaves no model.
 
@@ -159,7 +160,7 @@ class PDRec:
         """Logits of the next item.
 
         Args:
-            histories: B of them; for one without items nothing is known, all its logits are 0.
+            histories: B of them; all logits of one without items are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
@@ -216,7 +217,11 @@ class PDRec:
         return recommend(self, self._fitted_data(), users, k, filter_seen, block_size)
 
     def save(self, path: str | Path) -> None:
-        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
+        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
@@ -241,6 +246,9 @@ class PDRec:
         Args:
             encoder: the function that made the encoder, if it was not a built-in one.
             device: see the constructor.
+
+        Raises:
+            CheckpointError: missing, damaged, or no PDRec model; or ``encoder`` is needed.
         """
         meta, files = read_bundle(path, KIND)
         if encoder is None and meta["own_encoder"]:

@@ -104,8 +104,8 @@ def test_is_trained_saved_and_loaded(kind: str, tmp_path: Any) -> None:
     def mine(n_items: int) -> nn.Module:
         return PADDED[kind](n_items, max_length=12)
 
-    source = pf.DiffRec(hidden=(8,), epochs=2, lr=1e-3).fit(split, progress=False)
-    preferences = pf.Preferences.infer(source, split.train, n_draws=8, top_m=5, progress=False)
+    scorer = pf.DiffRec(hidden=(8,), epochs=2, lr=1e-3).fit(split, progress=False)
+    preferences = pf.Preferences.infer(scorer, split.train, n_draws=8, top_m=5, progress=False)
     model = pf.PDRec(mine, epochs=3, lr=0.01).fit(split, preferences, progress=False)
     assert model.name == "mine+hbr+dpa+nns"
     assert model.history.losses[-1] < model.history.losses[0]

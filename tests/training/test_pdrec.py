@@ -60,8 +60,8 @@ class MeanEncoder(nn.Module):
 
 
 def preferences_for(train: Interactions, seed: int = 0) -> Preferences:
-    source = TableScorer(train.n_users, train.n_items, seed)
-    return Preferences.infer(source, train, top_m=8, n_draws=32, progress=False)
+    scorer = TableScorer(train.n_users, train.n_items, seed)
+    return Preferences.infer(scorer, train, top_m=8, n_draws=32, progress=False)
 
 
 @pytest.fixture(scope="module")

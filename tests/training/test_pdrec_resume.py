@@ -44,8 +44,8 @@ def counted(self, batch):
 
 PDRecTask.batch_loss = counted
 split = leave_one_out(synthetic(80, 300, seed=2))
-source = TableScorer()
-preferences = Preferences.infer(source, split.train, top_m=6, n_draws=16, progress=False)
+scorer = TableScorer()
+preferences = Preferences.infer(scorer, split.train, top_m=6, n_draws=16, progress=False)
 model = PDRec(
     "sasrec",
     epochs=EPOCHS,

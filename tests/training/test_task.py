@@ -52,7 +52,7 @@ def train() -> Interactions:
 
 @pytest.fixture(scope="module")
 def preferences(train: Interactions) -> Preferences:
-    """Row u of the draws is 10 u + (0, 1, ...) modulo the items; user 3 lacks candidates."""
+    """Row u of the draws is 10 u + (0, 1, ...) modulo the items; user 3 lacks soft positives."""
     rng = np.random.default_rng(0)
     users = np.arange(len(ROWS))
     top_items = rng.permuted(np.tile(np.arange(N_ITEMS, dtype=np.int32), (len(ROWS), 1)), axis=1)
