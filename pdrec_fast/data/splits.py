@@ -87,7 +87,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
         raise ValueError(f"min_length must be at least 3, got {min_length}")
     starts, stops = interactions.indptr[:-1], interactions.indptr[1:]
     targets = _target_records(interactions)
-    # A user's are targets[first:end].
+    # The user's targets are targets[first:end].
     first, end = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
     evaluated = end - first >= min_length
     records = "records" if interactions.target_items is None else "records of the target domain"

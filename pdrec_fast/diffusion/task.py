@@ -45,6 +45,7 @@ class DiffusionTask:
         config: all settings.
         rows: x'_0 of the users trained on.
         users: int64 [B], the keys of the rows' noise.
+        device: where it is trained.
         scorer: the model that ``evaluator`` validates; told when the weights have changed.
         evaluator: None validates nothing.
     """

@@ -10,22 +10,14 @@ from pdrec_fast.ragged import row_indices
 
 
 class HBRSettings(Protocol):
-    """The settings of HBR; ``PDRecConfig`` has them."""
+    """ω_r in [0, 1], c_w > 0 and ω_f > 0 of HBR; ``PDRecConfig`` has them."""
 
     @property
-    def hbr_rank_weight(self) -> float:
-        """ω_r in [0, 1]."""
-        ...
-
+    def hbr_rank_weight(self) -> float: ...
     @property
-    def hbr_clip(self) -> float:
-        """c_w > 0."""
-        ...
-
+    def hbr_clip(self) -> float: ...
     @property
-    def hbr_rescale(self) -> float:
-        """ω_f > 0."""
-        ...
+    def hbr_rescale(self) -> float: ...
 
 
 def ranks_within(indptr: np.ndarray, scores: np.ndarray, items: np.ndarray) -> np.ndarray:

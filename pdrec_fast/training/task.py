@@ -29,6 +29,7 @@ class PDRecTask:
         encoder: a ``SequenceEncoder`` on ``device``.
         objective: the losses.
         guidance: what the encoder is trained on, up to its ``max_length``, and all settings.
+        device: where it is trained.
         scorer: the model that ``evaluator`` validates: it scores by ``encoder``.
         evaluator: None validates nothing.
         cuda_graphs: record a step and replay it, see ``PDRec``.
