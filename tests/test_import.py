@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
 
 # A package imports only from those to its left in this list, and from itself.
 LAYERS = [
-    {"devices", "errors", "files", "operands", "profiling", "ragged"},
+    {"deprecation", "devices", "errors", "files", "operands", "profiling", "ragged"},
     {"build_info"},
     {"reference", "kernels", "_C"},
     {"ops"},
