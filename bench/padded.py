@@ -16,7 +16,6 @@ import pdrec_fast as pf
 from bench.target import compiled, target
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.fitting.optimizer import with_state
-from pdrec_fast.preferences import hbr_weights
 
 _NORM_EPS = 1e-8
 
@@ -54,14 +53,7 @@ def pad_training(
     targets = np.where(mask, records + 1, 0)
     weights = np.ones(mask.shape, np.float32)
     if preferences is not None and "hbr" in config.modules:
-        weights[mask] = hbr_weights(
-            np.concatenate([[0], np.cumsum(mask.sum(axis=1))]),
-            preferences.observed_scores[targets[mask]],
-            train.items[targets[mask]],
-            rank_weight=config.hbr_rank_weight,
-            clip=config.hbr_clip,
-            rescale=config.hbr_rescale,
-        )
+        weights[mask] = preferences.hbr_weights(train, config, length)[targets[mask]]
     tokens = [
         np.where(mask, train.items[records * mask], 0).astype(np.int64),
         np.where(mask, train.items[targets], 0).astype(np.int64),
@@ -174,19 +166,19 @@ class PaddedTraining:
         self.loss = compiled(self._loss) if compiling else self._loss
         self.encoder = PaddedSASRec(model.fitted_encoder(), dropout)
         self.tokens = pad_training(model, train, preferences)
-        self.pools, self.top_items = self._candidates()
+        self.pools, self.top_items = self._guidance()
         parameters = self.encoder.parameters()
         self.optimizer = with_state(
             torch.optim.Adam(parameters, lr=self.config.lr, betas=(0.9, 0.98), fused=True)
         )
 
-    def _candidates(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Pools of safe negatives and DPA's candidates of every user, where modules use them."""
+    def _guidance(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Every user's pool of safe negatives and soft positives, where modules use them."""
         if self.preferences is None:
             return None, None
         tables = self.preferences.negatives, self.preferences.top_items
-        of_users = (torch.as_tensor(table)[self.tokens.users] for table in tables)
-        pools, top_items = (table.to(target().device).long() for table in of_users)
+        user_rows = (torch.as_tensor(table)[self.tokens.users] for table in tables)
+        pools, top_items = (table.to(target().device).long() for table in user_rows)
         modules = self.config.modules
         return pools if "nns" in modules else None, top_items if "dpa" in modules else None
 
@@ -233,9 +225,9 @@ class PaddedTraining:
     def _distillation_loss(self, rows: torch.Tensor) -> torch.Tensor:
         tokens = self.tokens
         last = self.encoder(tokens.complete[rows], tokens.complete_mask[rows])[:, -1]
-        candidates = self.top_items[rows]
-        absent = candidates < 0
-        vectors = self.encoder.item_embedding(candidates.clamp_min(0))
+        soft_positives = self.top_items[rows]
+        absent = soft_positives < 0
+        vectors = self.encoder.item_embedding(soft_positives.clamp_min(0))
         scores = logits(self.config, last, vectors).masked_fill(absent, -torch.inf)
         best = scores.topk(self.config.dpa_top_n, dim=1).values
         present = best > -torch.inf

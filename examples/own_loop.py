@@ -63,7 +63,7 @@ def train(split: pf.Split, guidance: pf.Guidance, epochs: int, seed: int = 0) ->
             weights = guidance.weights(owners, nexts)[real]  # HBR
             loss = OBJECTIVE.ranking(model(items[:, :-1])[real], table, ranked, weights)
             if "dpa" in config.modules:
-                states, soft = last_states(model, items), guidance.candidates(owners)
+                states, soft = last_states(model, items), guidance.soft_positives(owners)
                 distilled = OBJECTIVE.distillation(states, table, soft, config.dpa_top_n)
                 loss = loss + config.dpa_weight * distilled
             optimizer.zero_grad()
@@ -75,8 +75,8 @@ def train(split: pf.Split, guidance: pf.Guidance, epochs: int, seed: int = 0) ->
 def main(n_users: int = 800, epochs: int = 20) -> dict[str, pf.Results]:
     split = pf.leave_one_out(pf.synthetic(n_users=n_users, n_items=900))
     preset = pf.PRESETS["default"]
-    diffusion = pf.DiffRec(preset.diffusion).fit(split, progress=False)
-    preferences = pf.Preferences.infer(diffusion, split.train, progress=False)
+    scorer = pf.DiffRec(preset.diffusion).fit(split, progress=False)
+    preferences = pf.Preferences.infer(scorer, split.train, progress=False)
     results = {}
     for name, modules in (("GRU", ()), ("GRU with PDRec", ("hbr", "dpa", "nns"))):
         guidance = pf.Guidance(

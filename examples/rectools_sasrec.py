@@ -53,7 +53,7 @@ class PDRecModule(TransformerLightningModule):
         ranked = torch.cat([batch["y"][..., None], negatives], dim=2)[real]
         weights = guidance.weights(users, nexts)[real]
         loss = OBJECTIVE.ranking(states[real], table, ranked, weights)
-        soft = guidance.candidates(users)
+        soft = guidance.soft_positives(users)
         soft = torch.where(soft >= 0, self.theirs[soft], -1)
         distilled = OBJECTIVE.distillation(states[:, -1], table, soft, config.dpa_top_n)
         return loss + config.dpa_weight * distilled
@@ -100,8 +100,8 @@ def main(n_users: int = 800, epochs: int = 30) -> tuple[SASRecModel, pd.DataFram
     train = pf.Interactions.from_frame(
         frame, user=Columns.User, item=Columns.Item, timestamp=Columns.Datetime
     )
-    diffusion = pf.DiffRec(pf.PRESETS["default"].diffusion, epochs=50).fit(train, progress=False)
-    preferences = pf.Preferences.infer(diffusion, train, top_m=10, progress=False)
+    scorer = pf.DiffRec(pf.PRESETS["default"].diffusion, epochs=50).fit(train, progress=False)
+    preferences = pf.Preferences.infer(scorer, train, top_m=10, progress=False)
 
     frame["user_index"] = train.user_index(frame[Columns.User].to_numpy())
     dataset = Dataset.construct(frame, keep_extra_cols=True)

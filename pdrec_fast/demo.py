@@ -11,7 +11,6 @@ import numpy as np
 from pdrec_fast.data import synthetic
 from pdrec_fast.evaluation import format_results
 from pdrec_fast.pipeline import RunConfig, RunResult, run
-from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.presets import DEFAULT
 from pdrec_fast.training import MODULES, Module
 
@@ -73,15 +72,7 @@ def _one_user(result: RunResult, config: RunConfig) -> str:
     user = int(np.argmax(np.diff(train.indptr) >= _SHOWN))
     records = slice(train.indptr[user] + 1, train.indptr[user + 1])
     items = train.items[records]
-    settings = config.pdrec
-    weights = hbr_weights(
-        np.array([0, len(items)]),
-        result.preferences.observed_scores[records],
-        items,
-        rank_weight=settings.hbr_rank_weight,
-        clip=settings.hbr_clip,
-        rescale=settings.hbr_rescale,
-    )
+    weights = result.preferences.hbr_weights(train, config.pdrec)[records]
     assert train.timestamps is not None
     days = (train.timestamps[records][-1] - train.timestamps[records]) / 86_400
     raw = data.user_ids[user]

@@ -54,7 +54,7 @@ class Ragged:
         return Ragged(self.values[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
-def indptr_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def indptr_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """int64 [n_rows + 1], the offsets of rows of these lengths: 0, then their running sum."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 

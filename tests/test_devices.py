@@ -13,13 +13,11 @@ import pdrec_fast as pf
 from pdrec_fast.data import Split, leave_one_out, synthetic
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.devices import prefetched, resolve_device
-from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.selection.select_projected import ProjectedSelection
 from pdrec_fast.preferences import Preferences, inference
 from pdrec_fast.training import MODULES, PDRec
-from pdrec_fast.training.trainer import PDRecFit
 
 pytest.importorskip("triton", reason="Triton is not installed")
 COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
@@ -66,10 +64,10 @@ def test_diffusion_epochs_stay_on_the_device(split, precision, prediction, shape
     settings = {"hidden": (6,), "batch_size": 16, "precision": precision, "prediction": prediction}
     model = pf.DiffRec(device="meta", **(settings | shape))
     model.denoiser = model._new_denoiser(split.train.n_items).to(model.device)
-    fit = DiffusionFit(model, split.train, None)
+    task = model.training_task(split.train)
     for epoch in range(2):
         with OneDevice():
-            losses = fit.train_epoch(epoch)
+            losses = task.train_epoch(epoch)
         assert losses.shape == (3,)
         assert losses.device.type == "meta"
 
@@ -92,13 +90,13 @@ def test_encoder_epochs_stay_on_the_device(split, encoder, loss, modules, simila
         encoder_options={"width": 8, "max_length": 12},
     )
     model.encoder = model.new_encoder(split.train.n_items)
-    fit = PDRecFit(model, split.train, preferences, None)
+    task = model.training_task(split.train, preferences)
     for epoch in range(2):
         with OneDevice():
-            losses = fit.train_epoch(epoch)
+            losses = task.train_epoch(epoch)
         assert losses.shape == (3,)
         assert losses.device.type == "meta"
-    assert all(p.grad is not None for p in fit.encoder.parameters())
+    assert all(p.grad is not None for p in task.encoder.parameters())
 
 
 @pytest.mark.parametrize("n_candidates", [None, 5])
@@ -150,7 +148,9 @@ def test_preferences_are_selected_on_the_device(split, monkeypatch):
         return ProjectedSelection(draws[:, :top_m], per_user, per_user, of_observed, draws)
 
     monkeypatch.setattr(inference, "select_projected", selected)
-    wanted = inference.Wanted(train.unique_items(), np.zeros(train.n_users, np.int64), 5, 8, 0)
+    wanted = inference.PreferenceRequest(
+        train.unique_items(), np.zeros(train.n_users, np.int64), 5, 8, 0
+    )
     users = slice(3, 30)
     assert inference.uses_vectors(model)
     with OneDevice():

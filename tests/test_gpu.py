@@ -9,12 +9,12 @@ import torch
 import pdrec_fast as pf
 from pdrec_fast.data import Split, leave_one_out, synthetic
 from pdrec_fast.diffusion import DiffRec
-from pdrec_fast.diffusion.fit import DiffusionFit
+from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.evaluation import evaluate
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -37,20 +37,20 @@ def preferences(split: Split, diffusion: DiffRec) -> Preferences:
     return Preferences.infer(diffusion, split.train, top_m=10, n_draws=64, progress=False)
 
 
-def diffusion_fit(split: Split, device: str, **settings) -> DiffusionFit:
+def diffusion_task(split: Split, device: str, **settings) -> DiffusionTask:
     model = DiffRec(device=device, **(HIDDEN | settings))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model.denoiser = model._new_denoiser(split.train.n_items).to(model.device)
-    return DiffusionFit(model, split.train, None)
+    return model.training_task(split.train)
 
 
-def encoder_fit(
+def encoder_task(
     split: Split, preferences: Preferences, device, modules, encoder="sasrec", **options
-) -> PDRecFit:
+) -> PDRecTask:
     model = PDRec(encoder, modules=modules, device=device, encoder_options=ENCODER, **options)
     model.encoder = model.new_encoder(split.train.n_items)
-    return PDRecFit(model, split.train, preferences, None)
+    return model.training_task(split.train, preferences)
 
 
 @pytest.fixture
@@ -63,15 +63,15 @@ def no_waiting():
 
 @pytest.mark.parametrize("settings", [{}, {"prediction": "eps"}, {"normalize_input": True}])
 def test_diffusion_losses_are_those_of_the_cpu(split, settings):
-    fits = [diffusion_fit(split, device, **settings) for device in ("cpu", "cuda")]
+    tasks = [diffusion_task(split, device, **settings) for device in ("cpu", "cuda")]
     for epoch in range(3):
-        on_cpu, on_gpu = (fit.train_epoch(epoch).cpu() for fit in fits)
+        on_cpu, on_gpu = (task.train_epoch(epoch).cpu() for task in tasks)
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-6)
 
 
 def test_bf16_losses_are_close(split):
     wide, narrow = (
-        diffusion_fit(split, "cuda", precision=precision).train_epoch(0)
+        diffusion_task(split, "cuda", precision=precision).train_epoch(0)
         for precision in ("fp32", "bf16")
     )
     torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
@@ -81,11 +81,11 @@ def test_bf16_losses_are_close(split):
 @pytest.mark.parametrize("modules", [(), MODULES])
 def test_recorded_steps_are_the_steps(split, preferences, modules, loss):
     plain, recorded = (
-        encoder_fit(split, preferences, "cuda", modules, cuda_graphs=graphs, loss=loss)
+        encoder_task(split, preferences, "cuda", modules, cuda_graphs=graphs, loss=loss)
         for graphs in (False, True)
     )
     for epoch in range(3):
-        expected, found = (fit.train_epoch(epoch) for fit in (plain, recorded))
+        expected, found = (task.train_epoch(epoch) for task in (plain, recorded))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
     assert recorded.optimizer.state_dict()["state"][0]["step"] == 3 * len(found)
 
@@ -93,28 +93,30 @@ def test_recorded_steps_are_the_steps(split, preferences, modules, loss):
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
 @pytest.mark.parametrize("modules", [(), MODULES])
 def test_encoder_losses_are_those_of_the_cpu(split, preferences, modules, encoder):
-    fits = [encoder_fit(split, preferences, device, modules, encoder) for device in ("cpu", "cuda")]
+    tasks = [
+        encoder_task(split, preferences, device, modules, encoder) for device in ("cpu", "cuda")
+    ]
     for epoch in range(3):
-        on_cpu, on_gpu = (fit.train_epoch(epoch).cpu() for fit in fits)
+        on_cpu, on_gpu = (task.train_epoch(epoch).cpu() for task in tasks)
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
 
 
 def test_no_step_of_diffusion_waits_for_the_gpu(split, no_waiting):
-    fit = diffusion_fit(split, "cuda")
+    task = diffusion_task(split, "cuda")
     torch.cuda.set_sync_debug_mode("default")  # an epoch's inputs are copied before its steps
-    fit.train_epoch(0)  # and kernels are compiled
-    rows = fit.rows.to(fit.device)
-    users = torch.from_numpy(fit.users).to(fit.device)
-    steps = torch.zeros(len(rows), dtype=torch.int64, device=fit.device)
+    task.train_epoch(0)  # and kernels are compiled
+    rows = task.rows.to(task.device)
+    users = torch.from_numpy(task.users).to(task.device)
+    steps = torch.zeros(len(rows), dtype=torch.int64, device=task.device)
     torch.cuda.set_sync_debug_mode("error")
-    fit.step_losses(rows, steps, 1, users).mean().backward()
-    fit.optimizer.step()
+    task.step_losses(rows, steps, 1, users).mean().backward()
+    task.optimizer.step()
 
 
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
 def test_no_step_of_an_encoder_waits_for_the_gpu(split, preferences, encoder, no_waiting):
     torch.cuda.set_sync_debug_mode("default")
-    trainer = encoder_fit(split, preferences, "cuda", MODULES, encoder)
+    trainer = encoder_task(split, preferences, "cuda", MODULES, encoder)
     trainer.train_epoch(0)
     batch = next(trainer.batches.epoch(np.arange(64), 1)).to(trainer.device)
     torch.cuda.set_sync_debug_mode("error")
@@ -127,9 +129,9 @@ def test_deterministic_algorithms_repeat_the_model(split, preferences, monkeypat
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     try:
-        models = [diffusion_fit(split, "cuda") for _ in range(2)]
-        assert torch.equal(*(fit.train_epoch(0) for fit in models))
-        first, again = (encoder_fit(split, preferences, "cuda", MODULES) for _ in range(2))
+        models = [diffusion_task(split, "cuda") for _ in range(2)]
+        assert torch.equal(*(task.train_epoch(0) for task in models))
+        first, again = (encoder_task(split, preferences, "cuda", MODULES) for _ in range(2))
         for epoch in range(2):
             assert torch.equal(first.train_epoch(epoch), again.train_epoch(epoch))
     finally:

@@ -12,7 +12,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
 
 # A package imports only from those to its left in this list, and from itself.
 LAYERS = [
-    {"checks", "devices", "errors", "files", "operands", "profiling", "ragged", "settings"},
+    {
+        *("checks", "deprecation", "devices", "errors", "files"),
+        *("operands", "profiling", "ragged", "settings"),
+    },
     {"build_info", "settings_format"},
     {"reference", "kernels", "_C"},
     {"ops"},

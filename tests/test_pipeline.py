@@ -473,7 +473,7 @@ def test_domains_without_a_common_time_are_refused(two_files, tmp_path):
     out = tmp_path / "out"
     result = command("run", "--data", two_files[0], "--source", source, "--out", out, *FAST)
     assert result.returncode == 1
-    assert "error: the source has no timestamps" in result.stderr
+    assert "error: the source domain has no timestamps" in result.stderr
     assert not out.exists()
 
 

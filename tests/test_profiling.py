@@ -82,7 +82,7 @@ def test_stages_count_what_they_do(tmp_path):
         "encoder": 3,
     }
     assert stages["diffusion"].users == 80
-    assert stages["diffusion"].tokens == 2 * len(train.unique_items()[1])
+    assert stages["diffusion"].tokens == 2 * len(train.unique_items().values)
     assert stages["diffusion"].items == 80 * n_items
     assert (stages["preferences"].users, stages["preferences"].items) == (40, 40 * n_items)
     assert stages["evaluation"].items == 5 * len(split.valid) * 100

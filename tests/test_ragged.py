@@ -40,6 +40,15 @@ def test_offsets_are_64_bits_wide_whatever_the_lengths():
     assert row_indices(indptr_of(np.array([], dtype=np.int32))).dtype == np.int64
 
 
+def test_row_indices():
+    rows = row_indices(np.array([0, 2, 2, 3]))
+    assert (rows.tolist(), rows.dtype) == ([0, 0, 2], np.int64)
+    assert row_indices(np.array([0])).tolist() == []
+
+
 def test_ranges_are_those_of_a_loop():
     starts, lengths = np.array([7, 0, 3]), np.array([2, 0, 3])
     assert ranges(starts, lengths).tolist() == [7, 8, 3, 4, 5]
+    assert ranges(np.array([4, 0, 9]), np.array([3, 0, 2])).tolist() == [4, 5, 6, 9, 10]
+    empty = np.zeros(0, dtype=np.int64)
+    assert ranges(empty, empty).tolist() == []

@@ -14,7 +14,6 @@ from bench.dense import DTYPES, DenseTraining, bare_step, untrained
 from bench.ops.denoising.corpus_error import loss_flops
 from bench.registry import Case, Floor, Growth, Implementation, operation
 from bench.target import COMPILED, target
-from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 
 CHECKED_STEPS = 3
@@ -28,8 +27,8 @@ def _make(users: int, items: int, hidden: int, precision: str, batch_size: int =
     settings = {"hidden": (hidden,), "batch_size": batch_size, "precision": precision}
 
     def package():
-        fit = DiffusionFit(untrained(items, **settings), train, None)
-        return lambda: fit.train_epoch(0)
+        task = untrained(items, **settings).training_task(train)
+        return lambda: task.train_epoch(0)
 
     def dense(compiling: bool):
         model = untrained(items, **settings)
@@ -41,8 +40,8 @@ def _make(users: int, items: int, hidden: int, precision: str, batch_size: int =
     checked = settings | {"batch_size": users, "steps": 1, "lr": 0.01, "lr_decay": 1.0}
 
     def package_losses() -> torch.Tensor:
-        fit = DiffusionFit(untrained(items, **checked), train, None)
-        return torch.cat([fit.train_epoch(epoch) for epoch in range(CHECKED_STEPS)])
+        task = untrained(items, **checked).training_task(train)
+        return torch.cat([task.train_epoch(epoch) for epoch in range(CHECKED_STEPS)])
 
     def reference_losses() -> torch.Tensor:
         model = untrained(items, **checked)

@@ -14,7 +14,6 @@ from bench.dense import untrained
 from bench.registry import Case, Floor, Growth, Implementation, operation
 from bench.target import COMPILED, compiled, target
 from pdrec_fast.diffusion.reverse import dense_reverse
-from pdrec_fast.ragged import Ragged
 from pdrec_fast.reference.selection.select_unobserved import observed_mask
 
 TOP, DRAWS, OMEGA, STEPS = 50, 1_024, 0.5, 10
@@ -100,10 +99,9 @@ def _by_sorting(
     device, items = target().device, train.n_items
     histories = train.histories(block)
     scores = dense_reverse(denoiser, model.schedule, model.inputs(histories), histories.users)
-    indptr, seen = train.unique_items()
-    counts = np.diff(indptr)[block]
-    rows = indptr[block[0]] + np.arange(counts.sum())
-    mask = observed_mask(Ragged.from_lengths(seen[rows], counts), items).to(device)
+    observed = train.unique_items().rows(slice(block[0], block[-1] + 1))
+    counts = observed.lengths
+    mask = observed_mask(observed, items).to(device)
     order = scores.masked_fill(mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
     first = torch.from_numpy((OMEGA * (items - counts)).astype(np.int64)).to(device)
     span = torch.from_numpy(items - counts).to(device) - first

@@ -18,7 +18,6 @@ from bench.registry import Case, Floor, Growth, Implementation, operation
 from bench.stages.diffusion_step import ADAM_BYTES
 from bench.target import COMPILED, target
 from pdrec_fast.training import MODULES
-from pdrec_fast.training.trainer import PDRecFit
 
 CHECKED_EPOCHS, PADDED_BATCHES = 3, 2
 RECORDED = "pdrec_fast, CUDA graphs"
@@ -41,25 +40,25 @@ def _make(
         return made
 
     def package(**options: bool):
-        fit = PDRecFit(model(**options), train, guidance, None)
+        task = model(**options).training_task(train, guidance)
         epochs = count()  # each has its own order of users and so its own shapes of batches
-        return lambda: fit.train_epoch(next(epochs))
+        return lambda: task.train_epoch(next(epochs))
 
     def padded(compiling: bool):
         training = PaddedTraining(model(), train, guidance, DROPOUT, compiling)
         return lambda: [training.random_step() for _ in range(n_timed)]
 
     def package_losses(**options: bool) -> torch.Tensor:
-        fit = PDRecFit(model(**checked, **options), train, guidance, None)
-        return torch.cat([fit.train_epoch(epoch) for epoch in range(CHECKED_EPOCHS)])
+        task = model(**checked, **options).training_task(train, guidance)
+        return torch.cat([task.train_epoch(epoch) for epoch in range(CHECKED_EPOCHS)])
 
     def padded_losses() -> torch.Tensor:
         training = PaddedTraining(model(**checked), train, guidance, 0.0)
-        draws = PDRecFit(model(**checked), train, guidance, None)
+        draws = model(**checked).training_task(train, guidance)
         mask, config = training.tokens.mask, training.config
         losses = []
         for epoch in range(CHECKED_EPOCHS):
-            drawn = torch.from_numpy(draws.batches.negatives(epoch)).to(mask.device)
+            drawn = torch.from_numpy(draws.batches.guidance.token_negatives(epoch)).to(mask.device)
             negatives = drawn.new_zeros(*mask.shape, drawn.shape[1])
             negatives[mask] = drawn
             lr = config.lr * config.lr_decay**epoch

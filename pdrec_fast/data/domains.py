@@ -11,15 +11,21 @@ import numpy as np
 from pdrec_fast.data.interactions import Interactions
 from pdrec_fast.data.ordering import chronological_order
 from pdrec_fast.errors import DataError
+from pdrec_fast.ragged import indptr_of
 
 SOURCE_PREFIX = "source:"
 
 
 def read_domains(target: str | Path, source: str | Path | None, **reading: Any) -> Interactions:
-    """One file, or two as one data set where there is a ``source``.
+    """Read one file, or two domains as one data set.
 
     Args:
-        reading: of ``Interactions.from_file``, for both files.
+        target: file of the target domain, or of the only one.
+        source: file of the source domain; None where there is none.
+        reading: options of ``Interactions.from_file``, for both files.
+
+    Raises:
+        DataError: see ``Interactions.from_file`` and ``mix_domains``.
     """
     found = Interactions.from_file(target, **reading)
     if source is None:
@@ -31,29 +37,34 @@ def mix_domains(target: Interactions, source: Interactions) -> Interactions:
     """Both domains' records in one time order, to recommend items of the target domain.
 
     Every user of either domain is kept; ``17`` and ``"17"`` are the same user. Items stay apart:
-    the target's keep their raw ids as text, the source's get the prefix ``source:``, so that the
-    same raw id in both domains is two items. The result's ``target_items`` tells them apart: splits
-    hold out, evaluation ranks and ``PDRec.recommend`` gives items of the target alone, while
-    histories, the diffusion's corpus and the negatives of training are those of both (the paper
-    mixes the behaviours and says nothing else of training).
+    those of the target domain keep their raw ids as text, those of the source domain get the prefix
+    ``source:``, so that the same raw id in both domains is two items. The result's
+    ``target_items`` tells them apart: splits hold out, evaluation ranks and ``PDRec.recommend``
+    gives items of the target domain alone, while histories, the diffusion's corpus and the
+    negatives of training are those of both. (The paper mixes the behaviours and does not say how
+    training treats the two domains.)
 
-    Where times are equal, the target's records come first: nothing of the source that may have
-    come later is taken for history.
+    Where times are equal, the target domain's records come first, so that no record of the source
+    domain that may have come later counts as history.
+
+    Args:
+        target: interactions of the target domain.
+        source: interactions of the source domain.
 
     Raises:
-        ValueError: one of the two is itself a mixture.
+        ValueError: one of the two is a mixture already.
         DataError: a domain has no timestamps, so that there is no common order; or no user occurs
             in both.
     """
     for name, data in (("target", target), ("source", source)):
         if data.target_items is not None:
-            raise ValueError(f"the {name} is already a mixture of domains; mix two plain ones")
+            raise ValueError(f"the {name} domain is already a mixture; mix two plain ones")
     times = np.concatenate(_common_times(target, source))
     user_ids, users = _common_users(target, source)
     items = np.concatenate([target.items, source.items + np.int32(target.n_items)])
     order = chronological_order(users, times)
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum(np.bincount(users, minlength=len(user_ids)))]),
+        indptr=indptr_of(np.bincount(users, minlength=len(user_ids))),
         items=items[order],
         timestamps=times[order],
         user_ids=user_ids,
@@ -64,17 +75,18 @@ def mix_domains(target: Interactions, source: Interactions) -> Interactions:
 
 def _common_times(target: Interactions, source: Interactions) -> tuple[np.ndarray, np.ndarray]:
     if target.timestamps is None or source.timestamps is None:
+        name = "target" if target.timestamps is None else "source"
         raise DataError(
-            f"the {'target' if target.timestamps is None else 'source'} has no timestamps, so the "
-            "records of the two domains have no common order; if a column of another name holds "
-            "them, read it with timestamp=, on the command line --timestamp-column"
+            f"the {name} domain has no timestamps, so the records of the two have no common order; "
+            "if a column of another name holds them, read it with timestamp=, on the command line "
+            "--timestamp-column"
         )
     begin, end = target.timestamps.min(), target.timestamps.max()
     source_begin, source_end = source.timestamps.min(), source.timestamps.max()
     if source_begin > end or source_end < begin:
         warnings.warn(
-            f"the domains never overlap in time: the target runs from {begin} to {end}, the source "
-            f"from {source_begin} to {source_end}; are both in the same unit?",
+            f"the domains never overlap in time: the target domain runs from {begin} to {end}, the "
+            f"source domain from {source_begin} to {source_end}; are both in the same unit?",
             stacklevel=3,
         )
     return target.timestamps, source.timestamps
@@ -82,20 +94,18 @@ def _common_times(target: Interactions, source: Interactions) -> tuple[np.ndarra
 
 def _common_users(target: Interactions, source: Interactions) -> tuple[np.ndarray, np.ndarray]:
     """Sorted distinct ids of both (int64 where all are, else str objects), and every record's
-    index into them, the target's first."""
+    index into them, the target domain's first."""
     ids = [target.user_ids, source.user_ids]
     if not target.user_ids.dtype == source.user_ids.dtype == np.int64:
-        ids = [np.array([str(name) for name in of.tolist()], dtype=object) for of in ids]
+        ids = [np.array(list(map(str, raw.tolist())), dtype=object) for raw in ids]
     user_ids, numbers = np.unique(np.concatenate(ids), return_inverse=True)
     if len(user_ids) == len(numbers):
         raise DataError(
-            f"no user occurs in both domains (the target has {ids[0][0]}, the source "
+            f"no user occurs in both domains (the target domain has {ids[0][0]}, the source domain "
             f"{ids[1][0]}): give the same person the same id in both"
         )
-    of_target, of_source = np.split(numbers, [target.n_users])
-    return user_ids, np.concatenate(
-        [of_target[target.record_users], of_source[source.record_users]]
-    )
+    targets, sources = np.split(numbers, [target.n_users])
+    return user_ids, np.concatenate([targets[target.record_users], sources[source.record_users]])
 
 
 def _separate_items(target: Interactions, source: Interactions) -> np.ndarray:
@@ -103,7 +113,7 @@ def _separate_items(target: Interactions, source: Interactions) -> np.ndarray:
     clash = next((name for name in ids if name.startswith(SOURCE_PREFIX)), None)
     if clash is not None:
         raise DataError(
-            f"the target's item {clash!r} begins like those of the source ({SOURCE_PREFIX!r}); "
-            "rename it"
+            f"item {clash!r} of the target domain begins like those of the source domain "
+            f"({SOURCE_PREFIX!r}); rename it"
         )
     return np.array([*ids, *(f"{SOURCE_PREFIX}{name}" for name in source.item_ids)], dtype=object)

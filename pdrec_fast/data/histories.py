@@ -6,21 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-
-def row_of(indptr: np.ndarray) -> np.ndarray:
-    """int64 [indptr[-1]], the row of each entry of a CSR structure that starts at 0.
-
-    Args:
-        indptr: int64 [n_rows + 1], from 0, not decreasing.
-    """
-    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-
-
-def token_indices(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
+from pdrec_fast.ragged import indptr_of, ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +90,7 @@ class Histories:
         """
         indptr, found, timestamps = self.packed()
         stays = items[found]
-        before = np.concatenate([[0], np.cumsum(stays)])
+        before = indptr_of(stays)
         return replace(
             self,
             items=found[stays],
@@ -120,8 +106,8 @@ class Histories:
             ``indptr`` int64 [B + 1], ``items`` int32 [indptr[-1]] and ``timestamps`` float64 of
             the same length, or None: history ``b`` is ``items[indptr[b]:indptr[b + 1]]``.
         """
-        indptr = np.concatenate([[0], np.cumsum(self.lengths)])
-        positions = token_indices(self.starts, self.lengths)
+        indptr = indptr_of(self.lengths)
+        positions = ranges(self.starts, self.lengths)
         timestamps = None if self.timestamps is None else self.timestamps[positions]
         return indptr, self.items[positions], timestamps
 

@@ -6,18 +6,19 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pdrec_fast.data.histories import Histories, row_of
+from pdrec_fast.data.histories import Histories
 from pdrec_fast.data.ordering import chronological_order, stable_order
 from pdrec_fast.data.readers import read_columns, read_file, read_frame
 from pdrec_fast.data.records import ColumnNames, Records
 from pdrec_fast.errors import DataError
+from pdrec_fast.ragged import Ragged, indptr_of, row_indices
 
 Repeats = Literal["keep", "first", "last"]
 """What becomes of a (user, item) pair that occurs again: all kept, or only the first or last."""
@@ -62,12 +63,16 @@ class Interactions:
             self._freeze("target_items", bool)
         self._check()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By the constructor: copies are read-only again and carry nothing that was computed.
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
     def _freeze(self, name: str, dtype: type) -> None:
         given = getattr(self, name)
         array: np.ndarray = np.ascontiguousarray(given, dtype=dtype)
         if array.flags.writeable:
             if np.may_share_memory(array, given):
-                array = array.copy()  # nobody else's changes may reach it
+                array = array.copy()  # so that changes of the caller's array do not reach it
             array.flags.writeable = False
         object.__setattr__(self, name, array)
 
@@ -219,7 +224,7 @@ class Interactions:
             users, user_ids = _compact(users, user_ids)
             items, item_ids = _compact(items, item_ids)
         return cls(
-            indptr=np.concatenate([[0], np.cumsum(np.bincount(users))]),
+            indptr=indptr_of(np.bincount(users)),
             items=items,
             timestamps=times,
             user_ids=user_ids,
@@ -256,7 +261,7 @@ class Interactions:
     @property
     def record_users(self) -> np.ndarray:
         """int64 [n_records], the user of each record."""
-        return row_of(self.indptr)
+        return row_indices(self.indptr)
 
     def user_index(self, raw_ids: Any) -> np.ndarray:
         """Indices, int64 [k], of raw user ids: one id or several, ``17`` and ``"17"`` alike.
@@ -282,18 +287,22 @@ class Interactions:
     def _item_numbers(self) -> dict[str, int]:
         return {str(name): number for number, name in enumerate(self.item_ids.tolist())}
 
-    def unique_items(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each user's distinct items, ascending, as CSR: indptr int64 [n_users + 1], items int32.
+    def unique_items(self) -> Ragged:
+        """Each user's distinct items, ascending: int32 ``values``, n_users rows, read-only."""
+        return self._unique_items
 
-        The items of user ``u`` are ``items[indptr[u]:indptr[u + 1]]``.
-        """
+    @cached_property
+    def _unique_items(self) -> Ragged:
         users = self.record_users
         pairs = users * self.n_items + self.items
         pairs = pairs[stable_order(pairs)]  # sorting moves no record to another user
         new = np.diff(pairs, prepend=-1) > 0
         counts = np.bincount(users[new], minlength=self.n_users)
         items = (pairs[new] - users[new] * self.n_items).astype(np.int32)
-        return np.concatenate([[0], np.cumsum(counts)]), items
+        indptr = indptr_of(counts)
+        for array in (items, indptr):
+            array.flags.writeable = False
+        return Ragged(items, indptr)
 
     def histories(self, users: Iterable[int] | np.ndarray | None = None) -> Histories:
         """The whole sequences of ``users`` (indices), by default of every user.
@@ -329,6 +338,10 @@ class Interactions:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any record, time, id, their order or
         ``target_items``."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for array in (self.indptr, self.items, self.timestamps):
             digest.update(b"none" if array is None else str(len(array)).encode() + array.tobytes())

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pdrec_fast.data.histories import Histories, token_indices
+from pdrec_fast.data.histories import Histories
 from pdrec_fast.devices import to_device
 from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ragged import indptr_of, ranges
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class PackedSequences:
         indptr: int64 [B + 1]; sequence b has the tokens ``indptr[b]:indptr[b + 1]``.
         positions: int64 [T], counted from the end: the last token of every sequence has position
             ``max_length - 1``.
-        host_lengths: int64 [B] numpy, the lengths, for whom must not wait for a GPU to know them.
+        host_lengths: int64 [B] numpy, the lengths on the host; reading them waits for no GPU.
         sources: int64 [B] numpy, which row of the packed histories each sequence is.
-        dropout_key: whose random numbers an encoder's dropouts take; without one, an encoder draws
-            a new seed from torch's generator.
+        dropout_key: the key (seed, epoch, users) of the random numbers of an encoder's dropouts;
+            without one, an encoder draws a new seed from torch's generator.
     """
 
     items: torch.Tensor
@@ -39,6 +40,7 @@ class PackedSequences:
 
     @property
     def n_tokens(self) -> int:
+        """T."""
         return len(self.items)
 
     @property
@@ -104,7 +106,7 @@ def pack(
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
     starts = histories.stops[order] - lengths
-    items = histories.items[token_indices(starts, lengths)].astype(np.int64)
+    items = histories.items[ranges(starts, lengths)].astype(np.int64)
     users = torch.from_numpy(histories.users[order])
     key = None if seed is None else DropoutKey(seed, epoch, users)
     return packed_tokens(items, lengths, max_length, order, key)
@@ -122,12 +124,12 @@ def packed_tokens(
     Args:
         items: int64 [T], the sequences' items one after another.
         lengths, sources: int64 [B].
-        key: of B users.
+        key: of the dropouts, with the users of the B sequences; or None.
     """
     return PackedSequences(
         torch.from_numpy(items),
-        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        torch.from_numpy(token_indices(max_length - lengths, lengths)),
+        torch.from_numpy(indptr_of(lengths)),
+        torch.from_numpy(ranges(max_length - lengths, lengths)),
         lengths,
         sources,
         key,

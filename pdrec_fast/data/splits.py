@@ -9,6 +9,7 @@ import numpy as np
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
 from pdrec_fast.errors import DataError
+from pdrec_fast.ragged import indptr_of
 
 _IDS_SHOWN = 5
 
@@ -86,7 +87,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
         raise ValueError(f"min_length must be at least 3, got {min_length}")
     starts, stops = interactions.indptr[:-1], interactions.indptr[1:]
     targets = _target_records(interactions)
-    # A user's are targets[first:end].
+    # The user's targets are targets[first:end].
     first, end = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
     evaluated = end - first >= min_length
     records = "records" if interactions.target_items is None else "records of the target domain"
@@ -174,7 +175,7 @@ def _split(
     left_out: dict[str, np.ndarray],
 ) -> Split:
     """Assemble a split whose training part is the first ``train_lengths`` records of each user."""
-    indptr = np.concatenate([[0], np.cumsum(train_lengths)])
+    indptr = indptr_of(train_lengths)
     held_out = np.diff(data.indptr) - train_lengths
     trains = np.repeat(
         np.tile([True, False], data.n_users), np.stack([train_lengths, held_out], axis=1).ravel()
@@ -231,5 +232,5 @@ def _holdout(
 def _count_before(data: Interactions, time: float) -> np.ndarray:
     """int64 [n_users], each user's number of records earlier than ``time``."""
     assert data.timestamps is not None
-    running = np.concatenate([[0], np.cumsum(data.timestamps < time)])
+    running = indptr_of(data.timestamps < time)
     return running[data.indptr[1:]] - running[data.indptr[:-1]]

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.ragged import indptr_of
 
 DAY = 86_400.0
 FIRST_DAY = 1_577_836_800.0
@@ -55,12 +56,12 @@ def synthetic(
     rng = np.random.default_rng(seed)
     catalogue = _make_catalogue(rng, n_items)
     lengths = np.minimum(3 + rng.lognormal(np.log(6.5), 1.05, n_users).astype(int), _MAX_LENGTH)
-    by_length = np.argsort(-lengths, kind="stable")
-    walked_items, walked_times = _walk(rng, catalogue, lengths[by_length], noise)
-    rows = np.argsort(by_length)
+    longest_first = np.argsort(-lengths, kind="stable")
+    walked_items, walked_times = _walk(rng, catalogue, lengths[longest_first], noise)
+    rows = np.argsort(longest_first)
     recorded = np.arange(walked_items.shape[1]) < lengths[:, None]
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum(lengths)]),
+        indptr=indptr_of(lengths),
         items=walked_items[rows][recorded],
         timestamps=walked_times[rows][recorded],
         user_ids=np.arange(1, n_users + 1),

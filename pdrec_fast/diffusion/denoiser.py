@@ -37,6 +37,9 @@ class Denoiser(nn.Module):
     Parameters: ``item_in`` [N, hidden[0]], ``item_out`` [N, hidden[-1]], ``item_bias`` [N],
     ``time`` and ``time_in`` (Linear; the latter's bias is b_in), ``inner`` (Linear, between hidden
     layers).
+
+    Raises:
+        ValueError: a size below 1.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Denoiser(nn.Module):
 
     @property
     def n_items(self) -> int:
+        """N."""
         return self.item_in.shape[0]
 
     def reset_parameters(self) -> None:

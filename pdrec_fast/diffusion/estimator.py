@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
-from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.diffusion.task import DiffusionTask
+from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
@@ -39,7 +40,7 @@ class DiffRec:
             another.
 
     After ``fit`` or ``load``, ``scores`` gives preferences over every item; the model serves as a
-    recommender of its own in ``evaluate`` and as the source of ``Preferences``.
+    recommender of its own in ``evaluate`` and as the scorer of ``Preferences.infer``.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class DiffRec:
             data: a split; or plain interactions, which are all trained on for ``config.epochs``
                 epochs, with no early stopping.
             checkpoint: directory to resume from and to write to.
+            progress: show a bar of the epochs.
 
         Raises:
+            DataError: no user has a record.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
@@ -82,7 +85,7 @@ class DiffRec:
         evaluator = Evaluator(data) if isinstance(data, Split) else None
         try:
             self.history = run_loop(
-                DiffusionFit(self, train, evaluator),
+                self.training_task(train, evaluator),
                 config.loop(),
                 name=NAMES[config.weighting],
                 select_by=config.select_by,
@@ -100,6 +103,29 @@ class DiffRec:
             raise
         self.trained_on = train.fingerprint()
         return self
+
+    def training_task(
+        self, train: Interactions, evaluator: Evaluator | None = None
+    ) -> DiffusionTask:
+        """What ``fit`` runs epoch by epoch, on this model's denoiser.
+
+        Raises:
+            DataError: no user has a record.
+        """
+        histories = train.histories()
+        histories = histories[np.flatnonzero(histories.lengths > 0)]
+        if not len(histories):
+            raise DataError("the training data has no records: there is nothing to learn")
+        return DiffusionTask(
+            self.fitted_denoiser(),
+            self.schedule,
+            self.config,
+            self.inputs(histories),
+            histories.users,
+            device=self.device,
+            scorer=self,
+            evaluator=evaluator,
+        )
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""
@@ -119,6 +145,9 @@ class DiffRec:
 
         Returns:
             float32 [B, C] or [B, N], on the model's device.
+
+        Raises:
+            ValueError: the histories are over another number of items.
         """
         denoiser = self.fitted_denoiser()
         items = None if items is None else items.to(self.device)
@@ -167,7 +196,11 @@ class DiffRec:
         return denoiser.item_out.detach(), denoiser.item_bias.detach()
 
     def inputs(self, histories: Histories) -> SparseRows:
-        """x'_0 of each history."""
+        """x'_0 of each history, see ``interaction_rows``.
+
+        Raises:
+            ValueError: the histories are over another number of items.
+        """
         config, n_items = self.config, self.fitted_denoiser().n_items
         if histories.n_items != n_items:
             raise ValueError(
@@ -179,7 +212,11 @@ class DiffRec:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the model to the directory ``path`` (see ``fitting.bundle``)."""
+        """Write the model to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
         denoiser = self.fitted_denoiser()
         meta = {
             "format": FORMAT,
@@ -193,7 +230,11 @@ class DiffRec:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
-        """Read a model written by ``save``, onto any device."""
+        """Read a model written by ``save``, onto any device.
+
+        Raises:
+            CheckpointError: missing, damaged, or no diffusion model.
+        """
         meta, files = read_bundle(path, KIND)
         meta = with_current_defaults(meta, {"config": asdict(DiffusionConfig())}, path)
         model = cls(DiffusionConfig(**meta["config"]), device=device)

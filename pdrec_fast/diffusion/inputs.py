@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories
-from pdrec_fast.data.histories import row_of, token_indices
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
+from pdrec_fast.ragged import indptr_of, ranges, row_indices
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class SparseRows:
     def __getitem__(self, rows: np.ndarray) -> SparseRows:
         """The rows at integer indices ``rows`` [b], in that order."""
         lengths = np.diff(self.indptr)[rows]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        at = token_indices(self.indptr[rows], lengths)
+        indptr = indptr_of(lengths)
+        at = ranges(self.indptr[rows], lengths)
         return SparseRows(indptr, self.items[at], self.values[at], self.n_items)
 
     def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(row int64 [nnz], item int64 [nnz], value float32 [nnz])."""
-        rows = row_of(self.indptr)
+        rows = row_indices(self.indptr)
         return (
             torch.from_numpy(rows),
             torch.from_numpy(self.items.astype(np.int64)),
@@ -53,13 +53,13 @@ class SparseRows:
 
     def to(self, device: torch.device) -> RowTensors:
         """A copy on a device."""
-        arrays = self.indptr, row_of(self.indptr), self.items, self.values
+        arrays = self.indptr, row_indices(self.indptr), self.items, self.values
         return RowTensors(self.indptr, *(torch.from_numpy(a).to(device) for a in arrays))
 
 
 @dataclass(frozen=True)
 class RowTensors:
-    """Rows over the corpus on one device, which can be cut into batches without waiting for it.
+    """Rows over the corpus on one device, cut into batches without host synchronisation.
 
     Attributes:
         bounds: int64 [B + 1] numpy: ``indptr`` for the host.
@@ -103,16 +103,15 @@ def interaction_rows(
     Args:
         weighting: ``"none"`` (DiffRec), ``"rank"`` (T-DiffRec) or ``"interval"`` (TI-DiffRec; rank
             weights where there are no timestamps).
+        w_min, w_max: bounds of the weights.
     """
     indptr, items, timestamps = histories.packed()
     weights = interval_weights(indptr, timestamps, w_min, w_max, weighting)
-    rows = row_of(indptr)
+    rows = row_indices(indptr)
     keys = rows * histories.n_items + items
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
     kept = order[last]
     counts = np.bincount(rows[kept], minlength=len(histories))
-    return SparseRows(
-        np.concatenate([[0], np.cumsum(counts)]), items[kept], weights[kept], histories.n_items
-    )
+    return SparseRows(indptr_of(counts), items[kept], weights[kept], histories.n_items)

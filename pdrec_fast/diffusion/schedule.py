@@ -45,6 +45,7 @@ class NoiseSchedule:
 
     @property
     def steps(self) -> int:
+        """T."""
         return len(self.betas)
 
     @property
@@ -117,6 +118,9 @@ def make_schedule(
             ``"binomial"`` (Sohl-Dickstein et al. 2015). The last two take no noise bounds.
         steps: T, at least 1.
         fix_first_beta: set the first beta to 1e-5.
+
+    Raises:
+        ValueError: an unknown name, or an argument out of its range.
     """
     if name not in get_args(ScheduleName):
         raise ValueError(f"unknown schedule={name!r}; choose one of {get_args(ScheduleName)}")

@@ -11,7 +11,7 @@ UNIFORM_SHARE = 0.001
 class TimestepSampler:
     """Draws steps with probability proportional to the root mean square of their last losses.
 
-    Uniform until every step has ``HISTORY`` losses. Nothing here waits for the device.
+    Uniform until every step has ``HISTORY`` losses. Avoids host synchronisation.
 
     Args:
         steps: T.
@@ -32,11 +32,11 @@ class TimestepSampler:
         if not self.importance:
             return uniform
         rms = self.losses.square().mean(dim=1).sqrt()
-        by_loss = rms / rms.sum().clamp_min(torch.finfo(torch.float64).tiny)
-        by_loss = (1 - UNIFORM_SHARE) * by_loss + UNIFORM_SHARE / self.steps
-        # Losses that are not finite are the epoch loop's to report; drawing must survive them.
+        weighted = rms / rms.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        weighted = (1 - UNIFORM_SHARE) * weighted + UNIFORM_SHARE / self.steps
+        # The epoch loop reports losses that are not finite; until then draws are uniform.
         warm = (self.counts >= HISTORY).all() & (rms.sum() > 0) & rms.sum().isfinite()
-        return torch.where(warm, by_loss, uniform)
+        return torch.where(warm, weighted, uniform)
 
     def sample(self, fractions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw a step for each of B random numbers, on every device the same.
@@ -59,7 +59,7 @@ class TimestepSampler:
         """Remember the losses [B] seen at steps [B], the latest ``HISTORY`` of each step."""
         order = torch.argsort(steps, stable=True)
         ordered = steps[order]
-        # A bincount, which on a GPU would wait for it.
+        # torch.bincount would synchronise with the GPU.
         sizes = torch.zeros_like(self.counts).scatter_add_(0, steps, torch.ones_like(steps))
         place = torch.arange(len(steps), device=steps.device) - (sizes.cumsum(0) - sizes)[ordered]
         slot = (self.counts[ordered] + place) % HISTORY
@@ -72,8 +72,10 @@ class TimestepSampler:
         self.counts = self.counts + sizes
 
     def state_dict(self) -> dict[str, torch.Tensor]:
+        """``losses`` float64 [T, HISTORY] and ``counts`` int64 [T]."""
         return {"losses": self.losses, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take on what ``state_dict`` gave, on this sampler's device."""
         self.losses = state["losses"].to(self.losses.device)
         self.counts = state["counts"].to(self.counts.device)

@@ -13,10 +13,10 @@ from pdrec_fast.diffusion.denoiser import Denoiser
 class WorkingCopy:
     """Narrow item matrices for the products, wide ones for the optimiser.
 
-    A step is: ``load_weights``, losses of ``denoiser`` and their backward, ``hand_over_gradients``,
-    the optimiser's step on the original, ``drop_gradients``. At N x H numbers fresh memory costs
-    about as much as the products, so the narrow matrices and the wide gradients are allocated once.
-    The other parameters are small: both denoisers share them.
+    A step is: ``load_weights``, the backward pass of a loss of ``denoiser``,
+    ``hand_over_gradients``, the optimiser's step on the original, ``drop_gradients``. At N x H
+    numbers, fresh memory costs about as much as the products, so the narrow matrices and the wide
+    gradients are allocated once. Both denoisers share the other parameters, which are small.
 
     Args:
         original: holds the parameters that are optimised.

@@ -14,8 +14,8 @@ from pdrec_fast.ops.packed._sequences import DropoutKey
 class SequenceEncoder(Protocol):
     """Any ``torch.nn.Module`` with these three members can be trained by ``PDRec``.
 
-    One that needs more of a batch than the values of its tensors, such as its lengths on the host,
-    says ``recordable = False``: its steps cannot be replayed as a CUDA graph. For a loss of its own
+    An encoder that reads more of a batch than the values of its tensors, such as ``host_lengths``,
+    sets ``recordable = False``: its steps cannot be replayed as a CUDA graph. For a loss of its own
     see ``ContrastiveEncoder``.
 
     Attributes:
@@ -41,13 +41,13 @@ class ContrastiveEncoder(Protocol):
     def augment(self, sequences: PackedSequences) -> PackedSequences:
         """The views of a batch of inputs, on the host, while the batch is put together.
 
-        What is random in them should follow from ``sequences.dropout_key``, the seed, the epoch and
-        the users, so that it depends neither on the rest of the batch nor on when it is asked for.
+        Their random numbers should follow from ``sequences.dropout_key`` (seed, epoch and users),
+        so that they depend neither on the rest of the batch nor on the order of calls.
         """
         ...
 
     def auxiliary_loss(self, views: PackedSequences) -> torch.Tensor:
-        """The loss on the views, which are on the encoder's device by now: float32 []."""
+        """The loss on the views, on the encoder's device: float32 []."""
         ...
 
 

@@ -56,7 +56,7 @@ class CL4SRec(SASRec):
         super().__init__(n_items, config)
         self.augmentation = config.augmentation()
         self.contrast_weight, self.temperature = config.contrast_weight, config.temperature
-        # Beside the table, whose every row is an item that can be recommended; as large as a row.
+        # Not a row of the table, as every row is an item that can be recommended.
         spread = float(self.item_embedding.weight.detach().std())
         self.mask_embedding = nn.Parameter(spread * torch.randn(self.item_embedding.embedding_dim))
 
@@ -71,8 +71,8 @@ class CL4SRec(SASRec):
         items = self.item_embedding(views.items.masked_fill(masked, 0))
         items = torch.where(masked.unsqueeze(1), self.mask_embedding, items)
         states = self._states(items, views)
-        of_view = to_device(torch.from_numpy(views.sources.argsort()), states.device)
-        first, second = states.index_select(0, views.last.index_select(0, of_view)).chunk(2)
+        order = to_device(torch.from_numpy(views.sources.argsort()), states.device)
+        first, second = states.index_select(0, views.last.index_select(0, order)).chunk(2)
         return self.contrast_weight * info_nce(first, second, self.temperature)
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from pdrec_fast.checks import check_counts, check_dropout
-from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.devices import to_device
 from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.ops.packed.packed_gru import packed_gru
+from pdrec_fast.ragged import indptr_of, ranges
 from pdrec_fast.reference.counter_rng import ENCODER
 
 _PARAMETERS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
@@ -51,8 +51,8 @@ class GRU4Rec(nn.Module):
     recommenders have come to do, not against weights of an output layer.
 
     The random numbers of dropout are those of the batch's ``dropout_key``, stream ``ENCODER``.
-    What a step does depends on the lengths of its sequences, so that it cannot be recorded as a
-    CUDA graph.
+    The kernels of a step depend on the lengths of its sequences, so that it cannot be recorded as
+    a CUDA graph.
 
     Args:
         n_items: N, the corpus size.
@@ -76,7 +76,7 @@ class GRU4Rec(nn.Module):
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
-        # As SASRec does: Xavier's embeddings of many items are too small for gates to notice.
+        # Scaled as in SASRec: Xavier's embeddings of many items would hardly move the gates.
         x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
         if self.training and self.dropout:
             key = dropout_key(batch)
@@ -104,8 +104,8 @@ def time_order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     )
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    step = token_indices(np.zeros_like(lengths), lengths)
-    places = (np.cumsum(sizes) - sizes)[step] + np.repeat(rank, lengths)
+    step = ranges(np.zeros_like(lengths), lengths)
+    places = indptr_of(sizes)[step] + np.repeat(rank, lengths)
     tokens = np.empty_like(places)
     tokens[places] = np.arange(len(places))
     return sizes, tokens, places

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from pdrec_fast.checks import check_ratios
-from pdrec_fast.data.histories import token_indices
 from pdrec_fast.data.sequences import PackedSequences, packed_tokens
 from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ragged import indptr_of, ranges, row_indices
 from pdrec_fast.reference.counter_rng import VIEWS, bounded, ragged_words
 
 CROP, MASK, REORDER = range(3)
 _PAIRS = np.array(list(permutations((CROP, MASK, REORDER), 2)))
-# As users, views are others, so that their dropout is not that of the sequences again: beyond the
-# users and the complete sequences of DPA, within the 32 bits of a random key.
+# Added to the users in a view's random key, so that its dropout is not that of the sequence again:
+# beyond the users and the complete sequences of DPA, within the 32 bits of a random key.
 _AS_USERS = np.array([1 << 30, 3 << 30])
 
 
@@ -93,7 +93,7 @@ class Augmentation:
         users = (_AS_USERS[:, None] + key.users.numpy()).ravel()
         order = np.argsort(-view_lengths, kind="stable")
         view_lengths = view_lengths[order]
-        tokens = token_indices(view_starts[order], view_lengths)
+        tokens = ranges(view_starts[order], view_lengths)
         return packed_tokens(
             variants[np.repeat(kinds[order], view_lengths), tokens],
             view_lengths,
@@ -107,18 +107,18 @@ def _draw(key: DropoutKey, lengths: np.ndarray) -> tuple[np.ndarray, ...]:
     """The words of every sequence: three of them [B] and two for every item [T]."""
     n_words = 3 + 2 * lengths
     words = ragged_words(key.seed, key.epoch, key.users, torch.from_numpy(n_words), VIEWS).numpy()
-    first = np.cumsum(n_words) - n_words
-    of_items = (words[token_indices(first + 3 + n, lengths)] for n in (0 * lengths, lengths))
-    return words[first], words[first + 1], words[first + 2], *of_items
+    first = indptr_of(n_words)[:-1]
+    item_words = (words[ranges(first + 3 + n, lengths)] for n in (0 * lengths, lengths))
+    return words[first], words[first + 1], words[first + 2], *item_words
 
 
 def _masked(
     items: np.ndarray, lengths: np.ndarray, keys: np.ndarray, n: np.ndarray, mask_item: int
 ) -> np.ndarray:
     """``items`` with the ``n[b]`` of every sequence b that have the smallest keys masked."""
-    by_key = np.lexsort((keys, np.repeat(np.arange(len(lengths)), lengths)))
+    order = np.lexsort((keys, row_indices(indptr_of(lengths))))
     out = items.copy()
-    out[by_key[token_indices(np.zeros_like(lengths), lengths) < np.repeat(n, lengths)]] = mask_item
+    out[order[ranges(np.zeros_like(lengths), lengths) < np.repeat(n, lengths)]] = mask_item
     return out
 
 
@@ -126,8 +126,7 @@ def _shuffled(
     items: np.ndarray, lengths: np.ndarray, keys: np.ndarray, start: np.ndarray, n: np.ndarray
 ) -> np.ndarray:
     """``items`` with ``n[b]`` in a row of every sequence b, from ``start[b]`` on, by their keys."""
-    firsts = np.cumsum(lengths) - lengths
-    tokens = token_indices(firsts + start, n)
+    tokens = ranges(indptr_of(lengths)[:-1] + start, n)
     out = items.copy()
-    out[tokens] = items[tokens[np.lexsort((keys[tokens], np.repeat(np.arange(len(n)), n)))]]
+    out[tokens] = items[tokens[np.lexsort((keys[tokens], row_indices(indptr_of(n))))]]
     return out

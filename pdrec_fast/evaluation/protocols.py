@@ -11,18 +11,18 @@ domains (``Interactions.target_items``), candidates are items of the target doma
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pdrec_fast.data import Histories, Holdout, Interactions, Split
-from pdrec_fast.data.histories import row_of
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, rank_counts, summarize
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.profiling import span, unit
+from pdrec_fast.ragged import Ragged, indptr_of, row_indices
 
 PAPER_NEGATIVES = 99
 PROTOCOLS = {
@@ -197,10 +197,10 @@ def sample_negatives(
             among the user's items in ``data``.
     """
     users = np.asarray(holdout.histories.users)
-    indptr, items = data.unique_items()
-    _check_targets_observed(holdout, data, row_of(indptr) * data.n_items + items)
-    indptr, items = _among_targets(data, indptr, items)
-    user_of_item = row_of(indptr)
+    observed = data.unique_items()
+    _check_targets_observed(holdout, data, observed.row_indices * data.n_items + observed.values)
+    observed = _among_targets(data, observed)
+    indptr, items, user_of_item = observed.indptr, observed.values, observed.row_indices
 
     available = (data.n_targets - np.diff(indptr))[users]
     if len(users) and available.min() < n_negatives:
@@ -228,7 +228,7 @@ def sample_negatives(
 
 def available_negatives(data: Interactions) -> npt.NDArray[np.int64]:
     """int64 [n_users]: how many items ``sample_negatives`` can choose from."""
-    return data.n_targets - np.diff(_among_targets(data, *data.unique_items())[0])
+    return data.n_targets - _among_targets(data, data.unique_items()).lengths
 
 
 def rank_among(
@@ -286,7 +286,7 @@ def _excluded(
     """int64 [2, n]: rows, and columns of the candidates' scores, of every history's items and
     target, each pair once."""
     indptr, items, _ = histories.packed()
-    rows = np.concatenate([row_of(indptr), np.arange(len(histories))])
+    rows = np.concatenate([row_indices(indptr), np.arange(len(histories))])
     keys = np.unique(rows * histories.n_items + np.concatenate([items, targets]))
     rows, columns = np.divmod(keys, histories.n_items)
     if candidates is not None:
@@ -295,15 +295,13 @@ def _excluded(
     return torch.from_numpy(np.stack([rows, columns]))
 
 
-def _among_targets(
-    data: Interactions, indptr: npt.NDArray[np.int64], items: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+def _among_targets(data: Interactions, items: Ragged) -> Ragged:
     """Rows of items in a corpus of ``data.target_items`` alone."""
     if data.target_items is None:
-        return indptr, items
-    inside = data.target_items[items]
-    before = np.concatenate([[0], np.cumsum(inside)])
-    return before[indptr], _places(data.target_items)[items[inside]]
+        return items
+    inside = data.target_items[items.values]
+    places = _places(data.target_items)[items.values[inside]]
+    return Ragged(places, indptr_of(inside)[items.indptr])
 
 
 def _places(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -24,8 +24,8 @@ KIND = "training checkpoint"
 SelectBy = Literal["paper", "full"]  # evaluation protocol that early stopping looks at
 
 
-class Fit(Protocol):
-    """One model under training. Epochs must depend on nothing but the state and their number."""
+class TrainingTask(Protocol):
+    """One model under training. An epoch must depend on nothing but the state and its number."""
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         """Train one epoch; returns the loss of every step, [steps]."""
@@ -39,13 +39,17 @@ class Fit(Protocol):
         """The model's weights, as live tensors."""
         ...
 
-    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None: ...
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take on weights that ``weights`` gave."""
+        ...
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything besides the weights that the next epoch depends on."""
         ...
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None: ...
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take on a state that ``state`` gave."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class LoopConfig:
 
 @dataclass
 class History:
-    """What a fit saw: loss and time of every epoch, the validation figure where it was taken."""
+    """Loss and time of every epoch, and the validation figure where it was taken."""
 
     losses: list[float] = field(default_factory=list)
     validations: dict[str, float] = field(default_factory=dict)  # JSON keys are strings
@@ -96,7 +100,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def run_loop(
-    fit: Fit,
+    task: TrainingTask,
     config: LoopConfig,
     *,
     name: str,
@@ -105,9 +109,9 @@ def run_loop(
     defaults: Mapping[str, Any] | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
-    watch: Callable[[History], None] | None = None,
+    on_epoch_end: Callable[[History], None] | None = None,
 ) -> History:
-    """Train ``fit`` until it stops improving and leave it with its best weights.
+    """Train ``task`` until it stops improving and leave it with its best weights.
 
     Args:
         name: shown on the progress bar and in errors.
@@ -118,8 +122,8 @@ def run_loop(
             does not name.
         checkpoint: directory to resume from and to write to, first after one epoch; None keeps
             nothing.
-        watch: called after every epoch, and first of all with what a checkpoint holds; what it
-            raises ends the training.
+        on_epoch_end: called with the history after every epoch, and first with that of a
+            checkpoint; an exception from it ends the training.
 
     Raises:
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
@@ -129,21 +133,21 @@ def run_loop(
     # As a checkpoint gives it back.
     identity = json.loads(json.dumps({"format": FORMAT} | dict(identity)))
     if checkpoint is not None and bundle_exists(checkpoint):
-        history, best = _resume(fit, checkpoint, identity, defaults or {})
+        history, best = _resume(task, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
-        if watch is not None:
-            watch(history)
+        if on_epoch_end is not None:
+            on_epoch_end(history)
     saved_at = -math.inf
     with tqdm(
         total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
     ) as bar:
         while not history.finished:
             epoch, started = history.epochs, time.monotonic()
-            history.losses.append(_checked_mean(fit.train_epoch(epoch), name, epoch, checkpoint))
-            _check_weights(fit, name, epoch, checkpoint)
+            history.losses.append(_checked_mean(task.train_epoch(epoch), name, epoch, checkpoint))
+            _check_weights(task, name, epoch, checkpoint)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 try:
-                    best = _validate(fit, history, epoch, best)
+                    best = _validate(task, history, epoch, best)
                 except NonFiniteScoresError as error:
                     raise NonFiniteLossError(
                         f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
@@ -155,25 +159,25 @@ def run_loop(
             bar.update()
             due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if checkpoint is not None and (due or history.finished):
-                _save(fit, history, best, checkpoint, identity)
+                _save(task, history, best, checkpoint, identity)
                 saved_at = time.monotonic()
-            if watch is not None:
-                watch(history)
+            if on_epoch_end is not None:
+                on_epoch_end(history)
     if best is not None:
-        fit.load_weights(best)
+        task.load_weights(best)
     return history
 
 
 def _validate(
-    fit: Fit, history: History, epoch: int, best: dict[str, torch.Tensor] | None
+    task: TrainingTask, history: History, epoch: int, best: dict[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor] | None:
-    value = fit.validate()
+    value = task.validate()
     if value is None:
         return best
     history.validations[str(epoch)] = value
     if value > history.best_value:
         history.best_value, history.best_epoch = value, epoch
-        best = {key: tensor.detach().clone() for key, tensor in fit.weights().items()}
+        best = {key: tensor.detach().clone() for key, tensor in task.weights().items()}
     return best
 
 
@@ -207,8 +211,10 @@ def _checked_mean(
     return float(losses.double().mean())
 
 
-def _check_weights(fit: Fit, name: str, epoch: int, checkpoint: str | Path | None) -> None:
-    for key, tensor in fit.weights().items():
+def _check_weights(
+    task: TrainingTask, name: str, epoch: int, checkpoint: str | Path | None
+) -> None:
+    for key, tensor in task.weights().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NonFiniteLossError(
                 f"{name}: the weights {key} became NaN or infinite at the last step of epoch "
@@ -225,13 +231,13 @@ def _advice(checkpoint: str | Path | None) -> str:
 
 
 def _save(
-    fit: Fit,
+    task: TrainingTask,
     history: History,
     best: dict[str, torch.Tensor] | None,
     checkpoint: str | Path,
     identity: Mapping[str, Any],
 ) -> None:
-    files = {"weights": fit.weights(), "state": fit.state()}
+    files = {"weights": task.weights(), "state": task.state()}
     if best is not None:
         files["best"] = best
     meta = {"identity": identity, "history": asdict(history)}
@@ -239,7 +245,10 @@ def _save(
 
 
 def _resume(
-    fit: Fit, checkpoint: str | Path, wanted: Mapping[str, Any], defaults: Mapping[str, Any]
+    task: TrainingTask,
+    checkpoint: str | Path,
+    wanted: Mapping[str, Any],
+    defaults: Mapping[str, Any],
 ) -> tuple[History, dict[str, torch.Tensor] | None]:
     meta, files = read_bundle(checkpoint, KIND)
     defaults = json.loads(json.dumps(dict(defaults)))
@@ -252,6 +261,6 @@ def _resume(
             f"{checkpoint}: belongs to another run (different {', '.join(differing)}); "
             "use another directory or delete it"
         )
-    fit.load_weights(files["weights"])
-    fit.load_state(files["state"])
+    task.load_weights(files["weights"])
+    task.load_state(files["state"])
     return History(**meta["history"]), files.get("best")

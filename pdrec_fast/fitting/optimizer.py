@@ -13,8 +13,8 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def with_state(optimizer: Adam) -> Adam:
-    """Give every parameter its zero state now: Adam makes it at the first step, a resumed run
-    needs it before."""
+    """Give every parameter its zero state now. Adam makes it at the first step, but a resumed run
+    copies its state into it before."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = {

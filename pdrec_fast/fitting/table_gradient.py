@@ -12,10 +12,10 @@ from torch import nn
 class TableGradient:
     """One dense gradient for a table, kept from step to step.
 
-    Adam moves every row at every step, so its gradient has to be dense. Made anew it is as large as
-    the table, in fresh memory, for every lookup. Lookups that give sparse gradients
-    (``nn.Embedding(sparse=True)``) leave one row per looked-up item instead; ``collect`` adds those
-    up in a buffer of which only the rows that the last step touched are cleared.
+    Adam moves every row at every step, so it needs a dense gradient. Autograd would allocate one as
+    large as the table for every lookup. Lookups that give sparse gradients
+    (``nn.Embedding(sparse=True)``) give one row per looked-up item instead; ``collect`` adds those
+    up in one buffer, and clears only the rows that the last step touched.
     """
 
     def __init__(self, table: nn.Parameter) -> None:

@@ -1,4 +1,4 @@
-"""From a fitted source of preferences to HBR weights, DPA candidates and the NNS pool."""
+"""From a fitted scorer to HBR weights, soft positives (DPA) and the pool of negatives (NNS)."""
 
 from pdrec_fast.preferences.preferences import Preferences
 from pdrec_fast.preferences.reweighting import hbr_weights

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.data.histories import row_of
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import Scorer, checked_scores
@@ -18,18 +17,19 @@ from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.profiling import span
+from pdrec_fast.ragged import Ragged, row_indices
 
 # On a GPU a block's largest array is one bit per pair: 2^32 pairs are 512 MiB.
 _PAIRS_PER_BLOCK = 1 << 32
 _MOST_USERS = 1 << 14
 
 
-class VectorSource(Protocol):
-    """A source whose scores are products: ``item_vectors[0] @ user_vector + item_vectors[1]``.
+class VectorScorer(Protocol):
+    """A scorer whose scores are products: ``item_vectors[0] @ user_vector + item_vectors[1]``.
 
     Attributes:
         device: where its vectors are.
-        has_user_vectors: whether it is one in its present settings.
+        has_user_vectors: whether its scores are products in its present settings.
     """
 
     device: torch.device
@@ -46,86 +46,94 @@ class VectorSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PreferenceRequest:
     """What is inferred for each user; see ``Preferences.infer``.
 
     Attributes:
-        observed: (indptr, items) of the training data's unique items.
+        observed: the training data's unique items.
         first_rank: int64 [U], 0-based rank at which a user's pool begins.
+        top_m, n_draws: how many soft positives and draws.
+        seed: of the draws.
     """
 
-    observed: tuple[np.ndarray, np.ndarray]
+    observed: Ragged
     first_rank: np.ndarray
     top_m: int
     n_draws: int
     seed: int
 
-    def observed_by(self, users: slice) -> tuple[np.ndarray, np.ndarray]:
-        indptr, items = self.observed
-        bounds = indptr[users.start : users.stop + 1]
-        return bounds - bounds[0], items[bounds[0] : bounds[-1]]
 
-
-def users_per_block(source: Scorer | VectorSource, n_items: int) -> int:
+def users_per_block(scorer: Scorer | VectorScorer, n_items: int) -> int:
     """How many users to infer at once."""
-    if uses_vectors(source):
+    if uses_vectors(scorer):
         return min(max(_PAIRS_PER_BLOCK // n_items, 1), _MOST_USERS)
     return rows_per_block(n_items)
 
 
 def infer_block(
-    source: Scorer | VectorSource, train: Interactions, users: slice, wanted: Wanted
+    scorer: Scorer | VectorScorer, train: Interactions, users: slice, request: PreferenceRequest
 ) -> list[np.ndarray]:
     """[record scores, top items, threshold scores, threshold items, draws] of a block of users."""
     histories = train.histories()[users]
-    if uses_vectors(source):
-        parts = _from_vectors(source, train, histories, users, wanted)
+    if uses_vectors(scorer):
+        parts = _from_vectors(scorer, train, histories, users, request)
     else:
-        parts = _from_scores(cast("Scorer", source), train, histories, users, wanted)
+        parts = _from_scores(cast("Scorer", scorer), train, histories, users, request)
     return [part.cpu().numpy() for part in parts]
 
 
-def uses_vectors(source: Scorer | VectorSource) -> TypeGuard[VectorSource]:
+def uses_vectors(scorer: Scorer | VectorScorer) -> TypeGuard[VectorScorer]:
     """Whether scores are made and consumed within one kernel: on a GPU, where they are products."""
-    return off_cpu(source) and getattr(source, "has_user_vectors", False)
+    return off_cpu(scorer) and getattr(scorer, "has_user_vectors", False)
 
 
 def _from_vectors(
-    source: VectorSource, train: Interactions, histories: Histories, users: slice, wanted: Wanted
+    scorer: VectorScorer,
+    train: Interactions,
+    histories: Histories,
+    users: slice,
+    request: PreferenceRequest,
 ) -> tuple[torch.Tensor, ...]:
-    indptr, items = wanted.observed_by(users)
+    observed = request.observed.rows(users)
     with span("user vectors"):
-        vectors = source.user_vectors(histories)
+        vectors = scorer.user_vectors(histories)
     with span("projection and selection"):
         found = select_projected(
             vectors,
-            *source.item_vectors,
-            (_on(indptr, source.device), _on(items, source.device)),
-            wanted.top_m,
-            _on(wanted.first_rank[users], source.device),
-            wanted.n_draws,
-            seed=wanted.seed,
-            users=torch.arange(users.start, users.stop, device=source.device),
+            *scorer.item_vectors,
+            (_on(observed.indptr, scorer.device), _on(observed.values, scorer.device)),
+            request.top_m,
+            _on(request.first_rank[users], scorer.device),
+            request.n_draws,
+            seed=request.seed,
+            users=torch.arange(users.start, users.stop, device=scorer.device),
         )
     # Scores come once for each item a user observed; records can repeat one.
-    unique = row_of(indptr) * train.n_items + items
+    unique = observed.row_indices * train.n_items + observed.values
     rows, record_items = _records(train, users)
     at = np.searchsorted(unique, rows * train.n_items + record_items)
-    scores = found.observed_scores[_on(at, source.device)]
+    scores = found.observed_scores[_on(at, scorer.device)]
     return scores, found.top_items, found.threshold_score, found.threshold_item, found.draws
 
 
 @torch.no_grad()
 def _from_scores(
-    source: Scorer, train: Interactions, histories: Histories, users: slice, wanted: Wanted
+    scorer: Scorer,
+    train: Interactions,
+    histories: Histories,
+    users: slice,
+    request: PreferenceRequest,
 ) -> tuple[torch.Tensor, ...]:
-    scores = checked_scores(source, histories).cpu().float()
-    observed = wanted.observed_by(users)
+    scores = checked_scores(scorer, histories).cpu().float()
+    block = request.observed.rows(users)
+    observed = block.indptr, block.values
     with span("selection"):
         try:
-            selection = select_unobserved(scores, observed, wanted.top_m, wanted.first_rank[users])
+            selection = select_unobserved(
+                scores, observed, request.top_m, request.first_rank[users]
+            )
         except ValueError as error:
-            name = type(source).__name__
+            name = type(scorer).__name__
             first = train.user_ids[users.start]
             raise NonFiniteScoresError(
                 f"{name}.scores of a block of users from {first} on: {error}"
@@ -136,8 +144,8 @@ def _from_scores(
             observed,
             selection.threshold_score,
             selection.threshold_item,
-            wanted.n_draws,
-            seed=wanted.seed,
+            request.n_draws,
+            seed=request.seed,
             users=np.arange(users.start, users.stop),
         )
     rows, items = _records(train, users)
@@ -148,8 +156,8 @@ def _records(train: Interactions, users: slice) -> tuple[np.ndarray, np.ndarray]
     """(row within the block, item), int64 each, of every training record of a block of users."""
     indptr = train.indptr[users.start : users.stop + 1]
     items = train.items[indptr[0] : indptr[-1]].astype(np.int64)
-    return row_of(indptr - indptr[0]), items
+    return row_indices(indptr - indptr[0]), items
 
 
 def _on(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return torch.from_numpy(np.array(array)).to(device)

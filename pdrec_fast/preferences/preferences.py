@@ -1,13 +1,14 @@
-"""What a fitted source of preferences says of each user, in a form that training can use.
+"""A fitted scorer's preferences of each user, in a form that training can use.
 
-Nothing of size users x items is kept: per user the scores and ranks of the observed items, the top
+Nothing of size users x items is kept: per user the scores of the observed items (HBR), the top
 unobserved ones (DPA), where the pool of safe negatives begins, and a table of draws from it (NNS).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,30 @@ import torch
 from tqdm.auto import tqdm
 
 from pdrec_fast.data import Interactions
+from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.preferences.inference import (
-    VectorSource,
-    Wanted,
+    PreferenceRequest,
+    VectorScorer,
     infer_block,
     users_per_block,
 )
-from pdrec_fast.preferences.reweighting import ranks_within
+from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
+from pdrec_fast.ragged import indptr_of, ranges
 
 KIND = "preferences"
 _ARRAYS = (
     "indptr",
     "observed_scores",
-    "observed_ranks",
     "top_items",
     "threshold_scores",
     "threshold_items",
     "negatives",
 )
+_FORMER_ARRAY = "observed_ranks"  # of version 0.1.0, which counted in its fingerprints
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,6 @@ class Preferences:
             K_u the user's l_u unobserved items by descending preference.
         indptr: int64 [U + 1], rows of the training records.
         observed_scores: float32 [n_records], preference for every training record's item.
-        observed_ranks: int32 [n_records], its rank within the user's records, 1 = highest.
         top_items: int32 [U, m], the m unobserved items preferred most; -1 where there are fewer.
         threshold_scores: float32 [U], threshold_items: int32 [U]: score and id of the pool's first
             item.
@@ -64,20 +66,23 @@ class Preferences:
     omega_m: float
     indptr: np.ndarray
     observed_scores: np.ndarray
-    observed_ranks: np.ndarray
     top_items: np.ndarray
     threshold_scores: np.ndarray
     threshold_items: np.ndarray
     negatives: np.ndarray
+    # Of preferences saved by version 0.1.0, whose checkpoints name it.
+    _saved_fingerprint: str | None = field(default=None, init=False, repr=False)
 
     @property
     def n_users(self) -> int:
+        """U."""
         return len(self.indptr) - 1
 
     @classmethod
+    @renamed_keywords(source="scorer")
     def infer(
         cls,
-        source: Scorer | VectorSource,
+        scorer: Scorer | VectorScorer,
         train: Interactions,
         *,
         top_m: int = 50,
@@ -90,10 +95,10 @@ class Preferences:
         """Score the corpus for every user, in blocks, and keep what is needed.
 
         Args:
-            source: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, one of your own,
-                see ``Scorer``), fitted on ``train``. On a GPU, the scores of a ``VectorSource`` (a
+            scorer: anything that scores the corpus (a ``DiffRec``, a ``PDRec``, one of your own,
+                see ``Scorer``), fitted on ``train``. On a GPU, the scores of a ``VectorScorer`` (a
                 ``DiffRec``) are never stored.
-            top_m: m, candidates of DPA per user.
+            top_m: m, soft positives of DPA per user.
             omega_m: ω_m in [0, 1), share of the unobserved items ranked too high for a negative.
             n_draws: D, negatives drawn per user.
             seed: of the draws.
@@ -103,7 +108,7 @@ class Preferences:
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
-            TypeError: ``source`` has no ``scores``, or they are no tensor; or ``train`` is a whole
+            TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split.
             DataError: a user has interacted with every item.
         """
@@ -113,19 +118,18 @@ class Preferences:
                 "split, pass split.train"
             )
         if block_size is None:
-            block_size = users_per_block(source, train.n_items)
+            block_size = users_per_block(scorer, train.n_items)
         _check_arguments(top_m, omega_m, n_draws, block_size)
-        _check_source(source, train)
-        observed = train.unique_items()
-        first_rank = np.floor(omega_m * unobserved_counts(train, observed[0])).astype(np.int64)
-        wanted = Wanted(observed, first_rank, top_m, n_draws, seed)
+        _check_scorer(scorer, train)
+        first_rank = np.floor(omega_m * unobserved_counts(train)).astype(np.int64)
+        request = PreferenceRequest(train.unique_items(), first_rank, top_m, n_draws, seed)
         blocks = []
         starts = range(0, train.n_users, block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
             users = slice(start, min(start + block_size, train.n_users))
             n_users = users.stop - users.start
             with unit("preferences", users=n_users, items=n_users * train.n_items):
-                blocks.append(infer_block(source, train, users, wanted))
+                blocks.append(infer_block(scorer, train, users, request))
         columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
         observed_scores, top_items, threshold_scores, threshold_items, negatives = columns
         return cls(
@@ -134,33 +138,86 @@ class Preferences:
             omega_m=omega_m,
             indptr=train.indptr,
             observed_scores=observed_scores,
-            observed_ranks=ranks_within(train.indptr, observed_scores, train.items),
             top_items=top_items,
             threshold_scores=threshold_scores,
             threshold_items=threshold_items,
             negatives=negatives,
         )
 
+    def hbr_weights(
+        self, train: Interactions, config: HBRSettings, max_length: int | None = None
+    ) -> np.ndarray:
+        """HBR's weights of the positives (eq. 2), see ``reweighting.hbr_weights``.
+
+        Args:
+            train: the interactions that the preferences were inferred from.
+            config: ``hbr_rank_weight`` ω_r, ``hbr_clip`` c_w and ``hbr_rescale`` ω_f.
+            max_length: how many of a user's latest records are positives; None for all but the
+                first, which follows nothing.
+
+        Returns:
+            float32 [n_records], one for every training record; 0 where it is no positive.
+        """
+        lengths = np.maximum(np.diff(train.indptr) - 1, 0)
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
+        positives = ranges(train.indptr[1:] - lengths, lengths)
+        weights = np.zeros(train.n_records, dtype=np.float32)
+        weights[positives] = hbr_weights(
+            indptr_of(lengths),
+            self.observed_scores[positives],
+            train.items[positives],
+            rank_weight=config.hbr_rank_weight,
+            clip=config.hbr_clip,
+            rescale=config.hbr_rescale,
+        )
+        return weights
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any value."""
-        digest = hashlib.sha256(f"{self.n_items} {self.data} {self.omega_m}".encode())
-        for name in _ARRAYS:
-            array = getattr(self, name)
-            digest.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
-        return digest.hexdigest()[:16]
+        if self._saved_fingerprint is not None:
+            return self._saved_fingerprint
+        return _digest(self._meta, (getattr(self, name) for name in _ARRAYS))
 
     def save(self, path: str | Path) -> None:
-        """Write to the directory ``path`` (see ``fitting.bundle``)."""
-        meta = {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
+        """Write to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
+        meta = self._meta
+        if self._saved_fingerprint is not None:
+            meta["fingerprint"] = self._saved_fingerprint
         arrays = {name: torch.from_numpy(np.array(getattr(self, name))) for name in _ARRAYS}
         write_bundle(path, KIND, meta, {"arrays": arrays})
 
     @classmethod
     def load(cls, path: str | Path) -> Preferences:
-        """Read what ``save`` wrote."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: missing, damaged, or no preferences.
+        """
         meta, files = read_bundle(path, KIND)
-        arrays: dict[str, Any] = {name: files["arrays"][name].numpy() for name in _ARRAYS}
-        return cls(**meta, **arrays)
+        saved = meta.pop("fingerprint", None)
+        arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
+        if _FORMER_ARRAY in arrays:
+            names = *_ARRAYS[:2], _FORMER_ARRAY, *_ARRAYS[2:]
+            saved = _digest(meta, (arrays[name] for name in names))
+        loaded = cls(**meta, **{name: arrays[name] for name in _ARRAYS})
+        object.__setattr__(loaded, "_saved_fingerprint", saved)
+        return loaded
+
+    @property
+    def _meta(self) -> dict[str, Any]:
+        return {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
+
+
+def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256("{n_items} {data} {omega_m}".format(**meta).encode())
+    for array in arrays:
+        digest.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) -> None:
@@ -173,25 +230,22 @@ def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) 
         )
 
 
-def _check_source(source: Scorer | VectorSource, train: Interactions) -> None:
-    trained_on = getattr(source, "trained_on", None)
+def _check_scorer(scorer: Scorer | VectorScorer, train: Interactions) -> None:
+    trained_on = getattr(scorer, "trained_on", None)
     if trained_on not in (None, train.fingerprint()):
         raise ValueError(
-            f"this {type(source).__name__} was trained on other interactions than those given: "
+            f"this {type(scorer).__name__} was trained on other interactions than those given: "
             "its preferences could hold the answers of the test"
         )
 
 
-def unobserved_counts(train: Interactions, indptr: np.ndarray) -> np.ndarray:
+def unobserved_counts(train: Interactions) -> np.ndarray:
     """Number of items each user has not interacted with, int64 [U].
-
-    Args:
-        indptr: of ``train.unique_items()``.
 
     Raises:
         DataError: a user has interacted with every item.
     """
-    unobserved = train.n_items - np.diff(indptr)
+    unobserved = train.n_items - train.unique_items().lengths
     if not unobserved.min(initial=1):
         raise DataError(
             f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from pdrec_fast.data.histories import row_of
+from pdrec_fast.ragged import row_indices
+
+
+class HBRSettings(Protocol):
+    """ω_r in [0, 1], c_w > 0 and ω_f > 0 of HBR; ``PDRecConfig`` has them."""
+
+    @property
+    def hbr_rank_weight(self) -> float: ...
+    @property
+    def hbr_clip(self) -> float: ...
+    @property
+    def hbr_rescale(self) -> float: ...
 
 
 def ranks_within(indptr: np.ndarray, scores: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -16,7 +29,7 @@ def ranks_within(indptr: np.ndarray, scores: np.ndarray, items: np.ndarray) -> n
     Returns:
         int32 [n].
     """
-    rows = row_of(indptr)
+    rows = row_indices(indptr)
     order = np.lexsort((items, -scores, rows))
     ranks = np.empty(len(scores), dtype=np.int32)
     ranks[order] = np.arange(len(scores)) - indptr[rows] + 1
@@ -37,7 +50,7 @@ def hbr_weights(
     ``ŵ = (1 - ω_r) ω_s norm(o) + ω_r (1 + max r - r) / max r`` (eq. 2), where o are the preferences
     for the user's positives, r their ranks among them, norm the scaling of o to 0..1 within the
     user and ω_s makes the normalised preferences average 1; then ``ω_f * clip(ŵ, 0, c_w)``. Where
-    all of a user's preferences are equal, norm(o) is taken as 1: nothing speaks for a difference.
+    all of a user's preferences are equal, norm(o) is taken as 1.
 
     Args:
         indptr: int64 [U + 1], rows of positives, empty rows allowed.
@@ -62,6 +75,6 @@ def hbr_weights(
     normalised = np.divide(scores - lowest, span, out=np.ones_like(scores), where=span > 0)
     mean = np.repeat(np.add.reduceat(normalised, starts) / lengths, lengths)
     last_rank = np.repeat(lengths, lengths)
-    by_rank = (1 + last_rank - ranks_within(indptr, scores, items)) / last_rank
-    weights = (1 - rank_weight) * normalised / mean + rank_weight * by_rank
+    rank_term = (1 + last_rank - ranks_within(indptr, scores, items)) / last_rank
+    weights = (1 - rank_weight) * normalised / mean + rank_weight * rank_term
     return (rescale * np.clip(weights, 0, clip)).astype(np.float32)

@@ -26,7 +26,7 @@ from pdrec_fast.diffusion.config import Weighting
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
 from pdrec_fast.pipeline import RunConfig, RunResult, run, with_current_defaults
-from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
+from pdrec_fast.preferences.reweighting import ranks_within
 from pdrec_fast.presets import FORMER_NAMES
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
@@ -176,6 +176,7 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
     assert preferences is not None
     assert model is not None
     max_length = cast("Any", model.encoder).max_length
+    weights = preferences.hbr_weights(train, config.pdrec, max_length)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HBR_COLUMNS)
@@ -183,15 +184,6 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
             # A history's first item is nobody's next one.
             records = slice(train.indptr[user] + 1, train.indptr[user + 1])
             items, scores = train.items[records], preferences.observed_scores[records]
-            row = np.array([0, len(items)])
-            weights = hbr_weights(
-                row,
-                scores,
-                items,
-                rank_weight=config.pdrec.hbr_rank_weight,
-                clip=config.pdrec.hbr_clip,
-                rescale=config.pdrec.hbr_rescale,
-            )
             times = [""] * len(items) if train.timestamps is None else train.timestamps[records]
             columns = (
                 [train.user_ids[user]] * len(items),
@@ -199,8 +191,8 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
                 train.item_ids[items],
                 times,
                 scores,
-                ranks_within(row, scores, items),
-                weights,
+                ranks_within(np.array([0, len(items)]), scores, items),
+                weights[records],
             )
             writer.writerows(zip(*columns, strict=True))
 

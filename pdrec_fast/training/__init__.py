@@ -1,4 +1,4 @@
-"""PDRec's objective and trainer, and its parts for a loop of one's own."""
+"""PDRec, its objective, and its guidance for training loops of your own."""
 
 from pdrec_fast.training.config import MODULES, Module, PDRecConfig
 from pdrec_fast.training.guidance import Guidance

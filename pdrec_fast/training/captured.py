@@ -36,7 +36,7 @@ class BatchShape:
     max_length: int
 
     @classmethod
-    def of_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
+    def for_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
         """The least shape that holds every batch of the users in ``order``."""
         tokens, max_length = batches.tokens, batches.max_length
         batch_size, dpa = batches.config.batch_size, batches.dpa_at(epoch) is not None
@@ -61,10 +61,10 @@ class BatchShape:
 def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
     """``batch``, on the host, in that shape; its loss and gradients stay what they are.
 
-    Spare tokens make sequences of their own, with whom no other token has to do. They have no next
-    item that counts, nor have spare users candidates.
+    Spare tokens make sequences of their own, which no other token sees. Their next items do not
+    count, and spare users have no soft positives.
     """
-    packed, key = batch.sequences, batch.sequences.dropout_key
+    packed, key, soft = batch.sequences, batch.sequences.dropout_key, batch.soft_positives
     assert key is not None
     spare = shape.tokens - packed.n_tokens
     n_fillers = shape.sequences - len(packed)
@@ -79,14 +79,14 @@ def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
         np.concatenate([packed.sources, np.full(n_fillers, -1)]),
         replace(key, users=_extended(key.users, shape.sequences, 0)),
     )
-    count = torch.tensor(len(batch.items))
+    count = torch.tensor(len(batch.candidates))
     return Batch(
         sequences,
         None if batch.inputs is None else _extended(batch.inputs, shape.inputs, 0),
-        _extended(batch.items, shape.inputs, 0),
+        _extended(batch.candidates, shape.inputs, 0),
         None if batch.weights is None else _extended(batch.weights, shape.inputs, 0),
         None if batch.last is None else _extended(batch.last, shape.users, 0),
-        None if batch.candidates is None else _extended(batch.candidates, shape.users, -1),
+        None if soft is None else _extended(soft, shape.users, -1),
         count,
     )
 
@@ -132,7 +132,7 @@ class CapturedSteps:
 
     def _record(self, graph: torch.cuda.CUDAGraph, batch: Batch) -> torch.Tensor:
         torch.cuda.synchronize(self.device)
-        # Batches are still being prepared by another thread, which the recording must not mind.
+        # Another thread still prepares batches: its CUDA calls must not end the recording.
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             return self.step(batch)
@@ -140,18 +140,19 @@ class CapturedSteps:
             graph.capture_end()
 
 
-def _copy_into(target: Batch, source: Batch) -> None:
-    for kept, new in zip(_tensors(target), _tensors(source), strict=True):
-        kept.copy_(new)
+def _copy_into(kept: Batch, batch: Batch) -> None:
+    for tensor, new in zip(_tensors(kept), _tensors(batch), strict=True):
+        tensor.copy_(new)
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
     """Every tensor of a batch, in a fixed order."""
     packed, key = batch.sequences, batch.sequences.dropout_key
     assert key is not None
-    of_sequences = packed.items, packed.indptr, packed.positions, key.users
-    others = batch.inputs, batch.items, batch.weights, batch.last, batch.candidates, batch.count
-    return [*of_sequences, *(tensor for tensor in others if tensor is not None)]
+    sequences = packed.items, packed.indptr, packed.positions, key.users
+    ranked = batch.inputs, batch.candidates, batch.weights, batch.count
+    others = *ranked, batch.last, batch.soft_positives
+    return [*sequences, *(tensor for tensor in others if tensor is not None)]
 
 
 def _extended(tensor: torch.Tensor, length: int, value: int) -> torch.Tensor:

@@ -32,12 +32,12 @@ class PDRecConfig:
         hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
-        dpa_start: the epoch, from 0, from which DPA's loss counts; before it the encoder's own
-            ranking of the candidates says little.
+        dpa_start: the epoch, from 0, from which DPA's loss counts; an untrained encoder
+            ranks the soft positives at random.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
         skip_cold_items: leave items without any training record out of the histories that are
-            scored. Their embeddings have been negatives, but never inputs, and say nothing.
+            scored. Their embeddings have been negatives, but never inputs.
         lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
         batch_size: users per step.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation

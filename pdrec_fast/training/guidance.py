@@ -1,8 +1,10 @@
-"""PDRec's weights, positives and negatives for a training loop of one's own."""
+"""What PDRec's modules say of every positive: weights, negatives and soft positives."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,19 +14,21 @@ import torch
 from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
-from pdrec_fast.training.batches import TrainingBatches
 from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.negatives import RandomNegatives, safe_negatives
+from pdrec_fast.training.tokens import TrainingTokens
 
 Indices = npt.NDArray[np.integer] | torch.Tensor | list[int] | list[list[int]]
 
 
 class Guidance:
-    """What PDRec's modules say of the positives in a batch, whatever model and loop use it.
+    """Weights (HBR), negatives (NNS) and soft positives (DPA) of the positives trained on.
 
-    A positive is a user with the item that comes next. Users and items are indices, of raw ids
-    ``train.user_index`` and ``train.item_index`` give them. What is returned does not depend on how
-    positives are put into batches, lies on the device of ``items`` (or ``users``), and is what
-    ``PDRec`` trains with for the same configuration. ``Objective`` has the losses it is meant for.
+    ``PDRec`` trains with it, and so can a model and a training loop of your own. A positive is a
+    user with the item that comes next. Users and items are indices; ``train.user_index`` and
+    ``train.item_index`` give those of raw ids. Results do not depend on how positives are put into
+    batches, and lie on the device of ``items`` (or ``users``). ``Objective`` has the losses that
+    take them.
 
     Args:
         train: the training interactions.
@@ -54,13 +58,34 @@ class Guidance:
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         check_preferences(self.config, train, preferences)
-        self._train = train
-        self._batches = TrainingBatches(train, preferences, self.config, max_length)
-        tokens = self._batches.tokens
-        keys = tokens.token_users * train.n_items + tokens.targets
-        self._tokens = np.argsort(keys, kind="stable")
-        self._keys = keys[self._tokens]
+        self.max_length, self._train = max_length, train
+        self.tokens = TrainingTokens(train, max_length)
+        self._random = RandomNegatives(train)
+        self.token_weights: np.ndarray | None = None  # float32 [n_tokens]
+        self.dpa_preferences = self.nns_preferences = None
+        if preferences is not None:
+            modules = self.config.modules
+            self.dpa_preferences = preferences if "dpa" in modules else None
+            self.nns_preferences = preferences if "nns" in modules else None
+            if "hbr" in modules:
+                weights = preferences.hbr_weights(train, self.config, max_length)
+                self.token_weights = weights[self.tokens.target_records]
         self._drawn: tuple[int, np.ndarray] = (-1, np.empty(0))  # an epoch and its negatives
+
+    @property
+    def n_negatives(self) -> int:
+        """k, negatives of every positive."""
+        safe = 0 if self.nns_preferences is None else self.config.safe_negatives
+        return self.config.random_negatives + safe
+
+    def token_negatives(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The negatives of all ``tokens`` in an epoch, see ``negatives``: int64 [n_tokens, k]."""
+        config, keys = self.config, {"seed": self.config.seed, "epoch": epoch}
+        drawn = self._random.draw(self.tokens.token_users, config.random_negatives, **keys)
+        if self.nns_preferences is None:
+            return drawn
+        safe = safe_negatives(self.nns_preferences, self.tokens, config.safe_negatives, **keys)
+        return np.concatenate([drawn, safe], axis=1)
 
     def weights(self, users: Indices, items: Indices) -> torch.Tensor:
         """HBR's weights (eq. 2); 1 without the module.
@@ -78,7 +103,7 @@ class Guidance:
         """
         tokens, present = self._find(users, items)
         weights = np.zeros(present.shape, dtype=np.float32)
-        weights[present] = 1 if self._batches.weights is None else self._batches.weights[tokens]
+        weights[present] = 1 if self.token_weights is None else self.token_weights[tokens]
         return _beside(items, weights)
 
     def negatives(self, users: Indices, items: Indices, epoch: int) -> torch.Tensor:
@@ -97,22 +122,45 @@ class Guidance:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         tokens, present = self._find(users, items)
         if self._drawn[0] != epoch:
-            self._drawn = epoch, self._batches.negatives(epoch)
+            self._drawn = epoch, self.token_negatives(epoch)
         drawn = self._drawn[1]
         negatives = np.zeros((*present.shape, drawn.shape[1]), dtype=np.int64)
         negatives[present] = drawn[tokens]
         return _beside(items, negatives)
 
-    def candidates(self, users: Indices) -> torch.Tensor:
-        """DPA's candidates, best first, of which ``Objective.distillation`` chooses: int64 [B, m],
-        -1 where a user has fewer.
+    def soft_positives(self, users: Indices) -> torch.Tensor:
+        """The unobserved items that each user is taken to prefer (DPA), best first.
+
+        ``Objective.distillation`` chooses among them (eq. 5).
+
+        Args:
+            users: [B].
+
+        Returns:
+            int64 [B, m], -1 where a user has fewer.
 
         Raises:
             ValueError: ``dpa`` is not among the modules.
         """
-        if self._batches.of_dpa is None:
-            raise ValueError(f"modules {self.config.modules} have no 'dpa', so no candidates")
-        return _beside(users, self._batches.of_dpa.top_items[self._users(users)].astype(np.int64))
+        if self.dpa_preferences is None:
+            raise ValueError(f"modules {self.config.modules} have no 'dpa', so no soft positives")
+        return _beside(users, self.dpa_preferences.top_items[self._users(users)].astype(np.int64))
+
+    def candidates(self, users: Indices) -> torch.Tensor:
+        """The former name of ``soft_positives``."""
+        warnings.warn(
+            "Guidance.candidates(users) is called soft_positives(users) now",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.soft_positives(users)
+
+    @cached_property
+    def _sorted_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (user, item) of all tokens, int64 [n_tokens], ascending, and the tokens."""
+        keys = self.tokens.token_users * self._train.n_items + self.tokens.targets
+        tokens = np.argsort(keys, kind="stable")
+        return keys[tokens], tokens
 
     def _find(self, users: Indices, items: Indices) -> tuple[np.ndarray, np.ndarray]:
         """The token of every present item, and which are present (bool, of the items' shape)."""
@@ -128,16 +176,17 @@ class Guidance:
         if len(wanted) and wanted.max() >= self._train.n_items:
             raise ValueError(f"items must lie below {self._train.n_items}, got {wanted.max()}")
         keys = rows * self._train.n_items + wanted
-        at = np.searchsorted(self._keys, keys, side="right") - 1
-        unknown = self._keys[at] != keys  # at -1 stands the largest key, which is no smaller one
+        known, tokens = self._sorted_tokens
+        at = np.searchsorted(known, keys, side="right") - 1
+        unknown = known[at] != keys  # at -1 stands the largest key, which is no smaller one
         if unknown.any():
             first = unknown.argmax()
             raise DataError(
                 f"item {self._train.item_ids[wanted[first]]} is none that user "
                 f"{self._train.user_ids[rows[first]]} is trained on: next items are the latest "
-                f"{self._batches.max_length} of a user's training records, without the first one"
+                f"{self.max_length} of a user's training records, without the first one"
             )
-        return self._tokens[at], present
+        return tokens[at], present
 
     def _users(self, users: Indices) -> np.ndarray:
         rows = _on_host(users)

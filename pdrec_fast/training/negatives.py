@@ -1,26 +1,29 @@
-"""Uniform negatives for a whole epoch at once."""
+"""Negatives for a whole epoch at once: random ones, and safe ones from the tables of NNS."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pdrec_fast.data import Interactions
-from pdrec_fast.data.histories import row_of
+from pdrec_fast.preferences import Preferences
 from pdrec_fast.preferences.preferences import unobserved_counts
+from pdrec_fast.training.tokens import TrainingTokens
 
 
 class RandomNegatives:
     """Draws items that a user has not interacted with in training, uniformly.
 
     The draws depend on (seed, epoch) and the token's place in the data alone, not on batches.
+
+    Raises:
+        DataError: a user has interacted with every item.
     """
 
     def __init__(self, train: Interactions) -> None:
-        indptr, items = train.unique_items()
-        unobserved_counts(train, indptr)  # refuses a user without any
+        unobserved_counts(train)  # refuses a user without any
+        observed = train.unique_items()
         self.n_items = train.n_items
-        rows = row_of(indptr)
-        self._observed = rows * train.n_items + items  # sorted
+        self._observed = observed.row_indices * train.n_items + observed.values  # sorted
 
     def draw(self, users: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
         """``n`` negatives for every entry of ``users`` (int64 [T]): int64 [T, n]."""
@@ -38,3 +41,23 @@ class RandomNegatives:
     def _is_observed(self, keys: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._observed, keys)
         return self._observed[np.minimum(at, len(self._observed) - 1)] == keys
+
+
+def safe_negatives(
+    preferences: Preferences, tokens: TrainingTokens, n: int, *, seed: int, epoch: int
+) -> np.ndarray:
+    """The next ``n`` draws of every token from its user's table (NNS, eq. 3): int64 [n_tokens, n].
+
+    A user's table is consumed in order from a place that depends on the seed, epoch after epoch,
+    and begins again at its end.
+    """
+    table = preferences.negatives
+    size = table.shape[1]
+    # Far along the counter: its beginning gives the random negatives of epoch 0.
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 1]))
+    offsets = generator.integers(size, size=len(table))
+    lengths = np.repeat(tokens.lengths, tokens.lengths)
+    place = np.arange(tokens.n_tokens) - np.repeat(tokens.starts, tokens.lengths)
+    draw = (epoch * lengths + place)[:, None] * n + np.arange(n)
+    users = tokens.token_users[:, None]
+    return table[users, (offsets[users] + draw) % size].astype(np.int64)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories, Interactions, Split
-from pdrec_fast.data.histories import row_of
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
+from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.encoders import (
     ENCODER_CONFIGS,
@@ -24,18 +24,18 @@ from pdrec_fast.encoders import (
     EncoderOptions,
     encoder_config,
 )
-from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
+from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
-from pdrec_fast.ops.selection.project import project, rows_per_block
-from pdrec_fast.ops.selection.select_unobserved import select_unobserved
+from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.guidance import check_preferences
+from pdrec_fast.training.guidance import Guidance, check_preferences
 from pdrec_fast.training.objective import Objective
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.recommending import recommend
+from pdrec_fast.training.task import PDRecTask
 
 KIND = "PDRec model"
 EncoderFactory = Callable[[int], nn.Module]
@@ -93,6 +93,7 @@ class PDRec:
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
 
+    @renamed_keywords(watch="on_epoch_end")
     def fit(
         self,
         train: Split | Interactions,
@@ -100,7 +101,7 @@ class PDRec:
         *,
         checkpoint: str | Path | None = None,
         progress: bool = True,
-        watch: Callable[[History], None] | None = None,
+        on_epoch_end: Callable[[History], None] | None = None,
     ) -> PDRec:
         """Train the encoder.
 
@@ -109,7 +110,9 @@ class PDRec:
                 plain interactions, all trained on for ``config.epochs`` epochs.
             preferences: inferred on the same training interactions; needed by every module.
             checkpoint: directory to resume from and to write to.
-            watch: see ``run_loop``; what it raises leaves no model.
+            progress: show a bar of the epochs.
+            on_epoch_end: called with the history after every epoch, and first with that of a
+                checkpoint; an exception from it ends the training and leaves no model.
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data.
@@ -123,7 +126,7 @@ class PDRec:
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
             self.history = run_loop(
-                PDRecFit(self, interactions, preferences, Evaluator(split) if split else None),
+                self.training_task(interactions, preferences, Evaluator(split) if split else None),
                 self.config.loop(),
                 name=self.name,
                 select_by=self.config.select_by,
@@ -131,13 +134,31 @@ class PDRec:
                 defaults=_defaults(self.encoder_spec),
                 checkpoint=checkpoint,
                 progress=progress,
-                watch=watch,
+                on_epoch_end=on_epoch_end,
             )
         except BaseException:
             self.encoder = None  # half-trained weights are no model
             raise
         self.trained_on = interactions.fingerprint()
         return self
+
+    def training_task(
+        self,
+        train: Interactions,
+        preferences: Preferences | None = None,
+        evaluator: Evaluator | None = None,
+    ) -> PDRecTask:
+        """What ``fit`` runs epoch by epoch, on this model's encoder."""
+        encoder = self.fitted_encoder()
+        return PDRecTask(
+            encoder,
+            self.objective,
+            Guidance(train, preferences, self.config, max_length=encoder.max_length),
+            device=self.device,
+            scorer=self,
+            evaluator=evaluator,
+            cuda_graphs=self.cuda_graphs,
+        )
 
     @property
     def name(self) -> str:
@@ -149,7 +170,7 @@ class PDRec:
         """Logits of the next item.
 
         Args:
-            histories: B of them; for one without items nothing is known, all its logits are 0.
+            histories: B of them; all logits of one without items are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
@@ -203,37 +224,14 @@ class PDRec:
             ValueError: ``k`` or ``block_size`` out of its range.
             DataError: an unknown user, or one without any interaction.
         """
-        data = self._fitted_data()
-        if block_size is None:
-            block_size = rows_per_block(data.n_items)
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {block_size}")
-        if not 1 <= k <= data.n_targets:
-            raise ValueError(f"k must lie in 1 .. {data.n_targets} (the number of items), got {k}")
-        others = None if data.target_items is None else torch.from_numpy(~data.target_items)
-        histories = data.histories(data.user_index(users))
-        if len(histories) and not histories.lengths.min():
-            raise DataError(
-                f"user {data.user_ids[histories.users[histories.lengths.argmin()]]!r} has no "
-                "interactions to recommend from"
-            )
-        ids = np.full((len(histories), k), None, dtype=object)
-        logits = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        for start in range(0, len(histories), block_size):
-            block = slice(start, start + block_size)
-            scores = self.scores(histories[block]).cpu()
-            if filter_seen:
-                _mask_seen(scores, histories[block])
-            if others is not None:
-                scores.masked_fill_(others, -torch.inf)
-            best = _top_items(scores, k)
-            logits[block] = scores.gather(1, best)
-            found = logits[block] > -np.inf
-            ids[block][found] = data.item_ids[best.numpy()[found]]
-        return ids, logits
+        return recommend(self, self._fitted_data(), users, k, filter_seen, block_size)
 
     def save(self, path: str | Path) -> None:
-        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``)."""
+        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+        """
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
@@ -258,6 +256,9 @@ class PDRec:
         Args:
             encoder: the function that made the encoder, if it was not a built-in one.
             device: see the constructor.
+
+        Raises:
+            CheckpointError: missing, damaged, or no PDRec model; or ``encoder`` is needed.
         """
         meta, files = read_bundle(path, KIND)
         meta = with_current_defaults(meta, _defaults(meta["encoder"]), path)
@@ -359,18 +360,3 @@ def _defaults(encoder: str | EncoderFactory) -> dict[str, Any]:
     kind = ENCODER_CONFIGS.get(encoder) if isinstance(encoder, str) else None
     options = {} if kind is None else asdict(kind())
     return {"encoder_options": options, "config": asdict(PDRecConfig())}
-
-
-def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
-    """Set the scores [B, N] of each history's items to -inf, in place."""
-    indptr, items, _ = histories.packed()
-    rows = row_of(indptr)
-    scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
-
-
-def _top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
-    n_rows = len(scores)
-    nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-    selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
-    return selection.top_items.long()

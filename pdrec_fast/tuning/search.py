@@ -213,7 +213,7 @@ class _Trainer:
                 preferences,
                 checkpoint=self.out / f"trial-{proposal.number}.checkpoint",
                 progress=self.progress,
-                watch=watch,
+                on_epoch_end=watch,
             )
         except Pruned:
             return PRUNED, seen

@@ -106,12 +106,16 @@ class TestMix:
         pair = [interactions(TARGET), interactions(SOURCE)]
         pair[which] = Interactions.from_arrays(["a"] * 3, [1, 2, 3])
         name = ("target", "source")[which]
-        with pytest.raises(DataError, match=f"the {name} has no timestamps.*--timestamp-column"):
+        with pytest.raises(
+            DataError, match=f"the {name} domain has no timestamps.*--timestamp-column"
+        ):
             mix_domains(*pair)
 
     def test_strangers_are_refused(self):
         source = Interactions.from_arrays(["u1"], [1], [20])
-        with pytest.raises(DataError, match=r"no user occurs in both .* has a, the source u1\)"):
+        with pytest.raises(
+            DataError, match=r"no user occurs in both .* has a, the source domain u1\)"
+        ):
             mix_domains(interactions(TARGET), source)
 
     def test_an_id_that_looks_like_the_sources_is_refused(self):
@@ -120,7 +124,7 @@ class TestMix:
             mix_domains(target, interactions(SOURCE))
 
     def test_a_mixture_is_not_mixed_again(self, mixed):
-        with pytest.raises(ValueError, match="the source is already a mixture"):
+        with pytest.raises(ValueError, match="the source domain is already a mixture"):
             mix_domains(interactions(TARGET), mixed)
 
     def test_times_in_different_units_are_noticed(self):

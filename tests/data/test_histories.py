@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pdrec_fast.data import Histories, Holdout
-from pdrec_fast.data.histories import row_of
 
 ITEMS = np.array([3, 1, 4, 1, 5, 9, 2, 6], dtype=np.int32)
 TIMES = np.arange(8.0) * 10
@@ -13,12 +12,6 @@ TIMES = np.arange(8.0) * 10
 def make(starts, stops, timestamps=TIMES):
     users = np.arange(len(starts)) + 7
     return Histories(ITEMS, timestamps, users, np.array(starts), np.array(stops), n_items=10)
-
-
-def test_row_of():
-    rows = row_of(np.array([0, 2, 2, 3]))
-    assert (rows.tolist(), rows.dtype) == ([0, 0, 2], np.int64)
-    assert row_of(np.array([0])).tolist() == []
 
 
 def test_packed_gathers_views_in_batch_order():

@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+import pickle
 import warnings
 
 import numpy as np
@@ -152,15 +155,36 @@ def test_unknown_ids_are_named():
 
 def test_unique_items():
     data = Interactions.from_arrays([1, 1, 1, 2, 2], [9, 3, 9, 5, 3], [1, 2, 3, 1, 2])
-    indptr, items = data.unique_items()
-    assert (indptr.tolist(), items.tolist()) == ([0, 2, 4], [0, 2, 0, 1])
-    assert (indptr.dtype, items.dtype) == (np.int64, np.int32)
+    unique = data.unique_items()
+    assert (unique.indptr.tolist(), unique.values.tolist()) == ([0, 2, 4], [0, 2, 0, 1])
+    assert (unique.indptr.dtype, unique.values.dtype) == (np.int64, np.int32)
+
+
+def test_unique_items_are_computed_once_and_never_for_another():
+    data = Interactions.from_arrays([1, 1, 2], [9, 9, 3], [1, 2, 1])
+    assert data.unique_items() is data.unique_items()
+    with pytest.raises(ValueError, match="read-only"):
+        data.unique_items().values[0] = 1
+    other = dataclasses.replace(data, items=1 - data.items)
+    assert other.unique_items().values.tolist() == [0, 1]
+    assert other.fingerprint() != data.fingerprint()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])
+def test_copies_are_equal_and_read_only(copied):
+    data = Interactions.from_arrays(["a", "a", "b"], [9, 8, 8], [1, 2, 1])
+    expected = data.unique_items().values.tolist()
+    found = copied(data)
+    assert found.fingerprint() == data.fingerprint()
+    assert found.unique_items().values.tolist() == expected
+    with pytest.raises(ValueError, match="read-only"):
+        found.items[0] = 1
 
 
 def test_unique_items_of_users_without_records():
     data = Interactions([0, 0, 2, 2], [1, 1], None, ["a", "b", "c"], [5, 6])
-    indptr, items = data.unique_items()
-    assert (indptr.tolist(), items.tolist()) == ([0, 0, 1, 1], [1])
+    unique = data.unique_items()
+    assert (unique.indptr.tolist(), unique.values.tolist()) == ([0, 0, 1, 1], [1])
 
 
 def test_histories_are_whole_sequences():

@@ -24,7 +24,7 @@ def test_toy(real_data):
     data = Interactions.from_file(real_data("toy.inter"))
     lengths = np.diff(data.indptr)
     assert (lengths.max(), np.median(lengths), round(lengths.mean(), 1)) == (480, 8, 14.3)
-    assert data.n_records - len(data.unique_items()[1]) == 3_651
+    assert data.n_records - len(data.unique_items().values) == 3_651
 
     split = leave_one_out(data)
     train = split.train

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack, token_indices
+from pdrec_fast.data.sequences import PackedSequences, pack
 
 
 def histories_of(rows: list[list[int]]) -> Histories:
@@ -130,9 +130,3 @@ def test_packing_copies_rather_than_shares() -> None:
     histories = histories_of(ROWS)
     pack(histories, max_length=10).items.zero_()
     assert histories.items.min() > 0
-
-
-def test_token_indices_concatenates_ranges() -> None:
-    assert token_indices(np.array([4, 0, 9]), np.array([3, 0, 2])).tolist() == [4, 5, 6, 9, 10]
-    empty = np.zeros(0, dtype=np.int64)
-    assert token_indices(empty, empty).tolist() == []

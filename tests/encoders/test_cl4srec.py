@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack, packed_tokens
+from pdrec_fast.data.sequences import PackedSequences, packed_tokens
 from pdrec_fast.encoders import CL4SRec, ContrastiveEncoder, SASRec
 from pdrec_fast.encoders.cl4srec import info_nce
+from tests import rows
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 6, 9
 
 
 def packed(lengths: tuple[int, ...], seed: int = 11) -> PackedSequences:
-    rng = np.random.default_rng(0)
-    stops = np.cumsum(lengths)
-    items = rng.integers(N_ITEMS, size=sum(lengths)).astype(np.int32)
-    users = np.arange(len(lengths))
-    histories = Histories(items, None, users, stops - lengths, stops, N_ITEMS)
-    return pack(histories, MAX_LENGTH, seed=seed)
+    return rows.packed(rows.random_rows(lengths, N_ITEMS), N_ITEMS, MAX_LENGTH, seed=seed)
 
 
 def cl4srec(**options) -> CL4SRec:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from pdrec_fast.data import Histories
-from pdrec_fast.data.histories import token_indices
-from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder
+from pdrec_fast.ragged import ranges
 from tests.encoders.padded_models import PADDED
+from tests.rows import packed as packed_rows
 
 MAKERS = ENCODERS | PADDED
 N_ITEMS, MAX_LENGTH = 50, 8
@@ -40,17 +40,13 @@ def dropping(encoder: nn.Module) -> nn.Module:
 def packed(
     rows: list[list[int]], users: list[int] | None = None, seed: int | None = None
 ) -> PackedSequences:
-    stops = np.cumsum([len(row) for row in rows]).astype(np.int64)
-    starts = stops - np.array([len(row) for row in rows], dtype=np.int64)
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    of = np.arange(len(rows)) if users is None else np.array(users)
-    return pack(Histories(items, None, of, starts, stops, N_ITEMS), MAX_LENGTH, seed=seed)
+    return packed_rows(rows, N_ITEMS, MAX_LENGTH, users=users, seed=seed)
 
 
 def with_spares(batch: PackedSequences, lengths: list[int]) -> PackedSequences:
     """``batch`` and further sequences of these lengths, as where batches are padded."""
     spare = np.array(lengths)
-    positions = torch.from_numpy(token_indices(MAX_LENGTH - spare, spare))
+    positions = torch.from_numpy(ranges(MAX_LENGTH - spare, spare))
     key = batch.dropout_key
     assert key is not None
     return PackedSequences(

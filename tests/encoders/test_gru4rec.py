@@ -5,23 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import GRU4Rec
 from pdrec_fast.encoders.gru4rec import time_order
 from pdrec_fast.operands import PackedDropout
 from pdrec_fast.reference.packed.packed_dropout import packed_dropout
+from tests import rows
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 6, 9
 
 
 def packed(lengths: tuple[int, ...], seed: int | None = None) -> PackedSequences:
-    rng = np.random.default_rng(0)
-    stops = np.cumsum(lengths)
-    items = rng.integers(N_ITEMS, size=sum(lengths)).astype(np.int32)
-    users = np.arange(len(lengths))
-    histories = Histories(items, None, users, stops - lengths, stops, N_ITEMS)
-    return pack(histories, MAX_LENGTH, seed=seed)
+    return rows.packed(rows.random_rows(lengths, N_ITEMS), N_ITEMS, MAX_LENGTH, seed=seed)
 
 
 def gru4rec(hidden: int, layers: int, dropout: float) -> GRU4Rec:

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pdrec_fast as pf
-from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import PaddedEncoder
 from tests.encoders.padded_models import PADDED, PaddedGRU
+from tests.rows import packed as packed_rows
 
 
 class Recorder(nn.Module):
@@ -28,10 +27,7 @@ class Recorder(nn.Module):
 
 
 def batch_of(rows: list[list[int]], max_length: int = 4) -> PackedSequences:
-    stops = np.cumsum([len(row) for row in rows])
-    starts = stops - [len(row) for row in rows]
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    return pack(Histories(items, None, np.arange(len(rows)), starts, stops, 10), max_length)
+    return packed_rows(rows, 10, max_length)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +104,8 @@ def test_is_trained_saved_and_loaded(kind: str, tmp_path: Any) -> None:
     def mine(n_items: int) -> nn.Module:
         return PADDED[kind](n_items, max_length=12)
 
-    source = pf.DiffRec(hidden=(8,), epochs=2, lr=1e-3).fit(split, progress=False)
-    preferences = pf.Preferences.infer(source, split.train, n_draws=8, top_m=5, progress=False)
+    scorer = pf.DiffRec(hidden=(8,), epochs=2, lr=1e-3).fit(split, progress=False)
+    preferences = pf.Preferences.infer(scorer, split.train, n_draws=8, top_m=5, progress=False)
     model = pf.PDRec(mine, epochs=3, lr=0.01).fit(split, preferences, progress=False)
     assert model.name == "mine+hbr+dpa+nns"
     assert model.history.losses[-1] < model.history.losses[0]

@@ -2,16 +2,16 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from pdrec_fast.build_info import extension
-from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders import SASRec
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.reference.counter_rng import words
+from tests.rows import packed as packed_rows
+from tests.rows import random_rows
 
 N_ITEMS, WIDTH, MAX_LENGTH = 40, 12, 9
 P = 0.3
@@ -19,16 +19,7 @@ Parameters = dict[str, torch.Tensor]
 
 
 def packed(rows: list[list[int]], seed: int | None = None) -> PackedSequences:
-    stops = np.cumsum([len(row) for row in rows])
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    starts = stops - [len(row) for row in rows]
-    histories = Histories(items, None, np.arange(len(rows)), starts, stops, N_ITEMS)
-    return pack(histories, MAX_LENGTH, seed=seed, epoch=2)
-
-
-def random_rows(lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(N_ITEMS, size=length).tolist() for length in lengths]
+    return packed_rows(rows, N_ITEMS, MAX_LENGTH, seed=seed, epoch=2)
 
 
 def sasrec(*, heads: int = 1, blocks: int = 2, dropout: float = 0.0, impl: str = "auto") -> SASRec:
@@ -134,7 +125,7 @@ LENGTHS = [(1,), (3, 3, 3), (5, 1, 9, 2, 5, 14, 9, 7)]
 def test_packed_equals_padded_with_gradients(
     lengths: tuple[int, ...], heads: int, blocks: int, dropout: float
 ) -> None:
-    model, rows = sasrec(heads=heads, blocks=blocks, dropout=dropout), random_rows(lengths)
+    model, rows = sasrec(heads=heads, blocks=blocks, dropout=dropout), random_rows(lengths, N_ITEMS)
     batch = packed(rows, seed=11)
     key = batch.dropout_key if dropout else None
     parameters = dict(model.named_parameters())
@@ -164,7 +155,7 @@ def test_packed_equals_padded_with_gradients(
 def test_float32_is_within_tolerance_of_float64(impl: str, dropout: float) -> None:
     exact = sasrec(heads=3, dropout=dropout, impl="reference")
     single = sasrec(heads=3, dropout=dropout, impl=impl).float()
-    batch = packed(random_rows((5, 1, 9, 2, 5)), seed=11)
+    batch = packed(random_rows((5, 1, 9, 2, 5), N_ITEMS), seed=11)
     expected, found = exact(batch), single(batch)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     wanted = torch.autograd.grad(expected.square().sum(), list(exact.parameters()))
@@ -187,7 +178,7 @@ def test_positions_matter_from_the_end() -> None:
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    model, batch = sasrec(dropout=0.5), packed(random_rows((4, 6, 6)))
+    model, batch = sasrec(dropout=0.5), packed(random_rows((4, 6, 6), N_ITEMS))
     model.train()
     assert not torch.equal(model(batch), model(batch))
     model.eval()
@@ -195,7 +186,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 
 def test_without_a_key_dropout_follows_torchs_generator() -> None:
-    model, batch = sasrec(dropout=0.5), packed(random_rows((4, 6, 6)))
+    model, batch = sasrec(dropout=0.5), packed(random_rows((4, 6, 6), N_ITEMS))
     torch.manual_seed(5)
     first = model(batch)
     torch.manual_seed(5)
@@ -203,7 +194,7 @@ def test_without_a_key_dropout_follows_torchs_generator() -> None:
 
 
 def test_with_a_key_a_users_dropout_is_the_same_in_every_batch() -> None:
-    model, rows = sasrec(dropout=0.5), random_rows((4, 6, 5))
+    model, rows = sasrec(dropout=0.5), random_rows((4, 6, 5), N_ITEMS)
     states = model(packed(rows, seed=3))  # of the rows 1, 2, 0
     torch.testing.assert_close(
         model(packed(rows[:2], seed=3)), torch.cat([states[:6], states[11:]])

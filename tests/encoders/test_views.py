@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.data import Histories
-from pdrec_fast.data.sequences import PackedSequences, pack
+from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.views import CROP, MASK, REORDER, Augmentation, _masked, _shuffled
 from pdrec_fast.reference.counter_rng import VIEWS, words
+from tests.rows import packed as packed_rows
 
 N_ITEMS, MAX_LENGTH = 1000, 12
 
 
 def packed(rows: list[list[int]], users=None, seed: int | None = 3, epoch=0) -> PackedSequences:
-    lengths = np.array([len(row) for row in rows])
-    stops = np.cumsum(lengths)
-    items = np.array([item for row in rows for item in row], dtype=np.int32)
-    users = np.arange(len(rows)) if users is None else users
-    histories = Histories(items, None, users, stops - lengths, stops, N_ITEMS)
-    return pack(histories, MAX_LENGTH, seed=seed, epoch=epoch)
+    return packed_rows(rows, N_ITEMS, MAX_LENGTH, users=users, seed=seed, epoch=epoch)
 
 
 def views_of(sequences: PackedSequences, **ratios: float) -> PackedSequences:

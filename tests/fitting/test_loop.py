@@ -47,7 +47,7 @@ class Scripted:
         self.memory.copy_(state["memory"])
 
 
-def run(fit, checkpoint=None, identity=IDENTITY, watch=None, **settings):
+def run(fit, checkpoint=None, identity=IDENTITY, on_epoch_end=None, **settings):
     config = LoopConfig(**{"epochs": 10, "checkpoint_seconds": 0.0, **settings})
     return run_loop(
         fit,
@@ -57,7 +57,7 @@ def run(fit, checkpoint=None, identity=IDENTITY, watch=None, **settings):
         identity=identity,
         checkpoint=checkpoint,
         progress=False,
-        watch=watch,
+        on_epoch_end=on_epoch_end,
     )
 
 
@@ -81,11 +81,11 @@ def test_a_watcher_sees_every_epoch_what_a_checkpoint_holds_and_may_end_the_trai
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        run(Scripted([0.1, 0.3, 0.2, 0.4]), tmp_path / "c", watch=watch)
+        run(Scripted([0.1, 0.3, 0.2, 0.4]), tmp_path / "c", on_epoch_end=watch)
     assert seen == [(1, 0.1), (2, 0.3), (3, 0.3)]
     again = Scripted([0.1, 0.3, 0.2, 0.4])
     with pytest.raises(TimeoutError):
-        run(again, tmp_path / "c", watch=watch)
+        run(again, tmp_path / "c", on_epoch_end=watch)
     assert seen[3:] == [(3, 0.3)]
     assert not again.epochs
 

@@ -16,13 +16,13 @@ TRAIN = """
 import functools, sys, time
 import torch
 from pdrec_fast.data import leave_one_out, synthetic
-from pdrec_fast.diffusion import DiffRec, config, fit
+from pdrec_fast.diffusion import DiffRec, config, task
 
 checkpoint, out, stops = sys.argv[1], sys.argv[2], sys.argv[3] == "stops"
 torch.set_num_threads(1)
 config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 if stops:
-    plain, calls = fit.DiffusionFit.step_losses, []
+    plain, calls = task.DiffusionTask.step_losses, []
 
     def waits_in_the_middle(self, rows, steps, epoch, users):
         calls.append(epoch)
@@ -31,7 +31,7 @@ if stops:
             time.sleep(600)
         return plain(self, rows, steps, epoch, users)
 
-    fit.DiffusionFit.step_losses = waits_in_the_middle
+    task.DiffusionTask.step_losses = waits_in_the_middle
 split = leave_one_out(synthetic(n_users=200, n_items=300))
 model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=9, seed=4, device="cpu")
 model.fit(split, checkpoint=checkpoint, progress=False).save(out)

@@ -11,7 +11,7 @@ from pdrec_fast.encoders import CL4SRec
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
 from pdrec_fast.training.captured import BatchShape, _copy_into, _tensors, pad_batch
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 MAX_LENGTH = 9
 SUBSETS = [(), ("dpa",), ("hbr", "nns"), MODULES]
@@ -32,28 +32,28 @@ def preferences(train) -> Preferences:
     return Preferences.infer(Popular(), train, top_m=5, n_draws=8, progress=False)
 
 
-def fit_of(
+def task_of(
     train, preferences, modules, batch_size=16, encoder="sasrec", loss="bce", **settings
-) -> PDRecFit:
+) -> PDRecTask:
     options = {"width": 8, "max_length": MAX_LENGTH, "dropout": 0.3}
     settings = {"batch_size": batch_size, "dpa_top_n": 2, "loss": loss} | settings
     model = PDRec(encoder, modules=modules, encoder_options=options, **settings)
     model.encoder = model.new_encoder(train.n_items)
-    return PDRecFit(model, train, preferences, None)
+    return model.training_task(train, preferences)
 
 
-def padded_epoch(fit, epoch=0, seed=0):
-    order = np.random.default_rng(seed).permutation(len(fit.batches))
-    shape = BatchShape.of_epoch(fit.batches, order, epoch)
-    plain = list(fit.batches.epoch(order, epoch))
+def padded_epoch(task, epoch=0, seed=0):
+    order = np.random.default_rng(seed).permutation(task.batches.tokens.n_users)
+    shape = BatchShape.for_epoch(task.batches, order, epoch)
+    plain = list(task.batches.epoch(order, epoch))
     return shape, plain, [pad_batch(batch, shape) for batch in plain]
 
 
-def loss_and_gradients(fit, batch):
-    fit.encoder.zero_grad()
-    loss = fit.batch_loss(batch)
+def loss_and_gradients(task, batch):
+    task.encoder.zero_grad()
+    loss = task.batch_loss(batch)
     loss.backward()
-    gradients = [p.grad.to_dense() for p in fit.encoder.parameters()]
+    gradients = [p.grad.to_dense() for p in task.encoder.parameters()]
     return loss.detach(), gradients
 
 
@@ -70,15 +70,15 @@ def loss_and_gradients(fit, batch):
 def test_padding_changes_neither_loss_nor_gradients(
     train, preferences, modules, encoder, impl, loss_name
 ):
-    fit = fit_of(train, preferences, modules, encoder=encoder, loss=loss_name)
-    fit.encoder.train()
-    for module in fit.encoder.modules():
+    task = task_of(train, preferences, modules, encoder=encoder, loss=loss_name)
+    task.encoder.train()
+    for module in task.encoder.modules():
         if hasattr(module, "impl"):
             module.impl = impl
-    _, plain, padded = padded_epoch(fit)
+    _, plain, padded = padded_epoch(task)
     for batch, wide in zip(plain, padded, strict=True):
-        loss, gradients = loss_and_gradients(fit, batch)
-        padded_loss, padded_gradients = loss_and_gradients(fit, wide)
+        loss, gradients = loss_and_gradients(task, batch)
+        padded_loss, padded_gradients = loss_and_gradients(task, wide)
         torch.testing.assert_close(padded_loss, loss, rtol=1e-5, atol=0)
         for found, wanted in zip(padded_gradients, gradients, strict=True):
             atol = 1e-5 * float(wanted.abs().max()) + 1e-7
@@ -88,8 +88,8 @@ def test_padding_changes_neither_loss_nor_gradients(
 @pytest.mark.parametrize("modules", SUBSETS)
 @pytest.mark.parametrize("batch_size", [1, 16, 300])
 def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, batch_size):
-    fit = fit_of(train, preferences, modules, batch_size)
-    shape, _, padded = padded_epoch(fit)
+    task = task_of(train, preferences, modules, batch_size)
+    shape, _, padded = padded_epoch(task)
     assert shape.tokens % 256 == 0
     sizes = {tuple((t.shape, t.dtype) for t in _tensors(batch)) for batch in padded}
     assert len(sizes) == 1
@@ -104,23 +104,23 @@ def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, bat
 
 
 def test_before_dpa_starts_its_sequences_take_no_room(train, preferences):
-    fit = fit_of(train, preferences, ("dpa",), dpa_start=1)
-    early, plain, _ = padded_epoch(fit, epoch=0)
-    assert all(batch.last is None and batch.candidates is None for batch in plain)
-    assert early == padded_epoch(fit_of(train, preferences, ()), epoch=0)[0]
-    late = padded_epoch(fit, epoch=1)[0]
-    assert late == padded_epoch(fit_of(train, preferences, ("dpa",)), epoch=1)[0]
+    task = task_of(train, preferences, ("dpa",), dpa_start=1)
+    early, plain, _ = padded_epoch(task, epoch=0)
+    assert all(batch.last is None and batch.soft_positives is None for batch in plain)
+    assert early == padded_epoch(task_of(train, preferences, ()), epoch=0)[0]
+    late = padded_epoch(task, epoch=1)[0]
+    assert late == padded_epoch(task_of(train, preferences, ("dpa",)), epoch=1)[0]
     assert late.sequences > early.sequences
 
 
 def test_a_kept_batch_takes_on_every_value_of_another(train, preferences):
-    fit = fit_of(train, preferences, MODULES)
-    _, _, (kept, other, *_) = padded_epoch(fit)
-    before = loss_and_gradients(fit, other)
+    task = task_of(train, preferences, MODULES)
+    _, _, (kept, other, *_) = padded_epoch(task)
+    before = loss_and_gradients(task, other)
     addresses = [tensor.data_ptr() for tensor in _tensors(kept)]
     _copy_into(kept, other)
     assert [tensor.data_ptr() for tensor in _tensors(kept)] == addresses
-    after = loss_and_gradients(fit, kept)
+    after = loss_and_gradients(task, kept)
     assert torch.equal(after[0], before[0])
     tensors = {id(tensor) for tensor in _tensors(kept)}
     for part in (kept, kept.sequences, kept.sequences.dropout_key):

@@ -13,7 +13,7 @@ from pdrec_fast.evaluation import evaluate
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
 from pdrec_fast.training.batches import Batch
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 OPTIONS = {"width": 16, "max_length": 20}
 SUBSETS = [(), MODULES]
@@ -40,14 +40,14 @@ def model_of(encoder: Any, modules: tuple[str, ...], **settings: Any) -> PDRec:
     return PDRec(encoder, modules=modules, encoder_options=options, **settings)
 
 
-def fit_of(encoder: Any, train: Interactions, preferences, modules, **settings: Any) -> PDRecFit:
+def task_of(encoder: Any, train: Interactions, preferences, modules, **settings: Any) -> PDRecTask:
     model = model_of(encoder, modules, **settings)
     model.encoder = model.new_encoder(train.n_items)
-    return PDRecFit(model, train, preferences, None)
+    return model.training_task(train, preferences)
 
 
-def first_batch(fit: PDRecFit, epoch: int = 0) -> Batch:
-    return next(fit.batches.epoch(np.arange(40), epoch))
+def first_batch(task: PDRecTask, epoch: int = 0) -> Batch:
+    return next(task.batches.epoch(np.arange(40), epoch))
 
 
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
@@ -71,15 +71,15 @@ def test_stopped_and_resumed_ends_the_same(
         return model.fit(split.train, preferences, progress=False, **options)
 
     straight = trained()
-    compute = PDRecFit.train_epoch
+    compute = PDRecTask.train_epoch
 
-    def stopped(self: PDRecFit, epoch: int) -> torch.Tensor:
+    def stopped(self: PDRecTask, epoch: int) -> torch.Tensor:
         if epoch == 2:
             raise KeyboardInterrupt
         return compute(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PDRecFit, "train_epoch", stopped)
+        patch.setattr(PDRecTask, "train_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
             trained(checkpoint=tmp_path / "run")
     assert (tmp_path / "run" / "manifest.json").exists()
@@ -106,13 +106,13 @@ def test_saved_and_loaded(split: Split, tmp_path, encoder: str) -> None:
 
 @pytest.mark.parametrize("modules", SUBSETS)
 def test_views_are_those_of_the_inputs_whatever_the_modules(split, preferences, modules) -> None:
-    fit = fit_of("cl4srec", split.train, preferences, modules)
-    batch = first_batch(fit, epoch=3)
-    plain = first_batch(fit_of("cl4srec", split.train, None, ()), epoch=3)
+    task = task_of("cl4srec", split.train, preferences, modules)
+    batch = first_batch(task, epoch=3)
+    plain = first_batch(task_of("cl4srec", split.train, None, ()), epoch=3)
     inputs = plain.sequences
     assert len(batch.views) == 2 * len(inputs) == 80
     assert (batch.views.dropout_key.seed, batch.views.dropout_key.epoch) == (0, 3)
-    assert torch.equal(batch.views.items, fit.encoder.augment(inputs).items)
+    assert torch.equal(batch.views.items, task.encoder.augment(inputs).items)
     of_views, of_sequences = (
         set(x.dropout_key.users.tolist()) for x in (batch.views, batch.sequences)
     )
@@ -122,8 +122,8 @@ def test_views_are_those_of_the_inputs_whatever_the_modules(split, preferences, 
 
 @pytest.mark.parametrize("modules", SUBSETS)
 def test_the_loss_of_views_is_added(split, preferences, modules) -> None:
-    contrastive = fit_of("cl4srec", split.train, preferences, modules)
-    plain = fit_of("sasrec", split.train, preferences, modules)
+    contrastive = task_of("cl4srec", split.train, preferences, modules)
+    plain = task_of("sasrec", split.train, preferences, modules)
     weights = contrastive.encoder.state_dict()
     del weights["mask_embedding"]
     plain.encoder.load_state_dict(weights)
@@ -136,8 +136,8 @@ def test_the_loss_of_views_is_added(split, preferences, modules) -> None:
 
 
 def test_another_epoch_has_other_views(split) -> None:
-    fit = fit_of("cl4srec", split.train, None, ())
-    first, again, other = (first_batch(fit, epoch).views for epoch in (0, 0, 1))
+    task = task_of("cl4srec", split.train, None, ())
+    first, again, other = (first_batch(task, epoch).views for epoch in (0, 0, 1))
     assert torch.equal(first.items, again.items)
     assert not torch.equal(first.items, other.items)
 
@@ -157,12 +157,12 @@ class WithALoss(SASRec):
 
 
 def test_an_encoder_of_your_own_may_have_a_loss(split, preferences) -> None:
-    fit = fit_of(WithALoss, split.train, preferences, MODULES)
-    batch = first_batch(fit)
-    with_loss = fit.batch_loss(batch)
-    n_tokens = len(batch.items)
+    task = task_of(WithALoss, split.train, preferences, MODULES)
+    batch = first_batch(task)
+    with_loss = task.batch_loss(batch)
+    n_tokens = len(batch.candidates)
     with torch.no_grad():
-        fit.encoder.scale.zero_()
-    torch.testing.assert_close(with_loss - fit.batch_loss(batch), torch.tensor(0.5 * n_tokens))
-    fit.train_epoch(0)
-    assert fit.encoder.scale < 0
+        task.encoder.scale.zero_()
+    torch.testing.assert_close(with_loss - task.batch_loss(batch), torch.tensor(0.5 * n_tokens))
+    task.train_epoch(0)
+    assert task.encoder.scale < 0

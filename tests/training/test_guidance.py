@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pdrec_fast.data import Interactions, synthetic
-from pdrec_fast.data.histories import row_of
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ragged import row_indices
 from pdrec_fast.training import Guidance, PDRecConfig
 from pdrec_fast.training.batches import TrainingBatches
 
@@ -18,7 +18,7 @@ CONFIG = PDRecConfig(random_negatives=2, safe_negatives=3, batch_size=17, seed=5
 MAX_LENGTH = 12
 
 
-class TableSource:
+class TableScorer:
     def __init__(self, train: Interactions) -> None:
         generator = torch.Generator().manual_seed(0)
         self.table = torch.randn(train.n_users, train.n_items, generator=generator)
@@ -28,7 +28,7 @@ class TableSource:
 
 
 def preferences_of(train: Interactions) -> Preferences:
-    return Preferences.infer(TableSource(train), train, top_m=7, n_draws=64, progress=False)
+    return Preferences.infer(TableScorer(train), train, top_m=7, n_draws=64, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def guidance(train: Interactions, preferences: Preferences) -> Guidance:
 def test_is_what_pdrec_trains_with(
     train: Interactions, preferences: Preferences, guidance: Guidance, epoch: int
 ) -> None:
-    batches = TrainingBatches(train, preferences, CONFIG, MAX_LENGTH)
-    order = np.random.default_rng(0).permutation(len(batches))
+    batches = TrainingBatches(Guidance(train, preferences, CONFIG, max_length=MAX_LENGTH))
+    order = np.random.default_rng(0).permutation(batches.tokens.n_users)
     start = 0
     for batch in batches.epoch(order, epoch):
         rows = order[start : start + len(batch.last)]
@@ -64,12 +64,12 @@ def test_is_what_pdrec_trains_with(
         inputs = sources[sources < len(rows)]
         users = batches.tokens.users[rows[inputs]]
         users = np.repeat(users, batches.tokens.lengths[rows[inputs]])
-        positives = batch.items[:, 0]
+        positives = batch.candidates[:, 0]
         assert torch.equal(guidance.weights(users, positives), batch.weights)
-        assert torch.equal(guidance.negatives(users, positives, epoch), batch.items[:, 1:])
+        assert torch.equal(guidance.negatives(users, positives, epoch), batch.candidates[:, 1:])
         complete = sources[sources >= len(rows)] - len(rows)
         of = batches.tokens.users[rows[complete]]
-        assert torch.equal(guidance.candidates(of), batch.candidates)
+        assert torch.equal(guidance.soft_positives(of), batch.soft_positives)
 
 
 def padded(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def test_negatives_are_new_in_every_epoch_and_never_observed(
     first = guidance.negatives(users, items, 0)
     assert not torch.equal(first, guidance.negatives(users, items, 1))
     assert torch.equal(first, guidance.negatives(users, items, 0))
-    observed = set(zip(row_of(train.indptr).tolist(), train.items.tolist(), strict=True))
+    observed = set(zip(row_indices(train.indptr).tolist(), train.items.tolist(), strict=True))
     drawn = first[torch.from_numpy(items >= 0)]
     owners = np.broadcast_to(users[:, None], items.shape)[items >= 0]
     assert not observed & {(u, n) for u, of in zip(owners, drawn.tolist(), strict=True) for n in of}
@@ -118,7 +118,7 @@ def test_what_is_given_may_be_tensors_arrays_or_lists(
     assert torch.equal(guidance.weights(users.tolist(), items.tolist()), wanted)
     assert guidance.weights(users[:0], items[:0]).shape == (0, MAX_LENGTH)
     assert guidance.weights([], []).shape == (0,)
-    assert torch.equal(guidance.candidates(tensors[0]), guidance.candidates(users))
+    assert torch.equal(guidance.soft_positives(tensors[0]), guidance.soft_positives(users))
     strided = np.stack([items, items], axis=2)[..., 0]
     assert torch.equal(guidance.weights(users[::-1], strided[::-1]), wanted.flip(0))
 
@@ -138,7 +138,7 @@ def test_by_hand() -> None:
     # = 2.2, clipped to 1.5; the later 1 has .4 / 3.
     weights = guidance.weights([0, 0, 1], [2, 1, 4])
     torch.testing.assert_close(weights, torch.tensor([3.0, 2 * 0.4 / 3, 2.0]))
-    assert guidance.candidates([0, 1]).tolist() == [[4, 0], [2, 3]]
+    assert guidance.soft_positives([0, 1]).tolist() == [[4, 0], [2, 3]]
     with pytest.raises(DataError, match=r"item 3 is none that user 0 is trained on: .* latest 4"):
         guidance.weights([0], [3])
     # Read two of three next items: the first 1 is no positive, nor does it count for the others.
@@ -152,9 +152,15 @@ def test_without_modules(train: Interactions, preferences: Preferences) -> None:
     assert plain.weights(users, items).unique().tolist() == [0.0, 1.0]
     assert plain.negatives(users, items, 0).shape == (*items.shape, 4)
     with pytest.raises(ValueError, match=r"modules \(\) have no 'dpa'"):
-        plain.candidates(users)
+        plain.soft_positives(users)
     hbr = Guidance(train, preferences, modules=("hbr",))
     assert hbr.negatives(users, items, 0).shape == (*items.shape, 1)
+
+
+def test_soft_positives_go_by_their_former_name_too(guidance: Guidance) -> None:
+    with pytest.warns(DeprecationWarning, match="called soft_positives"):
+        found = guidance.candidates([3, 1])
+    assert torch.equal(found, guidance.soft_positives([3, 1]))
 
 
 def test_other_preferences_are_refused(train: Interactions, preferences: Preferences) -> None:
@@ -173,7 +179,7 @@ def test_wrong_batches_are_named(train: Interactions, guidance: Guidance) -> Non
     with pytest.raises(ValueError, match=r"indices in 0 \.\. 49, got shape \[2\] from 0 to 50"):
         guidance.weights([0, 50], [item, item])
     with pytest.raises(ValueError, match=r"got shape \[1, 1\] from 3 to 3"):
-        guidance.candidates([[3]])
+        guidance.soft_positives([[3]])
     with pytest.raises(ValueError, match=r"for the B = 1 users, got shape \[2\]"):
         guidance.weights([0], [item, item])
     with pytest.raises(ValueError, match=f"items must lie below {train.n_items}, got 9999"):

@@ -2,27 +2,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.training.negatives import RandomNegatives
-
-
-def interactions(rows: list[list[int]], n_items: int) -> Interactions:
-    return Interactions(
-        indptr=np.concatenate([[0], np.cumsum([len(row) for row in rows])]),
-        items=np.array([item for row in rows for item in row], dtype=np.int32),
-        timestamps=None,
-        user_ids=np.array([f"user {u}" for u in range(len(rows))], dtype=object),
-        item_ids=np.arange(n_items),
-    )
-
+from tests.rows import interactions_of
 
 ROWS = [[3, 4, 3], [], [0, 19, 18], list(range(1, 20)), list(range(19))]
 
 
 @pytest.fixture(scope="module")
 def negatives() -> RandomNegatives:
-    return RandomNegatives(interactions(ROWS, 20))
+    return RandomNegatives(interactions_of(ROWS, 20))
 
 
 def test_never_observed_and_uniform(negatives: RandomNegatives) -> None:
@@ -57,4 +46,4 @@ def test_none_wanted(negatives: RandomNegatives) -> None:
 
 def test_a_user_who_has_seen_everything_is_named() -> None:
     with pytest.raises(DataError, match=r"user 1.*every item"):
-        RandomNegatives(interactions([[0], [0, 2, 1, 1]], 3))
+        RandomNegatives(interactions_of([[0], [0, 2, 1, 1]], 3))

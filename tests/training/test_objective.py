@@ -43,9 +43,9 @@ def test_softmax_ranking_by_hand() -> None:
 
 
 def test_distillation_is_the_same_with_every_ranking_loss() -> None:
-    states, candidates = torch.tensor([[2.0, 0.5, 1.0, 7.0]]), torch.tensor([[0, 1, 2]])
-    found = Objective("dot", 1.0, loss="softmax").distillation(states, UNITS, candidates, 2)
-    assert found.item() == DOT.distillation(states, UNITS, candidates, 2).item()
+    states, soft_positives = torch.tensor([[2.0, 0.5, 1.0, 7.0]]), torch.tensor([[0, 1, 2]])
+    found = Objective("dot", 1.0, loss="softmax").distillation(states, UNITS, soft_positives, 2)
+    assert found.item() == DOT.distillation(states, UNITS, soft_positives, 2).item()
 
 
 def test_an_unknown_loss_is_named() -> None:
@@ -59,8 +59,8 @@ def test_similarity_and_temperature_reach_the_logits() -> None:
     expected = nll(5 * 3 / 5) + nll(-5 * 4 / 5)
     found = objective.ranking(states, 7 * UNITS, items).item()
     assert found == pytest.approx(expected, rel=1e-6)
-    candidates = torch.tensor([[0, 1]])
-    found = objective.distillation(states, 7 * UNITS, candidates, 1).item()
+    soft_positives = torch.tensor([[0, 1]])
+    found = objective.distillation(states, 7 * UNITS, soft_positives, 1).item()
     assert found == pytest.approx(nll(4.0), rel=1e-6)
 
 
@@ -87,28 +87,28 @@ def test_the_table_s_gradient_is_sparse_where_asked(loss_name: str) -> None:
 
 def test_distillation_takes_the_best_of_each_row_by_hand() -> None:
     states = torch.tensor([[0.0, 3.0, 1.0, -2.0], [-1.0, -4.0, -3.0, 5.0]])
-    candidates = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
+    soft_positives = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
     expected = (nll(3.0) + nll(1.0) + nll(5.0) + nll(-1.0)) / 4
-    found = DOT.distillation(states, UNITS, candidates, 2).item()
+    found = DOT.distillation(states, UNITS, soft_positives, 2).item()
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_absent_candidates_count_for_nothing() -> None:
+def test_absent_soft_positives_count_for_nothing() -> None:
     states = torch.tensor([[0.0, 9.0, 8.0, 9.0], [1.0, 9.0, 2.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
-    candidates = torch.tensor([[0, -1, -1], [0, -1, 2], [-1, -1, -1]])
+    soft_positives = torch.tensor([[0, -1, -1], [0, -1, 2], [-1, -1, -1]])
     expected = (nll(0.0) + nll(2.0) + nll(1.0)) / 3
-    found = DOT.distillation(states, UNITS, candidates, 2).item()
+    found = DOT.distillation(states, UNITS, soft_positives, 2).item()
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_absent_candidates_get_no_gradient() -> None:
+def test_absent_soft_positives_get_no_gradient() -> None:
     states = torch.tensor([[0.5, 9.0, 8.0, 1.0]], requires_grad=True)
     DOT.distillation(states, UNITS, torch.tensor([[0, -1, -1, 3]]), 3).backward()
     assert states.grad is not None
     assert (states.grad != 0).tolist() == [[True, False, False, True]]
 
 
-def test_no_candidate_at_all_is_no_loss() -> None:
+def test_no_soft_positive_at_all_is_no_loss() -> None:
     states = torch.ones(2, 4, requires_grad=True)
     loss = DOT.distillation(states, UNITS, torch.full((2, 3), -1), 2)
     loss.backward()
@@ -127,7 +127,16 @@ def test_the_choice_follows_the_logits() -> None:
         assert states.grad.nonzero().tolist() == [[0, best]]
 
 
-def test_more_wanted_than_there_are_candidates() -> None:
+def test_more_wanted_than_there_are_soft_positives() -> None:
     states = torch.tensor([[1.0, 2.0, 0.0, 0.0]])
     found = DOT.distillation(states, UNITS, torch.tensor([[0, 1]]), 10)
     assert found.item() == pytest.approx((nll(1.0) + nll(2.0)) / 2, rel=1e-6)
+
+
+def test_arguments_go_by_their_former_names_too() -> None:
+    states, items = torch.tensor([[2.0, 0.5, 1.0, 7.0]]), torch.tensor([[0, 1, 2]])
+    with pytest.warns(DeprecationWarning, match=r"ranking\(items=...\) is called candidates= now"):
+        assert DOT.ranking(states, UNITS, items=items) == DOT.ranking(states, UNITS, items)
+    with pytest.warns(DeprecationWarning, match=r"distillation\(candidates=...\) is called soft_p"):
+        found = DOT.distillation(states, UNITS, candidates=items, top_n=2)
+    assert found == DOT.distillation(states, UNITS, items, 2)

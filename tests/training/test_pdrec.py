@@ -18,13 +18,13 @@ from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES, PDRec, PDRecConfig
 from pdrec_fast.training.batches import Batch
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 SMALL: dict[str, Any] = {"encoder_options": {"width": 8, "blocks": 1, "max_length": 12}}
 SUBSETS = list(chain.from_iterable(combinations(MODULES, size) for size in range(4)))
 
 
-class TableSource:
+class TableScorer:
     def __init__(self, n_users: int, n_items: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(n_users, n_items, generator=generator)
@@ -61,8 +61,8 @@ class MeanEncoder(nn.Module):
 
 
 def preferences_for(train: Interactions, seed: int = 0) -> Preferences:
-    source = TableSource(train.n_users, train.n_items, seed)
-    return Preferences.infer(source, train, top_m=8, n_draws=32, progress=False)
+    scorer = TableScorer(train.n_users, train.n_items, seed)
+    return Preferences.infer(scorer, train, top_m=8, n_draws=32, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +137,26 @@ def test_the_seed_decides_order_and_dropout(
 ) -> None:
     seen = []
 
-    def spy(self: PDRecFit, batch: Batch) -> torch.Tensor:
+    def spy(self: PDRecTask, batch: Batch) -> torch.Tensor:
         key = batch.sequences.dropout_key
         assert key is not None
         seen.append((key.users.tolist(), (key.seed, key.epoch), torch.rand(4).tolist()))
         return sum(parameter.sum() for parameter in self.encoder.parameters())
 
-    monkeypatch.setattr(PDRecFit, "batch_loss", spy)
+    monkeypatch.setattr(PDRecTask, "batch_loss", spy)
     for seed in (0, 0, 1):
         fitted(split, preferences, modules=MODULES, seed=seed, epochs=1)
     first, again, other = np.array_split(np.array(seen, dtype=object), 3)
     assert (first == again).all()
     assert (first != other).all()
+
+
+def test_the_callback_may_go_by_its_former_name(split: Split) -> None:
+    seen: list[int] = []
+    model = PDRec("sasrec", modules=(), epochs=2)
+    with pytest.warns(DeprecationWarning, match=r"fit\(watch=...\) is called on_epoch_end= now"):
+        model.fit(split, progress=False, watch=lambda history: seen.append(history.epochs))
+    assert seen == [1, 2]
 
 
 def test_a_failed_fit_leaves_no_model(split: Split) -> None:

@@ -17,21 +17,21 @@ import torch
 from pdrec_fast.data import leave_one_out, synthetic
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import PDRec, config
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.task import PDRecTask
 
 out, checkpoint, die_at_step = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 torch.set_num_threads(1)
 config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 
 
-class TableSource:
+class TableScorer:
     table = torch.randn(80, 300, generator=torch.Generator().manual_seed(0))
 
     def scores(self, histories, items=None):
         return self.table[torch.from_numpy(histories.users)]
 
 
-steps, compute = 0, PDRecFit.batch_loss
+steps, compute = 0, PDRecTask.batch_loss
 
 
 def counted(self, batch):
@@ -42,10 +42,10 @@ def counted(self, batch):
     return compute(self, batch)
 
 
-PDRecFit.batch_loss = counted
+PDRecTask.batch_loss = counted
 split = leave_one_out(synthetic(80, 300, seed=2))
-source = TableSource()
-preferences = Preferences.infer(source, split.train, top_m=6, n_draws=16, progress=False)
+scorer = TableScorer()
+preferences = Preferences.infer(scorer, split.train, top_m=6, n_draws=16, progress=False)
 model = PDRec(
     "sasrec",
     epochs=EPOCHS,

@@ -32,16 +32,16 @@ def fits(monkeypatch):
     seen = []
     original = pf.PDRec.fit
 
-    def fit(self, split, preferences=None, *, watch=None, **options):
+    def fit(self, split, preferences=None, *, on_epoch_end=None, **options):
         trained = []
 
         def counted(history):
             trained.append(history.epochs)
-            if watch is not None:
-                watch(history)
+            if on_epoch_end is not None:
+                on_epoch_end(history)
 
         seen.append((self.config, preferences, trained))
-        return original(self, split, preferences, watch=counted, **options)
+        return original(self, split, preferences, on_epoch_end=counted, **options)
 
     monkeypatch.setattr(pf.PDRec, "fit", fit)
     return seen
@@ -164,13 +164,13 @@ def test_a_killed_search_goes_on_where_it_was(data, search, tmp_path, fits, modu
     fits.clear()
     original = pf.PDRec.fit
 
-    def killed(self, split, preferences=None, *, watch=None, **options):
+    def killed(self, split, preferences=None, *, on_epoch_end=None, **options):
         def kill(history):
-            watch(history)
+            on_epoch_end(history)
             if len(fits) == 2 and history.epochs == 2:
                 raise KeyboardInterrupt
 
-        return original(self, split, preferences, watch=kill, **options)
+        return original(self, split, preferences, on_epoch_end=kill, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(pf.PDRec, "fit", killed)

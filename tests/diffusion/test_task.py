@@ -7,7 +7,6 @@ import torch
 from pdrec_fast.data import Interactions, synthetic
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.fit import DiffusionFit
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.errors import DataError
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
@@ -25,7 +24,7 @@ SMALL = {
 }
 
 
-def make_fit(data=None, **settings):
+def make_task(data=None, **settings):
     model = DiffRec(**{**SMALL, **settings})
     data = data or synthetic(50, 31, seed=1)
     torch.manual_seed(3)
@@ -35,13 +34,13 @@ def make_fit(data=None, **settings):
     )
     for parameter in model.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    return DiffusionFit(model, data, None)
+    return model.training_task(data)
 
 
-def losses_of(fit, chosen, steps, epoch=0):
+def losses_of(task, chosen, steps, epoch=0):
     """The losses of some rows of ``fit``."""
-    users = torch.from_numpy(fit.users[chosen])
-    return fit.step_losses(fit.rows[chosen].to(fit.device), steps, epoch, users)
+    users = torch.from_numpy(task.users[chosen])
+    return task.step_losses(task.rows[chosen].to(task.device), steps, epoch, users)
 
 
 def dropout_mask(n_rows, n_items, dropout, **keys):
@@ -57,18 +56,18 @@ def dropout_mask(n_rows, n_items, dropout, **keys):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("shape", [{}, {"hidden": (6, 5)}, {"normalize_input": True}])
 def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout, shape):
-    fit = make_fit(prediction=prediction, snr_weighting=snr_weighting, dropout=dropout, **shape)
+    task = make_task(prediction=prediction, snr_weighting=snr_weighting, dropout=dropout, **shape)
     chosen, steps = np.array([7, 2, 40, 11, 3, 3]), torch.tensor([0, 1, 2, 3, 0, 2])
-    rows, users = fit.rows[chosen], fit.users[chosen]
+    rows, users = task.rows[chosen], task.users[chosen]
     keys = {"seed": 0, "epoch": 5, "users": users}
-    actual = losses_of(fit, chosen, steps, epoch=5)
+    actual = losses_of(task, chosen, steps, epoch=5)
 
-    schedule = fit.model.schedule
+    schedule = task.scorer.schedule
     x0 = rows.dense().double()
     noise = standard_noise(6, 31, **keys).double()
     signal, sigma = schedule.signal[steps, None], schedule.sigma[steps, None]
     x = signal * x0 + sigma * noise
-    denoiser = fit.denoiser.double()
+    denoiser = task.denoiser.double()
     inputs = torch.nn.functional.normalize(x) if denoiser.normalize_input else x
     dropped = inputs * dropout_mask(6, 31, dropout, **keys).double()
     output = denoiser.decode(denoiser.encode(dropped, steps))
@@ -93,10 +92,10 @@ def test_dropout_leaves_about_half_of_the_inputs():
 
 def test_gradients_reach_every_parameter():
     for prediction in ("x0", "eps"):
-        fit = make_fit(prediction=prediction, hidden=(6, 5))
+        task = make_task(prediction=prediction, hidden=(6, 5))
         picked = np.arange(8)
-        losses_of(fit, picked, torch.arange(8) % 4).mean().backward()
-        for name, parameter in fit.denoiser.named_parameters():
+        losses_of(task, picked, torch.arange(8) % 4).mean().backward()
+        for name, parameter in task.denoiser.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().sum() > 0, name
@@ -105,33 +104,33 @@ def test_gradients_reach_every_parameter():
 @pytest.mark.parametrize("prediction", ["x0", "eps"])
 @pytest.mark.parametrize("hidden", [(6,), (6, 5)])
 def test_bf16_losses_are_close_to_fp32(prediction, hidden):
-    fits = [
-        make_fit(prediction=prediction, hidden=hidden, precision=precision)
+    tasks = [
+        make_task(prediction=prediction, hidden=hidden, precision=precision)
         for precision in ("fp32", "bf16")
     ]
     steps, picked = torch.arange(12) % 4, np.arange(12)
-    wide, narrow = (losses_of(fit, picked, steps) for fit in fits)
+    wide, narrow = (losses_of(task, picked, steps) for task in tasks)
     torch.testing.assert_close(narrow, wide, rtol=3e-2, atol=1e-4)
     assert not torch.equal(narrow, wide)
 
 
 def test_an_epoch_trains_every_user_once():
-    fit = make_fit()
+    task = make_task()
     seen = []
-    plain = fit.step_losses
+    plain = task.step_losses
 
     def spy(rows, steps, epoch, users):
         assert len(rows) == len(steps) == len(users) <= 16
         seen.extend(users.tolist())
         return plain(rows, steps, epoch, users)
 
-    fit.step_losses = spy
-    losses = fit.train_epoch(0)
+    task.step_losses = spy
+    losses = task.train_epoch(0)
     assert losses.shape == (4,)  # 50 users in batches of 16
     assert sorted(seen) == list(range(50))
     first = list(seen)
     seen.clear()
-    fit.train_epoch(1)
+    task.train_epoch(1)
     assert sorted(seen) == list(range(50))
     assert seen != first
 
@@ -144,10 +143,10 @@ def test_users_without_records_are_left_out_and_keep_their_noise():
         user_ids=np.array([1, 2, 3]),
         item_ids=np.arange(5),
     )
-    fit = make_fit(data)
-    assert fit.users.tolist() == [0, 2]
-    assert len(fit.rows) == 2
-    assert fit.train_epoch(0).isfinite().all()
+    task = make_task(data)
+    assert task.users.tolist() == [0, 2]
+    assert len(task.rows) == 2
+    assert task.train_epoch(0).isfinite().all()
 
 
 def test_data_without_records_are_refused():
@@ -159,38 +158,38 @@ def test_data_without_records_are_refused():
         item_ids=np.arange(5),
     )
     with pytest.raises(DataError, match="no records"):
-        make_fit(nobody)
+        make_task(nobody)
 
 
 def test_learning_rate_decays_by_epoch_alone():
-    fit = make_fit(lr=0.5, lr_decay=0.9)
+    task = make_task(lr=0.5, lr_decay=0.9)
     for epoch in (0, 3, 1):
-        fit.train_epoch(epoch)
-        assert fit.optimizer.param_groups[0]["lr"] == 0.5 * 0.9**epoch
+        task.train_epoch(epoch)
+        assert task.optimizer.param_groups[0]["lr"] == 0.5 * 0.9**epoch
 
 
 def test_the_sampler_sees_the_weighted_losses_before_correction():
-    fit = make_fit(batch_size=50, steps=2)
+    task = make_task(batch_size=50, steps=2)
     seen = {}
-    plain = fit.step_losses
+    plain = task.step_losses
 
     def spy(rows, steps, epoch, users):
         losses = plain(rows, steps, epoch, users)
         seen["steps"], seen["losses"] = steps, losses.detach()
         return losses
 
-    fit.step_losses = spy
-    fit.train_epoch(0)
+    task.step_losses = spy
+    task.train_epoch(0)
     for step in (0, 1):
         expected = seen["losses"][seen["steps"] == step][-10:]
-        assert sorted(fit.sampler.losses[step].tolist()) == sorted(expected.tolist())
+        assert sorted(task.sampler.losses[step].tolist()) == sorted(expected.tolist())
 
 
 def test_step_is_adamw_on_the_corrected_mean():
-    fit, twin = make_fit(batch_size=50), make_fit(batch_size=50)
+    task, twin = make_task(batch_size=50), make_task(batch_size=50)
     optimizer = torch.optim.AdamW(twin.denoiser.parameters(), lr=1e-2, weight_decay=0.5)
     for epoch in range(3):
-        fit.train_epoch(epoch)
+        task.train_epoch(epoch)
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * 0.99**epoch
         generator = torch.Generator().manual_seed(epoch)
@@ -203,7 +202,7 @@ def test_step_is_adamw_on_the_corrected_mean():
         (losses / correction).mean().backward()
         optimizer.step()
     for (name, a), b in zip(
-        fit.denoiser.named_parameters(), twin.denoiser.parameters(), strict=True
+        task.denoiser.named_parameters(), twin.denoiser.parameters(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -211,17 +210,17 @@ def test_step_is_adamw_on_the_corrected_mean():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_state_and_weights_continue_bit_equal(precision):
     data = synthetic(60, 41, seed=2)
-    whole = make_fit(data, precision=precision)
+    whole = make_task(data, precision=precision)
     expected = [whole.train_epoch(epoch) for epoch in range(5)][3:]
 
-    first = make_fit(data, precision=precision)
+    first = make_task(data, precision=precision)
     for epoch in range(3):
         first.train_epoch(epoch)
     weights = {key: value.clone() for key, value in first.weights().items()}
     state = {key: value.clone() for key, value in first.state().items()}
     first.train_epoch(7)
 
-    second = make_fit(data, precision=precision)
+    second = make_task(data, precision=precision)
     second.train_epoch(0)
     second.load_weights(weights)
     second.load_state(state)
@@ -232,4 +231,4 @@ def test_state_and_weights_continue_bit_equal(precision):
 
 
 def test_without_an_evaluator_nothing_is_validated():
-    assert make_fit().validate() is None
+    assert make_task().validate() is None

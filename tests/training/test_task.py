@@ -14,8 +14,12 @@ from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import MODULES, PDRec
-from pdrec_fast.training.batches import Batch, TrainingBatches, TrainingTokens, safe_negatives
-from pdrec_fast.training.trainer import PDRecFit
+from pdrec_fast.training.batches import Batch, TrainingBatches
+from pdrec_fast.training.guidance import Guidance
+from pdrec_fast.training.negatives import safe_negatives
+from pdrec_fast.training.task import PDRecTask
+from pdrec_fast.training.tokens import TrainingTokens
+from tests.rows import ragged
 
 N_ITEMS, N_DRAWS, MAX_LENGTH = 13, 7, 3
 ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8], [9, 2, 9], [0, 1, 0, 3]]
@@ -38,8 +42,8 @@ class Scaled(nn.Module):
 @pytest.fixture(scope="module")
 def train() -> Interactions:
     return Interactions(
-        indptr=np.concatenate([[0], np.cumsum([len(row) for row in ROWS])]),
-        items=np.array([item for row in ROWS for item in row], dtype=np.int32),
+        indptr=ragged(ROWS).indptr,
+        items=ragged(ROWS).values,
         timestamps=None,
         user_ids=np.arange(100, 100 + len(ROWS)),
         item_ids=np.arange(N_ITEMS),
@@ -48,7 +52,7 @@ def train() -> Interactions:
 
 @pytest.fixture(scope="module")
 def preferences(train: Interactions) -> Preferences:
-    """Row u of the draws is 10 u + (0, 1, ...) modulo the items; user 3 lacks candidates."""
+    """Row u of the draws is 10 u + (0, 1, ...) modulo the items; user 3 lacks soft positives."""
     rng = np.random.default_rng(0)
     users = np.arange(len(ROWS))
     top_items = rng.permuted(np.tile(np.arange(N_ITEMS, dtype=np.int32), (len(ROWS), 1)), axis=1)
@@ -60,7 +64,6 @@ def preferences(train: Interactions) -> Preferences:
         omega_m=0.5,
         indptr=train.indptr,
         observed_scores=rng.normal(size=train.n_records).astype(np.float32),
-        observed_ranks=np.ones(train.n_records, dtype=np.int32),
         top_items=top_items,
         threshold_scores=np.zeros(len(ROWS), dtype=np.float32),
         threshold_items=np.zeros(len(ROWS), dtype=np.int32),
@@ -68,13 +71,13 @@ def preferences(train: Interactions) -> Preferences:
     )
 
 
-def fit_of(
+def task_of(
     train: Interactions, preferences: Preferences | None, modules: tuple[str, ...], **settings: Any
-) -> PDRecFit:
+) -> PDRecTask:
     model = PDRec(Scaled, modules=modules, **settings)
     torch.manual_seed(0)
     model.encoder = Scaled(train.n_items)
-    return PDRecFit(model, train, preferences, None)
+    return model.training_task(train, preferences)
 
 
 def test_tokens_are_the_latest_pairs_of_users_with_two_records(train: Interactions) -> None:
@@ -87,13 +90,14 @@ def test_tokens_are_the_latest_pairs_of_users_with_two_records(train: Interactio
     assert tokens.targets.tolist() == [3, 4, 5, 8, 2, 9, 1, 0, 3]
     assert tokens.token_users.tolist() == [0, 0, 0, 3, 4, 4, 5, 5, 5]
     assert train.items[tokens.target_records].tolist() == tokens.targets.tolist()
-    complete = tokens.inputs_and_complete[len(tokens) :]
+    assert (tokens.n_users, tokens.n_tokens) == (4, 9)
+    sequences = TrainingBatches(Guidance(train, modules=(), max_length=3))._inputs_and_complete
+    complete = sequences[tokens.n_users :]
     assert complete.packed()[1].tolist() == ROWS[0] + ROWS[3] + ROWS[4] + ROWS[5]
-    both = tokens.inputs_and_complete[: len(tokens)]
+    both = sequences[: tokens.n_users]
     assert both.packed()[1].tolist() == tokens.inputs.packed()[1].tolist()
     assert both.users.tolist() == tokens.users.tolist()
     assert not set(complete.users) & set(range(train.n_users))
-    assert len(tokens) == 4
 
 
 def test_inputs_fit_the_encoder_exactly(train: Interactions) -> None:
@@ -143,10 +147,10 @@ def test_nns_adds_negatives_and_the_others_change_none(
     train: Interactions, preferences: Preferences, modules: tuple[str, ...]
 ) -> None:
     settings = {"seed": 2, "random_negatives": 2, "safe_negatives": 3}
-    plain = fit_of(train, None, (), **settings)
-    guided = fit_of(train, preferences, modules, **settings)
-    negatives = guided.batches.negatives(4)
-    np.testing.assert_array_equal(negatives[:, :2], plain.batches.negatives(4))
+    plain = task_of(train, None, (), **settings)
+    guided = task_of(train, preferences, modules, **settings)
+    negatives = guided.batches.guidance.token_negatives(4)
+    np.testing.assert_array_equal(negatives[:, :2], plain.batches.guidance.token_negatives(4))
     if "nns" in modules:
         safe = safe_negatives(preferences, guided.batches.tokens, 3, seed=2, epoch=4)
         np.testing.assert_array_equal(negatives[:, 2:], safe)
@@ -167,12 +171,12 @@ def equation_2(scores: list[float], *, rank_weight: float, clip: float, rescale:
 
 
 def loss_from_the_equations(
-    fit: PDRecFit, preferences: Preferences, batch: list[int], negatives: np.ndarray
+    task: PDRecTask, preferences: Preferences, batch: list[int], negatives: np.ndarray
 ) -> float:
     """Equations 2 and 4 to 6, or a softmax for 4, for a batch of rows of the tokens, one token at a
     time."""
-    config = fit.config
-    vectors = fit.encoder.item_embedding.weight.detach().double().numpy()
+    config = task.config
+    vectors = task.encoder.item_embedding.weight.detach().double().numpy()
 
     def logit_of(last: int, item: int) -> float:
         a, b = 2 * vectors[last], vectors[item]
@@ -229,7 +233,7 @@ def test_batch_loss_follows_the_equations(
     similarity: str,
     loss: str,
 ) -> None:
-    fit = fit_of(
+    task = task_of(
         train,
         preferences,
         modules,
@@ -244,10 +248,10 @@ def test_batch_loss_follows_the_equations(
         random_negatives=2,
         safe_negatives=2,
     )
-    negatives = fit.batches.negatives(1)
+    negatives = task.batches.guidance.token_negatives(1)
     for batch in ([0, 1, 2, 3], [3, 0], [1]):
-        found = fit.batch_loss(fit.batches.batch(np.array(batch), negatives, 1))
-        expected = loss_from_the_equations(fit, preferences, batch, negatives)
+        found = task.batch_loss(task.batches.batch(np.array(batch), negatives, 1))
+        expected = loss_from_the_equations(task, preferences, batch, negatives)
         assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -257,9 +261,9 @@ def test_every_module_changes_the_loss(
 ) -> None:
     losses = []
     for modules in ((), (module,)):
-        fit = fit_of(train, preferences, modules, dpa_top_n=2)
-        negatives = fit.batches.negatives(0)
-        losses.append(fit.batch_loss(fit.batches.batch(np.arange(4), negatives, 0)).item())
+        task = task_of(train, preferences, modules, dpa_top_n=2)
+        negatives = task.batches.guidance.token_negatives(0)
+        losses.append(task.batch_loss(task.batches.batch(np.arange(4), negatives, 0)).item())
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -267,9 +271,9 @@ def test_dpa_counts_from_the_epoch_it_starts_at(
     train: Interactions, preferences: Preferences
 ) -> None:
     def loss(modules: tuple[str, ...], epoch: int, dpa_start: int = 0) -> float:
-        fit = fit_of(train, preferences, modules, dpa_top_n=2, dpa_start=dpa_start)
-        negatives = fit.batches.negatives(epoch)
-        return fit.batch_loss(fit.batches.batch(np.arange(4), negatives, epoch)).item()
+        task = task_of(train, preferences, modules, dpa_top_n=2, dpa_start=dpa_start)
+        negatives = task.batches.guidance.token_negatives(epoch)
+        return task.batch_loss(task.batches.batch(np.arange(4), negatives, epoch)).item()
 
     for epoch in (0, 1):
         assert loss(MODULES, epoch, dpa_start=2) == loss(("hbr", "nns"), epoch)
@@ -282,10 +286,10 @@ def test_dpa_counts_from_the_epoch_it_starts_at(
 def test_the_loss_of_all_users_does_not_depend_on_their_order(
     train: Interactions, preferences: Preferences
 ) -> None:
-    fit = fit_of(train, preferences, MODULES)
-    negatives = fit.batches.negatives(0)
+    task = task_of(train, preferences, MODULES)
+    negatives = task.batches.guidance.token_negatives(0)
     losses = [
-        fit.batch_loss(fit.batches.batch(np.array(order), negatives, 0)).item()
+        task.batch_loss(task.batches.batch(np.array(order), negatives, 0)).item()
         for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0])
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
@@ -294,7 +298,7 @@ def test_the_loss_of_all_users_does_not_depend_on_their_order(
 def test_an_epoch_visits_every_user_once_and_decays_the_rate(
     train: Interactions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = fit_of(train, None, (), batch_size=3, lr=0.1, lr_decay=0.5)
+    task = task_of(train, None, (), batch_size=3, lr=0.1, lr_decay=0.5)
     batches: list[np.ndarray] = []
     original = TrainingBatches.batch
 
@@ -306,18 +310,18 @@ def test_an_epoch_visits_every_user_once_and_decays_the_rate(
     orders = []
     for epoch in range(4):
         batches.clear()
-        assert fit.train_epoch(epoch).shape == (2,)
+        assert task.train_epoch(epoch).shape == (2,)
         assert [len(users) for users in batches] == [3, 1]
         orders.append(tuple(np.concatenate(batches).tolist()))
         assert sorted(orders[-1]) == [0, 1, 2, 3]
-        assert fit.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**epoch)
+        assert task.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**epoch)
     assert len(set(orders)) > 1
 
 
 def test_training_leaves_the_global_generator_alone(train: Interactions) -> None:
-    fit = fit_of(train, None, ())
+    task = task_of(train, None, ())
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    fit.train_epoch(0)
+    task.train_epoch(0)
     assert torch.equal(torch.rand(3), expected)

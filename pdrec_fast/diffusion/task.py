@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from pdrec_fast.data import Interactions
-from pdrec_fast.diffusion.inputs import RowTensors
+from pdrec_fast.diffusion.config import DiffusionConfig
+from pdrec_fast.diffusion.denoiser import Denoiser
+from pdrec_fast.diffusion.inputs import RowTensors, SparseRows
 from pdrec_fast.diffusion.reverse import standard_noise
+from pdrec_fast.diffusion.schedule import NoiseSchedule
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
-from pdrec_fast.errors import DataError
-from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
@@ -22,36 +23,55 @@ from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
 
-if TYPE_CHECKING:
-    from pdrec_fast.diffusion.estimator import DiffRec
-
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class DiffusionFit:
-    """Training of one ``DiffRec``; see ``fitting.loop.Fit``.
+class DenoiserScorer(Scorer, Protocol):
+    """Scores by the denoiser under training."""
 
-    An epoch's inputs are copied to the model's device at its start; its steps never wait for it.
+    def weights_changed(self) -> None:
+        """Forget what was derived from the denoiser's weights."""
+        ...
+
+
+class DiffusionTask:
+    """Training of a denoiser; see ``fitting.loop.TrainingTask``.
+
+    An epoch's inputs are copied to the device at its start; its steps avoid host synchronisation.
+
+    Args:
+        denoiser: on ``device``.
+        schedule: of the noise.
+        config: all settings.
+        rows: x'_0 of the users trained on.
+        users: int64 [B], the keys of the rows' noise.
+        device: where it is trained.
+        scorer: the model that ``evaluator`` validates; told when the weights have changed.
+        evaluator: None validates nothing.
     """
 
-    def __init__(self, model: DiffRec, train: Interactions, evaluator: Evaluator | None) -> None:
-        config = model.config
-        self.model, self.evaluator = model, evaluator
-        self.denoiser = model.fitted_denoiser()
-        self.working = WorkingCopy(self.denoiser, _DTYPES[config.precision])
-        histories = train.histories()
-        active = np.flatnonzero(histories.lengths > 0)
-        if not len(active):
-            raise DataError("the training data has no records: there is nothing to learn")
-        self.users = histories.users[active]
-        self.rows = model.inputs(histories[active])
-        self.device = model.device
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        config: DiffusionConfig,
+        rows: SparseRows,
+        users: np.ndarray,
+        *,
+        device: torch.device,
+        scorer: DenoiserScorer,
+        evaluator: Evaluator | None = None,
+    ) -> None:
+        self.denoiser, self.config, self.device = denoiser, config, device
+        self.scorer, self.evaluator = scorer, evaluator
+        self.rows, self.users = rows, users
+        self.working = WorkingCopy(denoiser, _DTYPES[config.precision])
         self.sampler = TimestepSampler(
             config.steps, importance=config.importance_sampling, device=self.device
         )
-        self.signal = model.schedule.signal.float().to(self.device)
-        self.sigma = model.schedule.sigma.float().to(self.device)
-        weights = model.schedule.loss_weights(config.prediction)
+        self.signal = schedule.signal.float().to(self.device)
+        self.sigma = schedule.sigma.float().to(self.device)
+        weights = schedule.loss_weights(config.prediction)
         if not config.snr_weighting:
             weights = torch.ones_like(weights)
         self.loss_weights = weights.to(self.device)
@@ -69,11 +89,11 @@ class DiffusionFit:
         counts = {"tokens": len(self.rows.items), "items": n_users * self.denoiser.n_items}
         with unit("diffusion", users=n_users, **counts):
             losses = self._train_epoch(epoch)
-        self.model.weights_changed()
+        self.scorer.weights_changed()
         return losses
 
     def _train_epoch(self, epoch: int) -> torch.Tensor:
-        config = self.model.config
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * config.lr_decay**epoch
         # On the host, so that every device sees the same numbers.
@@ -104,7 +124,7 @@ class DiffusionFit:
         self, rows: RowTensors, steps: torch.Tensor, epoch: int, users: torch.Tensor
     ) -> torch.Tensor:
         """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
-        config, denoiser = self.model.config, self.working.denoiser
+        config, denoiser = self.config, self.working.denoiser
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
         hidden = denoiser.hidden_from(self._first_layer(rows, steps, keys), steps)
         if config.prediction == "x0":
@@ -123,7 +143,7 @@ class DiffusionFit:
         self, rows: RowTensors, steps: torch.Tensor, keys: dict[str, Any]
     ) -> torch.Tensor:
         """``x_t item_in`` of each row at its step after dropout, [B, H]."""
-        config, weight = self.model.config, self.working.denoiser.item_in
+        config, weight = self.config, self.working.denoiser.item_in
         x0 = rows.indptr, rows.items, rows.values
         noised = self.signal[steps], self.sigma[steps]
         if not config.normalize_input:
@@ -141,14 +161,14 @@ class DiffusionFit:
     def validate(self) -> float | None:
         if self.evaluator is None:
             return None
-        return self.evaluator.ndcg_at_10(self.model, self.model.config.select_by)
+        return self.evaluator.ndcg_at_10(self.scorer, self.config.select_by)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.denoiser.state_dict())
 
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.denoiser.load_state_dict(weights)
-        self.model.weights_changed()
+        self.scorer.weights_changed()
 
     def state(self) -> dict[str, torch.Tensor]:
         state = {f"timesteps.{key}": value for key, value in self.sampler.state_dict().items()}

@@ -5,50 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-from pdrec_fast.data import Interactions
 from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
-from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
-from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.training.batches import Batch, TrainingBatches
 from pdrec_fast.training.captured import BatchShape, CapturedSteps, pad_batch
+from pdrec_fast.training.guidance import Guidance
+from pdrec_fast.training.objective import Objective
 
-if TYPE_CHECKING:
-    from pdrec_fast.training.pdrec import PDRec
 
+class PDRecTask:
+    """Training of a sequence encoder; see ``fitting.loop.TrainingTask``.
 
-class PDRecFit:
-    """Training of one ``PDRec``; see ``fitting.loop.Fit``."""
+    Args:
+        encoder: a ``SequenceEncoder`` on ``device``.
+        objective: the losses.
+        guidance: what the encoder is trained on, up to its ``max_length``, and all settings.
+        device: where it is trained.
+        scorer: the model that ``evaluator`` validates: it scores by ``encoder``.
+        evaluator: None validates nothing.
+        cuda_graphs: record a step and replay it, see ``PDRec``.
+    """
 
     def __init__(
         self,
-        model: PDRec,
-        train: Interactions,
-        preferences: Preferences | None,
-        evaluator: Evaluator | None,
+        encoder: Any,
+        objective: Objective,
+        guidance: Guidance,
+        *,
+        device: torch.device,
+        scorer: Scorer,
+        evaluator: Evaluator | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
-        self.model, self.config, self.evaluator = model, model.config, evaluator
-        self.device = model.device
-        self.encoder = model.fitted_encoder()
-        contrastive = isinstance(self.encoder, ContrastiveEncoder)
-        self.batches = TrainingBatches(
-            train,
-            preferences,
-            self.config,
-            self.encoder.max_length,
-            self.encoder.augment if contrastive else None,
-        )
+        self.encoder, self.config, self.device = encoder, guidance.config, device
+        self.scorer, self.evaluator, self.cuda_graphs = scorer, evaluator, cuda_graphs
+        contrastive = isinstance(encoder, ContrastiveEncoder)
+        self.batches = TrainingBatches(guidance, encoder.augment if contrastive else None)
         # On a GPU a dense gradient costs a fraction of the optimiser's own reading and writing.
-        self.sparse = self.device.type == "cpu"
-        self.objective = replace(model.objective, sparse_grad=self.sparse)
+        self.sparse = device.type == "cpu"
+        self.objective = replace(objective, sparse_grad=self.sparse)
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         self.optimizer = with_state(
             torch.optim.Adam(
@@ -56,7 +60,7 @@ class PDRecFit:
                 lr=self.config.lr,
                 betas=(0.9, 0.98),
                 fused=True,
-                capturable=model.cuda_graphs,
+                capturable=cuda_graphs,
             )
         )
 
@@ -76,10 +80,10 @@ class PDRecFit:
             sparse_gradient(table) if self.sparse else nullcontext(),
         ):
             torch.manual_seed(epoch_seed(config.seed, epoch))
-            order = torch.randperm(len(self.batches)).numpy()
+            order = torch.randperm(self.batches.tokens.n_users).numpy()
             batches = self.batches.epoch(order, epoch)
-            if self.model.cuda_graphs:
-                shape = BatchShape.of_epoch(self.batches, order, epoch)
+            if self.cuda_graphs:
+                shape = BatchShape.for_epoch(self.batches, order, epoch)
                 padded = self._delivered(pad_batch(batch, shape) for batch in batches)
                 losses = [*CapturedSteps(self.step, self.device).run(padded)]
             else:
@@ -104,12 +108,13 @@ class PDRecFit:
             states = self.encoder(batch.sequences)
         with span("ranking loss"):
             inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
-            loss = self.objective.ranking(inputs, table, batch.items, batch.weights, batch.count)
-        if batch.last is not None and batch.candidates is not None:
+            ranked = batch.candidates, batch.weights, batch.count
+            loss = self.objective.ranking(inputs, table, *ranked)
+        if batch.last is not None and batch.soft_positives is not None:
             with span("distillation loss"):
                 last = states.index_select(0, batch.last)
-                top_n = config.dpa_top_n
-                distilled = self.objective.distillation(last, table, batch.candidates, top_n)
+                soft, top_n = batch.soft_positives, config.dpa_top_n
+                distilled = self.objective.distillation(last, table, soft, top_n)
                 loss = loss + config.dpa_weight * distilled
         if batch.views is not None:
             with span("auxiliary loss"):
@@ -117,7 +122,7 @@ class PDRecFit:
         return loss
 
     def _delivered(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches on the model's device; those for a GPU are made while it computes."""
+        """The batches on the encoder's device; those for a GPU are made while it computes."""
         if self.device.type == "cpu":
             return batches
         if self.device.type != "cuda":
@@ -126,7 +131,7 @@ class PDRecFit:
 
         def moved() -> Iterator[Batch]:
             for batch in batches:
-                # In the trainer's stream, not the thread's own, for which it would not wait.
+                # In the training's stream: it would not wait for this thread's own.
                 with torch.cuda.stream(stream):
                     there = batch.to(self.device)
                 yield there
@@ -136,7 +141,7 @@ class PDRecFit:
     def validate(self) -> float | None:
         if self.evaluator is None:
             return None
-        return self.evaluator.ndcg_at_10(self.model, self.config.select_by)
+        return self.evaluator.ndcg_at_10(self.scorer, self.config.select_by)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(self.encoder.state_dict())
