@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
 # A package imports only from those to its left in this list, and from itself.
 LAYERS = [
     {"devices", "errors", "files", "profiling"},
-    {"build_info"},
+    {"build_info", "random_keys"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"data", "fitting"},

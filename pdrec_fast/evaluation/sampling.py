@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pdrec_fast.data import Holdout, Interactions
 from pdrec_fast.data.histories import row_of
+from pdrec_fast.random_keys import evaluation_negatives
 
 PAPER_NEGATIVES = 99
 _USERS_PER_BLOCK = 1 << 16
@@ -56,8 +57,8 @@ def sample_negatives(
             f"user {data.user_ids[user]} has not interacted with only {available.min()} of them; "
             "use the 'full' protocol"
         )
-    sequence = np.random.SeedSequence(seed, spawn_key=tuple(name.encode()))
-    ordinals = _distinct_below(available, _words_of(users, data.n_users, n_negatives, sequence))
+    words = _words_of(users, data.n_users, n_negatives, evaluation_negatives(seed, name))
+    ordinals = _distinct_below(available, words)
 
     # The q-th unobserved item of a row is q plus the observed items before it, and those are the
     # ones with items[i] - i <= q, i being their position in the row.
@@ -103,13 +104,12 @@ def _check_targets_observed(
 
 
 def _words_of(
-    users: npt.NDArray[np.int64], n_users: int, n_words: int, sequence: np.random.SeedSequence
+    users: npt.NDArray[np.int64], n_users: int, n_words: int, generator: np.random.PCG64
 ) -> npt.NDArray[np.uint64]:
     """Each user's own ``n_words`` of one stream over all users, drawn a block of users at a time.
 
     Raw words, as NumPy fixes the bit stream across versions but not that of its samplers.
     """
-    generator = np.random.PCG64(sequence)
     words = np.empty((len(users), n_words), dtype=np.uint64)
     for start in range(0, n_users, _USERS_PER_BLOCK):
         block = generator.random_raw((min(_USERS_PER_BLOCK, n_users - start), n_words))

@@ -15,10 +15,9 @@ from pdrec_fast.devices import to_device
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences, hbr_weights
 from pdrec_fast.profiling import span
+from pdrec_fast.random_keys import COMPLETE_USERS, check_users, safe_negative_offsets
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.negatives import RandomNegatives
-
-_COMPLETE = 1 << 31  # beyond the users, within the 32 bits of a random key
 
 
 class TrainingTokens:
@@ -45,7 +44,7 @@ class TrainingTokens:
         # are others, so that their dropout is not that of the inputs again.
         self.inputs_and_complete = replace(
             histories,
-            users=np.concatenate([self.users, _COMPLETE + self.users]),
+            users=np.concatenate([self.users, COMPLETE_USERS + self.users]),
             starts=np.concatenate([self.inputs.starts, histories.starts]),
             stops=np.concatenate([self.inputs.stops, histories.stops]),
         )
@@ -115,6 +114,7 @@ class TrainingBatches:
         max_length: int,
         augment: Callable[[PackedSequences], PackedSequences] | None = None,
     ) -> None:
+        check_users(train.n_users, views=augment is not None)
         self.config, self.max_length, self.augment = config, max_length, augment
         self.tokens = TrainingTokens(train, max_length)
         self.random = RandomNegatives(train)
@@ -230,9 +230,7 @@ def safe_negatives(
     """
     table = preferences.negatives
     size = table.shape[1]
-    # Far along the counter: its beginning gives the random negatives of epoch 0.
-    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 1]))
-    offsets = generator.integers(size, size=len(table))
+    offsets = safe_negative_offsets(seed).integers(size, size=len(table))
     lengths = np.repeat(tokens.lengths, tokens.lengths)
     place = np.arange(len(tokens.targets)) - np.repeat(tokens.starts, tokens.lengths)
     draw = (epoch * lengths + place)[:, None] * n + np.arange(n)

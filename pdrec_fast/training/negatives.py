@@ -7,6 +7,7 @@ import numpy as np
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.histories import row_of
 from pdrec_fast.preferences.preferences import unobserved_counts
+from pdrec_fast.random_keys import random_negatives
 
 
 class RandomNegatives:
@@ -24,7 +25,7 @@ class RandomNegatives:
 
     def draw(self, users: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
         """``n`` negatives for every entry of ``users`` (int64 [T]): int64 [T, n]."""
-        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        generator = random_negatives(seed, epoch)
         drawn = generator.integers(self.n_items, size=(len(users), n))
         keys = users[:, None] * self.n_items
         clashes = np.nonzero(self._is_observed(keys + drawn))

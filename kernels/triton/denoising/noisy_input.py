@@ -18,8 +18,10 @@ import torch
 import triton
 import triton.language as tl
 
-NOISE = tl.constexpr(0)
-DROPOUT = tl.constexpr(1)
+from pdrec_fast import random_keys
+
+NOISE = tl.constexpr(random_keys.NOISE)
+DROPOUT = tl.constexpr(random_keys.DROPOUT)
 NOT_SPECIALIZED = (
     *("seed", "epoch", "keep_from", "n_rows", "n_nonzeros", "n_slabs"),
     *("items_ptr", "values_ptr"),  # within those of an epoch, aligned or not

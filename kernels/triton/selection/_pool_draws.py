@@ -19,10 +19,12 @@ import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast import random_keys
+
 LIST_BELOW = 64
 """A pool that would not fill N this many times over is listed."""
 
-_NEGATIVES = tl.constexpr(2)
+NEGATIVES = tl.constexpr(random_keys.NEGATIVES)
 _BLOCKS = 64  # of four words, in a step of a program
 _ITEMS = 1024
 
@@ -69,7 +71,7 @@ def _draw_kernel(
     block = 0
     while found < n_draws:
         blocks = block + tl.arange(0, BLOCKS)
-        word0, word1, word2, word3 = tl.philox(seed, blocks, user, epoch, _NEGATIVES)
+        word0, word1, word2, word3 = tl.philox(seed, blocks, user, epoch, NEGATIVES)
         words = tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
         words = words.to(tl.uint32, bitcast=True).to(tl.uint64)
         chosen = ((words * range_size) >> 32).to(tl.int32)

@@ -17,7 +17,7 @@ from pdrec_fast.ops.packed._sequences import (
     offsets,
     on_device,
 )
-from pdrec_fast.reference.counter_rng import ENCODER
+from pdrec_fast.random_keys import ENCODER
 from pdrec_fast.reference.packed import packed_attention as reference
 
 

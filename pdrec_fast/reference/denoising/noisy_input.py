@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.reference.counter_rng import DROPOUT, NOISE, words
+from pdrec_fast.random_keys import DROPOUT, NOISE
+from pdrec_fast.reference.counter_rng import words
 
 
 def standard_normals(

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.reference.counter_rng import NEGATIVES, bounded, words
+from pdrec_fast.random_keys import NEGATIVES
+from pdrec_fast.reference.counter_rng import bounded, words
 from pdrec_fast.reference.selection.select_unobserved import observed_mask
 
 

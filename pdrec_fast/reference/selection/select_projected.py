@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pdrec_fast.reference.counter_rng import NEGATIVES, bounded, philox4x32
+from pdrec_fast.random_keys import NEGATIVES
+from pdrec_fast.reference.counter_rng import bounded, philox4x32
 
 _LIST_BELOW = 64
 """A pool that would not fill N this many times over is listed."""
