@@ -11,6 +11,7 @@
 
 #include "dispatch.hpp"
 #include "candidates/_item_groups.hpp"
+#include "random_keys.hpp"
 
 namespace py = pybind11;
 
@@ -365,6 +366,10 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled operations of pdrec_fast on NumPy buffers.";
   m.def("build_info", &build_info);
   m.def("set_isa", &pdrec::set_isa, arg("name"));
+  m.attr("random_streams") = py::dict(
+      arg("NOISE") = pdrec::random_keys::NOISE, arg("DROPOUT") = pdrec::random_keys::DROPOUT,
+      arg("NEGATIVES") = pdrec::random_keys::NEGATIVES, arg("VIEWS") = pdrec::random_keys::VIEWS,
+      arg("ENCODER") = pdrec::random_keys::ENCODER);
   m.def("random_words", &random_words, arg("seed"), arg("epoch"), arg("users"), arg("stream"),
         arg("out").noconvert(), arg("n_threads"));
   m.def("select_unobserved", &select_unobserved, arg("scores").noconvert(),

@@ -8,9 +8,6 @@
 
 namespace pdrec {
 
-// An encoder's dropouts take streams from 16 on.
-enum class Stream : std::uint32_t { kNoise = 0, kDropout = 1, kNegatives = 2 };
-
 struct RandomWordsArgs {
   std::uint64_t seed;
   std::uint32_t epoch;

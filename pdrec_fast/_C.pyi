@@ -17,6 +17,8 @@ class _BuildInfo(TypedDict):
     isas_runnable: list[str]
     isa: str
 
+random_streams: dict[str, int]
+
 def build_info() -> _BuildInfo: ...
 def set_isa(name: str) -> None: ...
 def random_words(

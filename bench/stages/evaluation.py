@@ -15,8 +15,7 @@ from bench.padded import PaddedSASRec, padded_scores
 from bench.registry import Case, Floor, Implementation, operation
 from bench.stages.training_epoch import WIDTH, last_state_flops
 from bench.target import COMPILED, compiled, target
-from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.evaluation.protocols import PAPER_NEGATIVES, PROTOCOLS
+from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Evaluator
 
 BLOCK, PADDED_BLOCKS = 256, 2
 

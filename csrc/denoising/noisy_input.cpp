@@ -5,6 +5,7 @@
 
 #include "counter_rng.hpp"
 #include "float_bits.hpp"
+#include "random_keys.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -107,10 +108,8 @@ void noisy_input(const NoisyInputArgs& args, Out* out, std::int64_t begin, std::
       signal_row[args.items[k]] = args.signal[row] * args.values[k];
     }
     const auto user = static_cast<std::uint32_t>(args.users[row]);
-    const PhiloxStream noise{args.seed, user, args.epoch,
-                             static_cast<std::uint32_t>(Stream::kNoise)};
-    const PhiloxStream dropout{args.seed, user, args.epoch,
-                               static_cast<std::uint32_t>(Stream::kDropout)};
+    const PhiloxStream noise{args.seed, user, args.epoch, random_keys::NOISE};
+    const PhiloxStream dropout{args.seed, user, args.epoch, random_keys::DROPOUT};
     Out* out_row = out + row * args.n_items;
     for (std::int32_t first = 0; first < args.n_items; first += kWordsPerCall) {
       const auto block = static_cast<std::uint32_t>(first / 4);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "counter_rng.hpp"
+#include "random_keys.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
@@ -105,7 +106,7 @@ void sample_pool(const PoolSamplingArgs& args, std::int64_t begin, std::int64_t 
     if (size < least) continue;
     for (std::int64_t i = 0; i < n_observed; ++i) pool.exclude(observed[i]);
     const PhiloxStream id{args.seed, static_cast<std::uint32_t>(args.users[row]), args.epoch,
-                          static_cast<std::uint32_t>(Stream::kNegatives)};
+                          random_keys::NEGATIVES};
     std::int32_t* draws = args.draws + row * args.n_draws;
     if (size < list_limit) {
       const std::int32_t n = list_pool(pool, scratch.listed);

@@ -55,7 +55,8 @@ struct Candidates {
   std::int32_t rank;  // of the wanted one among them
 };
 
-SelectionKey make_key(float score, std::int32_t position) {
+// As the Triton kernel's pack_key, in unsigned numbers.
+SelectionKey pack_key(float score, std::int32_t position) {
   score += 0.0f;  // -0 becomes +0
   std::uint32_t bits;
   std::memcpy(&bits, &score, sizeof bits);
@@ -63,7 +64,7 @@ SelectionKey make_key(float score, std::int32_t position) {
   return {std::uint64_t{descending} << 32 | static_cast<std::uint32_t>(position)};
 }
 
-std::int32_t key_position(SelectionKey key) { return static_cast<std::int32_t>(key.bits); }
+std::int32_t unpack_position(SelectionKey key) { return static_cast<std::int32_t>(key.bits); }
 
 std::int32_t find_nan(const float* values, std::int32_t n) {
   int any = 0;
@@ -171,9 +172,9 @@ Candidates narrow(const float* values, const std::int32_t* items, const Band& ba
 // The position, among n values, of the one at this rank.
 std::int32_t select_by_keys(const float* values, std::int32_t n, std::int32_t rank,
                             SelectionKey* keys) {
-  for (std::int32_t i = 0; i < n; ++i) keys[i] = make_key(values[i], i);
+  for (std::int32_t i = 0; i < n; ++i) keys[i] = pack_key(values[i], i);
   std::nth_element(keys, keys + rank, keys + n, KeyLess{});
-  return key_position(keys[rank]);
+  return unpack_position(keys[rank]);
 }
 
 std::int32_t find_threshold(const float* scores, std::int32_t n, Observed observed,
@@ -205,11 +206,11 @@ void find_top(const float* scores, std::int32_t n, Observed observed, std::int32
   }
   SelectionKey* keys = scratch.keys;
   for (std::int32_t i = 0; i < band.n; ++i) {
-    keys[i] = make_key(scores[scratch.positions[i]], scratch.positions[i]);
+    keys[i] = pack_key(scores[scratch.positions[i]], scratch.positions[i]);
   }
   std::nth_element(keys, keys + wanted - 1, keys + band.n, KeyLess{});
   std::sort(keys, keys + wanted, KeyLess{});
-  for (std::int32_t i = 0; i < wanted; ++i) top_items[i] = key_position(keys[i]);
+  for (std::int32_t i = 0; i < wanted; ++i) top_items[i] = unpack_position(keys[i]);
 }
 
 }  // namespace

@@ -13,10 +13,7 @@ from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.schedule import NoiseSchedule
 from pdrec_fast.ops.denoising.hidden_chain import hidden_chain
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
-
-# Noise of inference is drawn under epoch numbers that training never reaches.
-_FORWARD_EPOCH = 1 << 31
-_SAMPLING_EPOCH = _FORWARD_EPOCH + 1
+from pdrec_fast.random_keys import FORWARD_EPOCH, SAMPLING_EPOCH
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def dense_reverse(
 
     if sampling_steps:
         t = sampling_steps - 1
-        x = float(schedule.signal[t]) * x + float(schedule.sigma[t]) * noise(_FORWARD_EPOCH)
+        x = float(schedule.signal[t]) * x + float(schedule.sigma[t]) * noise(FORWARD_EPOCH)
     for t in range(schedule.steps - 1, -1, -1):
         step = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
         output = denoiser(x, step)
@@ -102,7 +99,7 @@ def dense_reverse(
             output = (x - float(schedule.sigma[t]) * output) / float(schedule.signal[t])
         x = float(schedule.x0_coefficient[t]) * output + float(schedule.xt_coefficient[t]) * x
         if sampling_noise and t > 0:
-            x = x + float(schedule.posterior_variance[t]) ** 0.5 * noise(_SAMPLING_EPOCH + t)
+            x = x + float(schedule.posterior_variance[t]) ** 0.5 * noise(SAMPLING_EPOCH + t)
     return x
 
 

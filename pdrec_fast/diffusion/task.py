@@ -16,12 +16,12 @@ from pdrec_fast.diffusion.schedule import NoiseSchedule
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
 from pdrec_fast.evaluation import Evaluator, Scorer
-from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
+from pdrec_fast.random_keys import epoch_seed
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -16,7 +16,7 @@ from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.ops.packed.packed_gru import packed_gru
 from pdrec_fast.ragged import indptr_of, ranges
-from pdrec_fast.reference.counter_rng import ENCODER
+from pdrec_fast.random_keys import ENCODER
 
 _PARAMETERS = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
 

@@ -15,7 +15,7 @@ from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
-from pdrec_fast.reference.counter_rng import ENCODER
+from pdrec_fast.random_keys import ENCODER
 
 _NORM_EPS = 1e-8
 

@@ -12,13 +12,11 @@ from pdrec_fast.checks import check_ratios
 from pdrec_fast.data.sequences import PackedSequences, packed_tokens
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ragged import indptr_of, ranges, row_indices
-from pdrec_fast.reference.counter_rng import VIEWS, bounded, ragged_words
+from pdrec_fast.random_keys import VIEW_USERS, VIEWS
+from pdrec_fast.reference.counter_rng import bounded, ragged_words
 
 CROP, MASK, REORDER = range(3)
 _PAIRS = np.array(list(permutations((CROP, MASK, REORDER), 2)))
-# Added to the users in a view's random key, so that its dropout is not that of the sequence again:
-# beyond the users and the complete sequences of DPA, within the 32 bits of a random key.
-_AS_USERS = np.array([1 << 30, 3 << 30])
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ class Augmentation:
         view_lengths = np.where(kinds == CROP, np.tile(kept, 2), np.tile(lengths, 2))
         crop_starts = starts + bounded(crop_at, lengths - kept + 1)
         view_starts = np.where(kinds == CROP, np.tile(crop_starts, 2), np.tile(starts, 2))
-        users = (_AS_USERS[:, None] + key.users.numpy()).ravel()
+        # As users, views are others, so that their dropout is not that of the sequences again.
+        users = (np.array(VIEW_USERS)[:, None] + key.users.numpy()).ravel()
         order = np.argsort(-view_lengths, kind="stable")
         view_lengths = view_lengths[order]
         tokens = ranges(view_starts[order], view_lengths)

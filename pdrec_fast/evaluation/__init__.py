@@ -9,21 +9,25 @@ from pdrec_fast.evaluation.metrics import (
     summarize,
 )
 from pdrec_fast.evaluation.protocols import (
-    PAPER_NEGATIVES,
     PROTOCOLS,
     AllRanks,
     Evaluator,
     Results,
-    Scorer,
-    available_negatives,
-    checked_scores,
     evaluate,
-    format_results,
-    rank_among,
-    rank_in_corpus,
-    sample_negatives,
     summarize_all,
 )
+from pdrec_fast.evaluation.sampling import (
+    PAPER_NEGATIVES,
+    available_negatives,
+    sample_negatives,
+)
+from pdrec_fast.evaluation.scoring import (
+    Scorer,
+    checked_scores,
+    rank_among,
+    rank_in_corpus,
+)
+from pdrec_fast.evaluation.tables import format_results
 
 __all__ = [
     "CUTOFFS",

@@ -91,14 +91,6 @@ class History:
         return len(self.losses)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of torch's generators in one epoch, below 2^32: the CPU generator ignores higher bits.
-
-    The factor is odd, so that different seeds give different numbers in every epoch.
-    """
-    return (epoch + seed * 0x9E3779B1) % 2**32
-
-
 def run_loop(
     task: TrainingTask,
     config: LoopConfig,

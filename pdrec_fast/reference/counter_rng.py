@@ -2,7 +2,7 @@
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed by the
 seed; the counter is (block, user, epoch, stream). Whoever computes a number, in whatever batch,
-gets the same one.
+gets the same one. ``pdrec_fast.random_keys`` says which stream is for what.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-
-NOISE, DROPOUT, NEGATIVES, VIEWS, ENCODER = 0, 1, 2, 3, 16
-"""The streams in use; an encoder numbers its dropouts from ``ENCODER`` on."""
 
 _WORD = 0xFFFFFFFF
 Words = TypeVar("Words", torch.Tensor, npt.NDArray[np.int64])

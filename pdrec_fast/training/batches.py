@@ -14,11 +14,10 @@ from pdrec_fast.devices import to_device
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import ranges
+from pdrec_fast.random_keys import COMPLETE_USERS, check_users
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import RandomNegatives
 from pdrec_fast.training.tokens import TrainingTokens
-
-_COMPLETE = 1 << 31  # beyond the users, within the 32 bits of a random key
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class TrainingBatches:
         guidance: Guidance,
         augment: Callable[[PackedSequences], PackedSequences] | None = None,
     ) -> None:
+        check_users(guidance.n_users, views=augment is not None)
         self.guidance, self.config, self.augment = guidance, guidance.config, augment
         self.tokens, self.max_length = guidance.tokens, guidance.max_length
         inputs, complete = self.tokens.inputs, self.tokens.histories
@@ -76,7 +76,7 @@ class TrainingBatches:
         # is another, so that its dropout is not that of the inputs again.
         self._inputs_and_complete = replace(
             inputs,
-            users=np.concatenate([inputs.users, _COMPLETE + inputs.users]),
+            users=np.concatenate([inputs.users, COMPLETE_USERS + inputs.users]),
             starts=np.concatenate([inputs.starts, complete.starts]),
             stops=np.concatenate([inputs.stops, complete.stops]),
         )

@@ -73,6 +73,11 @@ class Guidance:
         self._drawn: tuple[int, np.ndarray] = (-1, np.empty(0))  # an epoch and its negatives
 
     @property
+    def n_users(self) -> int:
+        """Users of the training interactions, those without a next item among them."""
+        return self._train.n_users
+
+    @property
     def n_negatives(self) -> int:
         """k, negatives of every positive."""
         safe = 0 if self.nns_preferences is None else self.config.safe_negatives

@@ -7,6 +7,7 @@ import numpy as np
 from pdrec_fast.data import Interactions
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.preferences.preferences import unobserved_counts
+from pdrec_fast.random_keys import random_negatives, safe_negative_offsets
 from pdrec_fast.training.tokens import TrainingTokens
 
 
@@ -27,7 +28,7 @@ class RandomNegatives:
 
     def draw(self, users: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
         """``n`` negatives for every entry of ``users`` (int64 [T]): int64 [T, n]."""
-        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        generator = random_negatives(seed, epoch)
         drawn = generator.integers(self.n_items, size=(len(users), n))
         keys = users[:, None] * self.n_items
         clashes = np.nonzero(self._is_observed(keys + drawn))
@@ -53,9 +54,7 @@ def safe_negatives(
     """
     table = preferences.negatives
     size = table.shape[1]
-    # Far along the counter: its beginning gives the random negatives of epoch 0.
-    generator = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, 1]))
-    offsets = generator.integers(size, size=len(table))
+    offsets = safe_negative_offsets(seed).integers(size, size=len(table))
     lengths = np.repeat(tokens.lengths, tokens.lengths)
     place = np.arange(tokens.n_tokens) - np.repeat(tokens.starts, tokens.lengths)
     draw = (epoch * lengths + place)[:, None] * n + np.arange(n)

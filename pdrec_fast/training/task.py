@@ -12,10 +12,10 @@ import torch
 from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
 from pdrec_fast.evaluation import Evaluator, Scorer
-from pdrec_fast.fitting.loop import epoch_seed
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.profiling import span, unit
+from pdrec_fast.random_keys import epoch_seed
 from pdrec_fast.training.batches import Batch, TrainingBatches
 from pdrec_fast.training.captured import BatchShape, CapturedSteps, pad_batch
 from pdrec_fast.training.guidance import Guidance

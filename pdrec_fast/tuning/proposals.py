@@ -8,6 +8,7 @@ from typing import Any
 
 from pdrec_fast.errors import CheckpointError, MissingExtraError
 from pdrec_fast.fitting.loop import History
+from pdrec_fast.random_keys import proposal_seed
 from pdrec_fast.tuning.results import COMPLETE, FAILED, PRUNED, Trial
 from pdrec_fast.tuning.space import Dimension, Range, settings_of
 
@@ -108,7 +109,7 @@ class Study:
         optuna = self._optuna
         study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=(self._seed * 1_000_003 + number) % 2**32),
+            sampler=optuna.samplers.TPESampler(seed=proposal_seed(self._seed, number)),
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=_FEWEST_OTHERS,
                 n_warmup_steps=_FIRST_PRUNED_EPOCH,

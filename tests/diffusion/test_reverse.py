@@ -10,6 +10,7 @@ from pdrec_fast.diffusion.denoiser import Denoiser, timestep_embedding
 from pdrec_fast.diffusion.inputs import SparseRows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, standard_noise
 from pdrec_fast.diffusion.schedule import make_schedule
+from pdrec_fast.random_keys import FORWARD_EPOCH, SAMPLING_EPOCH
 
 SCHEDULES = ["linear", "linear-var", "cosine", "binomial"]
 
@@ -150,8 +151,8 @@ def test_dense_chain_equals_a_loop_over_scalars(
         sampling_noise=sampling_noise,
         seed=seed,
     )
-    forward = noise(1 << 31)
-    posterior = [noise((1 << 31) + 1 + t) for t in range(steps)] if sampling_noise else []
+    forward = noise(FORWARD_EPOCH)
+    posterior = [noise(SAMPLING_EPOCH + t) for t in range(steps)] if sampling_noise else []
     for row, x0 in enumerate(rows.dense().tolist()):
         expected = plain_reverse(
             denoiser,

@@ -8,7 +8,8 @@ import torch
 
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.views import CROP, MASK, REORDER, Augmentation, _masked, _shuffled
-from pdrec_fast.reference.counter_rng import VIEWS, words
+from pdrec_fast.random_keys import COMPLETE_USERS, VIEW_USERS, VIEWS
+from pdrec_fast.reference.counter_rng import words
 from tests.rows import packed as packed_rows
 
 N_ITEMS, MAX_LENGTH = 1000, 12
@@ -189,12 +190,13 @@ def test_views_do_not_depend_on_the_batch_but_on_seed_epoch_and_user() -> None:
 def test_dropout_of_views_is_that_of_other_users() -> None:
     sequences = packed(long_rows(9), np.arange(9) * 5, seed=8, epoch=6)
     key = views_of(sequences).dropout_key
-    complete = (1 << 31) + sequences.dropout_key.users
+    complete = COMPLETE_USERS + sequences.dropout_key.users
     users = torch.cat([sequences.dropout_key.users, complete, key.users])
     assert len(users.unique()) == 4 * 9
     assert (key.seed, key.epoch) == (8, 6)
-    of = views_of(sequences).sources % 9
-    assert ((key.users & (1 << 30) - 1) == sequences.dropout_key.users[of]).all()
+    view, of = np.divmod(views_of(sequences).sources, 9)
+    first = torch.tensor(VIEW_USERS)[torch.from_numpy(view)]
+    assert (key.users - first == sequences.dropout_key.users[of]).all()
 
 
 def test_no_sequences() -> None:

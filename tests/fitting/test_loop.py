@@ -7,7 +7,7 @@ import torch
 
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle
-from pdrec_fast.fitting.loop import KIND, LoopConfig, epoch_seed, run_loop
+from pdrec_fast.fitting.loop import KIND, LoopConfig, run_loop
 
 IDENTITY = {"config": {"lr": 0.1}, "data": "abc"}
 
@@ -266,14 +266,6 @@ def test_checkpoints_wait_for_their_interval_but_not_at_the_ends(tmp_path):
     assert saved_epochs() == 1
     history = run(Scripted(), tmp_path / "c", checkpoint_seconds=3600.0)
     assert saved_epochs() == history.epochs
-
-
-def test_seeds_below_2_to_32_differ_in_every_epoch():
-    seeds = [epoch_seed(seed, epoch) for seed in (0, 1, 7, 2**32 - 1) for epoch in (0, 1, 999)]
-    assert len(set(seeds)) == len(seeds)
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    assert len({tuple(order.tolist()) for order in orders}) == len(seeds)
 
 
 @pytest.mark.parametrize("name", ["epochs", "patience", "eval_every"])

@@ -12,10 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast import random_keys
 from pdrec_fast.operands import ItemRows, Noise
 
-NOISE = tl.constexpr(0)
-DROPOUT = tl.constexpr(1)
+NOISE = tl.constexpr(random_keys.NOISE)
+DROPOUT = tl.constexpr(random_keys.DROPOUT)
 NOT_SPECIALIZED = (
     *("seed", "epoch", "keep_from", "n_rows", "n_nonzeros", "n_slabs"),
     *("items_ptr", "values_ptr"),  # within those of an epoch, aligned or not

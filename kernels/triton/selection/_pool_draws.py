@@ -3,14 +3,8 @@
 
 A program serves one user. It takes 256 words of the generator at a time, names an item with each,
 looks up its bit and stores those accepted behind the earlier ones: a running sum gives the places.
-With a share q of the items in the pool, D draws take D / q words and as many reads of 4 bytes,
-scattered over the N / 8 bytes of a row of bits. As compiled for sm_90, a word takes 107
-instructions of a thread, partly because 4 warps hold 64 blocks twice. B = 1024, D = 1024, q = 1/2
-and N = 2**20: 2.1e6 words, 8 us; 52 MB in sectors of 32 bytes, 16 us at 3.35 TB/s (H100), 11 us at
-4.8 (H200), as the rows, 128 KB each, do not stay in L2 together. Beside these, each program is a
-chain of some ten steps that wait for their reads: 10 to 20 us in all.
-
-Pools of fewer than N / 64 items are listed first, one program and one pass over the bits each.
+Pools of fewer than N / 64 items are listed first, one program and one pass over the bits each. What
+it costs: ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -19,12 +13,13 @@ import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast import random_keys
 from pdrec_fast.operands import DrawKey
 
 LIST_BELOW = 64
 """A pool that would not fill N this many times over is listed."""
 
-_NEGATIVES = tl.constexpr(2)
+NEGATIVES = tl.constexpr(random_keys.NEGATIVES)
 _BLOCKS = 64  # of four words, in a step of a program
 _ITEMS = 1024
 
@@ -71,7 +66,7 @@ def _draw_kernel(
     block = 0
     while found < n_draws:
         blocks = block + tl.arange(0, BLOCKS)
-        word0, word1, word2, word3 = tl.philox(seed, blocks, user, epoch, _NEGATIVES)
+        word0, word1, word2, word3 = tl.philox(seed, blocks, user, epoch, NEGATIVES)
         words = tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
         words = words.to(tl.uint32, bitcast=True).to(tl.uint64)
         chosen = ((words * range_size) >> 32).to(tl.int32)

@@ -13,8 +13,8 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 WORD = tl.constexpr(32)
-NOT_SPECIALIZED = ("n_rows", "n_pairs", "lower_ptr", "n_lower_ptr")
-"""They change with the block of users; see ``packed.NOT_SPECIALIZED``."""
+NOT_SPECIALIZED = ("n_rows", "n_pairs", "lower_ptr", "n_lower_ptr", "n_below_ptr")
+"""They change with the block of users, or their alignment does: compiling anew gains nothing."""
 _MULTIPROCESSORS = 132  # of an H100 or H200; in bf16 each holds two programs
 _PAIRS = 16
 

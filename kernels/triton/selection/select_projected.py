@@ -12,28 +12,40 @@
    lists, some thousandths of N, are sorted; the threshold is at a known place, and those after it
    go into the pool. A list that is too short, or bounds that missed, show in ``state``.
 
-FLOPs: 4 B N H in two passes and 2 B S H. Device memory: the table twice, a bit of each score
-written and read twice, 4 B S bytes of samples read three times. B = 1024, N = 2**20, H = 256 in
-bf16: 1.1e12 FLOPs or 1.1 ms at 990 TFLOP/s; 1.07 + 0.5 + 0.5 GB or 0.6 ms at 3.35 TB/s (H100), 0.4
-ms at 4.8 TB/s (H200). The matrix of scores alone would be 4.3 GB, and a sort of it far more.
+What it costs: ``docs/performance.md``. The quantities of a row, among its unobserved items:
 
-So the product bounds it, if what is done with each score stays under it. A multiprocessor makes 8
-scores in a cycle at H = 256 and issues 128 instructions of a thread: 16 a score. Compiled for sm_90
-by Triton 3.7, with all that a tile costs, counting takes 19 instructions a score and listing 23,
-plus 9 for each round of ``_append``, of which a tile needs as many as a word has scores to list
-(one or two). Hence no atomic addition per score: a histogram took 36.
+- ``rank``: of the threshold, 0 for the best item. ``top_m``: how many of the best are wanted.
+- ``upper``, ``lower``: bounds of the threshold's score. ``n_upper``, ``n_lower``: scores above
+  either, from the first pass. ``n_below``: scores below ``lower``, from the second.
+- ``best``: the best score of each group of items. ``least``: the ``top_m``-th largest of them.
+- ``keys``: the list, a key for each score from ``least`` on or between the bounds, sorted.
+  ``size``: how many there are; a list keeps no more than its capacity.
+- ``n_between``: keys between the bounds. ``within``: rank of the threshold among them.
+  ``place``: of the threshold in the list, after the keys above ``upper``.
+- ``bits``: a bit an item, set where it is observed; in the end, where it is in the pool.
 
-The tile for H in (128, 256]: 128 vectors stay in 64 KB of shared memory, tiles of 32 items pass by
-in two buffers of 16 KB, 8 warps of at most 128 registers without spills. So two programs share a
-multiprocessor, and the product of one runs beside the other's comparisons; a tile of 64 items takes
-14 and 17 instructions a score, but leaves room for one program only. Each pass reads the table
-from L2 once for every 128 users, 32 bytes a cycle at full rate, which is about what L2 gives: a
-second reason not to expect more than some 60 % of the matrix rate. Users vary fastest over the
-grid, so that those reads meet in L2. Deeper vectors do not fit: H > 256 reads both operands in
-128 x 128 x 64 blocks, one program on a multiprocessor. These are estimates; none was timed.
+An example, which ``tests/kernels/selection/test_select_projected.py`` runs from the second pass on:
 
-Float32 products are exact FMAs (67 TFLOP/s, 17 ms for the sizes above), which hide all the rest;
-``Tile.precision`` offers "tf32x3".
+    item             0  1  2  3  4  5  6  7
+    score            5  9  2  7  7  1  8  4
+    observed         1
+    top_m            2
+    rank             4
+    upper            6              # say the sample and the first pass
+    lower            3
+    n_upper          3              # items 3, 4 and 6
+    n_lower          5              # and items 0 and 7
+    least            7              # each item is a group here; the best are 8, 7, 7, ...
+    size             5
+    keys             6  3  4  0  7  # their items; of equal scores the lower item is first
+    n_below          2              # items 2 and 5, whose bits are set
+    n_between        2              # items 0 and 7
+    within           1              # rank - (n_unobserved - n_below - n_between) = 4 - (7 - 2 - 2)
+    place            4              # three keys above upper, and within
+    top_items        6  3
+    threshold_item   7
+    threshold_score  4
+    pool             2  5  7        # below the bounds, or between them from the threshold on
 """
 
 from __future__ import annotations
@@ -44,6 +56,14 @@ import torch
 import triton
 import triton.language as tl
 
+from pdrec_fast.kernels.triton.selection._keys import (
+    count_bits,
+    pack_31_bits,
+    pack_key,
+    place_of_bit,
+    unpack_31_bits,
+    unpack_key,
+)
 from pdrec_fast.kernels.triton.selection._score_tiles import (
     INTERPRETED,
     NOT_SPECIALIZED,
@@ -56,15 +76,15 @@ from pdrec_fast.kernels.triton.selection._score_tiles import (
 from pdrec_fast.operands import ObservedRows
 
 _NO_KEY = 2**63 - 1
-AGAIN, NAN = 1, 2
+NEEDS_FALLBACK, NAN = 1, 2
 _GROUPS_PER_TOP = 8
 _SAMPLES_PER_PROGRAM = 1 << 15  # 64 registers a thread of 16 warps
 
 
 class Selected(NamedTuple):
     """``pool``: int32 [B, ceil(N / 32)], a bit an item. ``state``: int32 [B], 0 where all is well,
-    ``AGAIN`` where a list was too short and the row must be done another way, ``NAN`` where a
-    score is NaN."""
+    ``NEEDS_FALLBACK`` where a list was too short or the bounds missed, so that the row must be done
+    another way, ``NAN`` where a score is NaN."""
 
     top_items: torch.Tensor
     threshold_score: torch.Tensor
@@ -158,22 +178,6 @@ def _count_kernel(
 
 
 @triton.jit
-def _descending(scores):
-    """int32 that falls as the score rises."""
-    bits = (scores + 0.0).to(tl.int32, bitcast=True)  # -0 becomes +0
-    return ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-
-
-@triton.jit
-def _count_bits(words):
-    words -= (words >> 1) & 0x55555555
-    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
-    words = (words + (words >> 4)) & 0x0F0F0F0F
-    words += words >> 8
-    return (words + (words >> 16)) & 0x3F
-
-
-@triton.jit
 def _any(words):
     return tl.max(tl.max((words != 0).to(tl.int32), axis=1), axis=0)
 
@@ -192,9 +196,7 @@ def _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY: tl.
     while most > 0:
         lowest = words & -words
         score = tl.sum(tl.where(lowest[:, :, None] == bit, scores, 0.0), axis=2)
-        exponent = lowest.to(tl.float32).to(tl.int32, bitcast=True) >> 23
-        items = firsts[None, :] + ((exponent & 0xFF) - 127)
-        keys = (_descending(score).to(tl.int64) << 32) | items.to(tl.int64)
+        keys = pack_key(score, firsts[None, :] + place_of_bit(lowest))
         place = tl.atomic_add(counters, 1, mask=words != 0, sem="relaxed")
         tl.store(keys_ptr + rows * CAPACITY + place, keys, mask=(words != 0) & (place < CAPACITY))
         words ^= lowest
@@ -210,7 +212,7 @@ def _collect_kernel(
     least_ptr,
     upper_ptr,
     lower_ptr,
-    n_lower_ptr,
+    n_below_ptr,
     keys_ptr,
     sizes_ptr,
     n_rows,
@@ -234,7 +236,7 @@ def _collect_kernel(
     upper = _load_of_rows(upper_ptr, rows, n_rows)[:, None, None]
     lower = _load_of_rows(lower_ptr, rows, n_rows)[:, None, None]
     bit = (1 << tl.arange(0, WORD))[None, None, :]
-    n_lower = tl.zeros((BLOCK_ROWS, BLOCK_ITEMS // WORD), tl.int32)
+    n_below = tl.zeros((BLOCK_ROWS, BLOCK_ITEMS // WORD), tl.int32)
     begin = tl.program_id(1) * slab
     for first in range(begin, tl.minimum(begin + slab, n_items), BLOCK_ITEMS):
         scores = score_tile(
@@ -244,14 +246,14 @@ def _collect_kernel(
         places, inside = _word_places(bits_ptr, rows, first, n_rows, n_words, BLOCK_ITEMS)
         seen = tl.load(places, mask=inside, other=-1)
         below = tl.sum(tl.where(scores < lower, bit, 0), axis=2) & ~seen
-        n_lower += _count_bits(below)
+        n_below += count_bits(below)
         tl.store(places, below, mask=inside)
         listed = (scores >= least) | ((scores >= lower) & (scores <= upper))
         words = tl.sum(tl.where(listed, bit, 0), axis=2) & ~seen
         most = _any(words)  # apart: Triton 3.2 takes no call in the condition
         if most > 0:  # the loop in it alone would keep this one from being pipelined
             _append(keys_ptr, sizes_ptr, rows, first, scores, words, most, CAPACITY)
-    _add_of_rows(n_lower_ptr, rows, n_rows, n_lower)
+    _add_of_rows(n_below_ptr, rows, n_rows, n_below)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -275,7 +277,7 @@ def _bracket_kernel(
     inside = (rows < n_rows)[:, None] & (places < n_samples)[None, :]
     at = rows.to(tl.int64)[:, None] * n_samples + places[None, :]
     scores = tl.load(scores_ptr + at, mask=inside, other=0.0)
-    rising = tl.where(inside, (~_descending(scores) >> 1) + (1 << 30), -1)
+    rising = tl.where(inside, pack_31_bits(scores), -1)
     from_rank = _load_of_rows(from_ranks_ptr, rows, n_rows)
     to_rank = _load_of_rows(to_ranks_ptr, rows, n_rows)
     upper = tl.zeros((BLOCK_ROWS,), tl.int32)
@@ -286,14 +288,8 @@ def _bracket_kernel(
         n_lower = tl.sum((rising >= (lower | bit)[:, None]).to(tl.int32), axis=1)
         upper = tl.where(n_upper > from_rank, upper | bit, upper)
         lower = tl.where(n_lower > to_rank, lower | bit, lower)
-    tl.store(upper_ptr + rows, _rising_score(upper, 1), mask=rows < n_rows)
-    tl.store(lower_ptr + rows, _rising_score(lower, 0), mask=rows < n_rows)
-
-
-@triton.jit
-def _rising_score(number, lowest_bit):
-    bits = ((number - (1 << 30)) << 1) | lowest_bit
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    tl.store(upper_ptr + rows, unpack_31_bits(upper, 1), mask=rows < n_rows)
+    tl.store(lower_ptr + rows, unpack_31_bits(lower, 0), mask=rows < n_rows)
 
 
 def select_projected(
@@ -310,15 +306,27 @@ def select_projected(
     n_unobserved = corpus.n_items - n_observed
     rank = first_rank.clamp(min=0).minimum((n_unobserved - 1).clamp(min=0))
     bits = _observed_bits(corpus, rows, items)
-    upper, lower, best = _bounds(corpus, bits, n_unobserved, rank, top_m)
-    capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
-    least = _least_of_top(best, top_m)
-    keys, size, n_lower = _collect(corpus, bits, least, upper, lower, capacity)
-    scores, ids = _score_of(keys), (keys & 0xFFFFFFFF).int()
+    bounds = _bounds(corpus, bits, n_unobserved, rank, top_m)
+    return _select_listed(corpus, bits, *bounds, n_unobserved, rank, top_m)
+
+
+def _select_listed(
+    corpus: Corpus,
+    bits: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
+    best: torch.Tensor,
+    n_unobserved: torch.Tensor,
+    rank: torch.Tensor,
+    top_m: int,
+) -> Selected:
+    """What the second pass and its lists say; ``bits`` become those of the pools."""
+    keys, size, n_below = _collect(corpus, bits, _least_of_top(best, top_m), upper, lower, top_m)
+    scores, ids = unpack_key(keys)
     kept = keys != _NO_KEY
     between = kept & (scores >= lower[:, None]) & (scores <= upper[:, None])
     n_between = between.sum(1)
-    within = rank - (n_unobserved - n_lower - n_between)
+    within = rank - (n_unobserved - n_below - n_between)
     failed = (size > keys.shape[1]) | (within < 0) | (within >= n_between)
     place = (kept & (scores > upper[:, None])).sum(1) + within
     place = place.clamp(0, keys.shape[1] - 1)[:, None]
@@ -329,7 +337,7 @@ def select_projected(
         scores.gather(1, place)[:, 0],
         ids.gather(1, place)[:, 0],
         bits,
-        torch.where(best.isnan().any(1), NAN, torch.where(failed, AGAIN, 0)).int(),
+        torch.where(best.isnan().any(1), NAN, torch.where(failed, NEEDS_FALLBACK, 0)).int(),
     )
 
 
@@ -444,19 +452,20 @@ def _collect(
     least: torch.Tensor,
     upper: torch.Tensor,
     lower: torch.Tensor,
-    capacity: int,
+    top_m: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(sorted keys, how many there should be, how many scores are below ``lower``); new bits."""
     grid, slab = corpus.grid(1)
+    capacity = triton.next_power_of_2(max(corpus.tile.capacity, 4 * top_m))
     keys = bits.new_full((corpus.n_rows, capacity), _NO_KEY, dtype=torch.int64)
-    sizes, n_lower = bits.new_zeros((2, corpus.n_rows))
+    sizes, n_below = bits.new_zeros((2, corpus.n_rows))
     with torch.cuda.device_of(bits):
         _collect_kernel[grid](
             bits_ptr=bits,
             least_ptr=least,
             upper_ptr=upper,
             lower_ptr=lower,
-            n_lower_ptr=n_lower,
+            n_below_ptr=n_below,
             keys_ptr=keys,
             sizes_ptr=sizes,
             n_words=bits.shape[1],
@@ -464,7 +473,7 @@ def _collect(
             CAPACITY=capacity,
             **corpus.arguments(),
         )
-    return keys.sort(dim=1).values, sizes, n_lower
+    return keys.sort(dim=1).values, sizes, n_below
 
 
 def _add_to_pool(bits: torch.Tensor, items: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -472,8 +481,3 @@ def _add_to_pool(bits: torch.Tensor, items: torch.Tensor, wanted: torch.Tensor) 
     items = torch.where(wanted, items, 0)
     words = torch.arange(len(bits), device=bits.device)[:, None] * n_words + (items >> 5)
     bits.view(-1).index_add_(0, words.view(-1), (wanted.int() << (items & 31)).view(-1))
-
-
-def _score_of(keys: torch.Tensor) -> torch.Tensor:
-    rising = (~(keys >> 32)).int()
-    return (rising ^ ((rising >> 31) & 0x7FFFFFFF)).view(torch.float32)

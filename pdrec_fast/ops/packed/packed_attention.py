@@ -19,7 +19,7 @@ from pdrec_fast.ops.packed._sequences import (
     on_device,
     packed_dropout_of,
 )
-from pdrec_fast.reference.counter_rng import ENCODER
+from pdrec_fast.random_keys import ENCODER
 from pdrec_fast.reference.packed import packed_attention as reference
 
 

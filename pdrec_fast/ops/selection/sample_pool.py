@@ -31,7 +31,7 @@ def sample_pool(
 
     The pool is the unobserved items that score below ``threshold_score``, or equal it and are not
     below ``threshold_item``. The draws depend on (seed, epoch, user) and the row alone:
-    the words of stream 2 of the counter-based generator, in order, name candidates
+    the words of the counter-based generator's stream ``NEGATIVES``, in order, name candidates
     ``(word * N) >> 32``, and those in the pool are the draws. Of a pool of fewer than N / 64
     items, a word names the item ``(word * pool size) >> 32`` of the ascending pool instead.
 

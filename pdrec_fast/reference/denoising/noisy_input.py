@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.operands import ItemRows, Noise
-from pdrec_fast.reference.counter_rng import DROPOUT, NOISE, words
+from pdrec_fast.random_keys import DROPOUT, NOISE
+from pdrec_fast.reference.counter_rng import words
 
 
 def noisy_input(rows: ItemRows, noise: Noise, out: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from pdrec_fast.operands import DrawKey
 from pdrec_fast.ragged import Ragged
-from pdrec_fast.reference.counter_rng import NEGATIVES, bounded, words
+from pdrec_fast.random_keys import NEGATIVES
+from pdrec_fast.reference.counter_rng import bounded, words
 from pdrec_fast.reference.selection.select_unobserved import observed_mask
 
 

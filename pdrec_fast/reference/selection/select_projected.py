@@ -6,7 +6,8 @@ import torch
 
 from pdrec_fast.operands import DrawKey, ObservedRows, Projection
 from pdrec_fast.ragged import Ragged
-from pdrec_fast.reference.counter_rng import NEGATIVES, bounded, philox4x32
+from pdrec_fast.random_keys import NEGATIVES
+from pdrec_fast.reference.counter_rng import bounded, philox4x32
 from pdrec_fast.reference.selection.sample_pool import sample_pool
 from pdrec_fast.reference.selection.select_unobserved import select_unobserved
 

@@ -116,6 +116,67 @@ def test_equal_scores_go_to_the_lower_item(device):
     check(corpus(device, repeats=3), *rows())
 
 
+def worked_example():
+    """The numbers of the example in the kernels' docstring, by name."""
+    lines = re.findall(r"^    (\w+) +(\d[\d ]*?) *(?:#.*)?$", kernels.__doc__, re.MULTILINE)
+    return {name: [int(number) for number in numbers.split()] for name, numbers in lines}
+
+
+def test_the_worked_example_is_right(device):
+    example = worked_example()
+
+    def given(name):
+        return torch.tensor([float(number) for number in example[name]], device=device)
+
+    def number(tensor):
+        return tensor.flatten().tolist()
+
+    def items_of(bits):
+        return [item for item in range(8) if bits[0, 0] >> item & 1]
+
+    (top_m,), (rank,), (place,) = (example[name] for name in ("top_m", "rank", "place"))
+    matrices = torch.ones(1, 1, device=device), given("score")[:, None], given("score") * 0
+    corpus = tiles.Corpus(*matrices, TILE)
+    seen = torch.tensor(example["observed"], dtype=torch.int32, device=device)
+    bits = kernels._observed_bits(corpus, torch.zeros_like(seen).long(), seen)
+    assert items_of(bits) == example["observed"]
+
+    bounds = given("upper"), given("lower")
+    n_upper, n_lower, best = kernels._count(corpus, bits, *bounds, top_m)
+    assert (number(n_upper), number(n_lower)) == (example["n_upper"], example["n_lower"])
+    least = kernels._least_of_top(best, top_m)
+    assert number(least) == example["least"]
+
+    keys, size, n_below = kernels._collect(corpus, bits.clone(), least, *bounds, top_m)
+    scores, items = kernels.unpack_key(keys)
+    assert (number(size), number(n_below)) == (example["size"], example["n_below"])
+    assert number(items[:, : int(size)]) == example["keys"]
+    assert number(scores[:, : int(size)]) == number(given("score")[example["keys"]])
+    n_between = ((scores >= bounds[1]) & (scores <= bounds[0]))[:, : int(size)].sum(1)
+    assert number(n_between) == example["n_between"]
+    n_unobserved = len(example["item"]) - len(seen)
+    within = rank - (n_unobserved - n_below - n_between)
+    assert number(within) == example["within"]
+    assert number(n_upper + within) == [place]
+    assert example["keys"][place] == example["threshold_item"][0]
+
+    counts = torch.tensor([n_unobserved], device=device), torch.tensor([rank], device=device)
+    found = kernels._select_listed(corpus, bits, *bounds, best, *counts, top_m)
+    for name in ("top_items", "threshold_item", "threshold_score"):
+        assert number(getattr(found, name)) == example[name], name
+    assert items_of(found.pool) == example["pool"]
+    assert number(found.state) == [0]
+
+    observed = np.array([0, 1]), seen.cpu().numpy()
+    key = {"seed": 0, "users": np.zeros(1, np.int64)}
+    whole = select_projected(
+        *matrices, observed, top_m, np.array([rank]), 20, **key, impl="triton", tile=TILE
+    )
+    for name in ("top_items", "threshold_item", "threshold_score"):
+        assert number(getattr(whole, name)) == example[name], name
+    assert set(number(whole.draws)) <= set(example["pool"])
+
+
 def test_pools_that_are_listed(device):
     """Of less than a 64th of the items, in two rows only."""
     observed, first_rank = rows(n_items=201, all_seen=198)

@@ -1,0 +1,154 @@
+"""Scores of blocks of cases, checked, and where they rank the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.data import Histories, Holdout
+from pdrec_fast.devices import off_cpu
+from pdrec_fast.evaluation.metrics import Ranks, rank_counts
+from pdrec_fast.ops.selection.project import rows_per_block
+from pdrec_fast.profiling import span
+from pdrec_fast.ragged import row_indices
+
+_CASES_PER_BLOCK = 1024  # so that an encoder's own tensors stay small too
+_CASES_PER_GPU_BLOCK = 8192
+
+
+class Scorer(Protocol):
+    """Anything that scores the next item of a history; higher is better.
+
+    A ``DiffRec``, a ``PDRec``, or a recommender of your own: it can be evaluated, and
+    ``Preferences`` inferred from it. One whose scores are a table of users by items is::
+
+        class Table:
+            def scores(self, histories, items=None):
+                rows = table[torch.from_numpy(histories.users)]
+                return rows if items is None else rows.gather(1, items)
+
+    An attribute ``trained_on``, the fingerprint of the training interactions, is compared with
+    those that preferences are inferred for.
+    """
+
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Score the corpus, or the given items, for B histories.
+
+        Args:
+            histories: B histories.
+            items: int64 [B, C] item indices on the CPU, or None for all N items.
+
+        Returns:
+            float [B, C], or [B, N] in the order of the item indices, on any device; never NaN.
+        """
+        ...
+
+
+@torch.no_grad()
+def checked_scores(
+    scorer: Scorer, histories: Histories, items: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``scorer.scores(histories, items)``, refused when it is no tensor of the promised shape.
+
+    Raises:
+        TypeError: the scorer has no ``scores``, or they are no tensor.
+        ValueError: they have another shape.
+    """
+    name = type(scorer).__name__
+    if not callable(getattr(scorer, "scores", None)):
+        raise TypeError(f"{name} cannot score: give it a method scores(histories, items=None)")
+    with span("scores"):
+        scores = scorer.scores(histories) if items is None else scorer.scores(histories, items)
+    if not isinstance(scores, torch.Tensor):
+        raise TypeError(
+            f"{name}.scores returned a {type(scores).__name__}, not a torch.Tensor; for an array "
+            "return torch.from_numpy(...)"
+        )
+    wanted = (len(histories), histories.n_items) if items is None else tuple(items.shape)
+    if tuple(scores.shape) != wanted:
+        raise ValueError(
+            f"{name}.scores returned shape {tuple(scores.shape)}, not {wanted}: was it fitted on "
+            "other data?"
+        )
+    return scores
+
+
+def rank_among(
+    scorer: Scorer,
+    holdout: Holdout,
+    negatives: npt.NDArray[np.int32],
+    *,
+    block_size: int | None = None,
+) -> Ranks:
+    """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x C."""
+    parts = []
+    for block in _blocks(scorer, len(holdout), block_size, negatives.shape[1] + 1):
+        items = np.column_stack([holdout.targets[block], negatives[block]])
+        scores = checked_scores(
+            scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64))
+        )
+        parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
+    return Ranks.concatenate(parts)
+
+
+def rank_in_corpus(
+    scorer: Scorer,
+    holdout: Holdout,
+    candidates: npt.NDArray[np.bool_] | None = None,
+    *,
+    block_size: int | None = None,
+) -> Ranks:
+    """Rank each target in the corpus without its history's items; memory block_size x items.
+
+    The target itself is never filtered, even where the history holds it.
+
+    Args:
+        candidates: bool [items], those to rank among; None for all.
+    """
+    kept = None if candidates is None else torch.from_numpy(np.flatnonzero(candidates))
+    parts = []
+    for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
+        histories = holdout.histories[block]
+        scores = checked_scores(scorer, histories)
+        targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
+        target_scores = scores.gather(1, targets[:, None])[:, 0]
+        excluded = _excluded(histories, holdout.targets[block], candidates)
+        if kept is not None:
+            scores = scores.index_select(1, kept.to(scores.device))
+        rows, columns = excluded.to(scores.device)
+        parts.append(rank_counts(target_scores, scores, (rows, columns)))
+    return Ranks.concatenate(parts)
+
+
+def _blocks(
+    scorer: Scorer, n_cases: int, block_size: int | None, n_candidates: int
+) -> Iterator[slice]:
+    if n_cases == 0:
+        raise ValueError("the holdout has no cases to rank")
+    if block_size is None:
+        on_gpu = off_cpu(scorer)
+        most = _CASES_PER_GPU_BLOCK if on_gpu else _CASES_PER_BLOCK
+        block_size = min(rows_per_block(n_candidates, on_gpu=on_gpu), most)
+    for start in range(0, n_cases, block_size):
+        yield slice(start, min(start + block_size, n_cases))
+
+
+def _excluded(
+    histories: Histories,
+    targets: npt.NDArray[np.int32],
+    candidates: npt.NDArray[np.bool_] | None,
+) -> torch.Tensor:
+    """int64 [2, n]: rows, and columns of the candidates' scores, of every history's items and
+    target, each pair once."""
+    indptr, items, _ = histories.packed()
+    rows = np.concatenate([row_indices(indptr), np.arange(len(histories))])
+    keys = np.unique(rows * histories.n_items + np.concatenate([items, targets]))
+    rows, columns = np.divmod(keys, histories.n_items)
+    if candidates is not None:
+        inside = candidates[columns]
+        rows, columns = rows[inside], (np.cumsum(candidates) - 1)[columns[inside]]
+    return torch.from_numpy(np.stack([rows, columns]))
