@@ -5,7 +5,7 @@
 
 #include "counter_rng.hpp"
 #include "lanes.hpp"
-#include "packed/small_product.hpp"
+#include "packed/_small_product.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
