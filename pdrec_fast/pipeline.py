@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import resource
 import shutil
 import sys
 import time
@@ -482,5 +481,10 @@ def _with_defaults(values: Any, defaults: Any) -> Any:
 
 
 def _peak_rss_gib() -> float:
+    """0.0 where the system does not tell, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)

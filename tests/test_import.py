@@ -34,9 +34,20 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_import_needs_no_extra():
     extras = ["triton", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
-    extras += ["optuna", "sqlalchemy"]
+    extras += ["optuna", "sqlalchemy", "jinja2", "filelock"]
     absent = f"import sys; sys.modules.update(dict.fromkeys({extras}))"
     result = python(f"{absent}; import pdrec_fast.cli")
+    assert result.returncode == 0, result.stderr
+
+
+def test_import_needs_no_posix():
+    absent = "import sys, torch; sys.modules.update(dict.fromkeys(['fcntl', 'resource']))"
+    result = python(
+        f"{absent}\n"
+        "import pdrec_fast.cli\n"
+        "from pdrec_fast.pipeline import _peak_rss_gib\n"
+        "assert _peak_rss_gib() == 0.0\n"
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterable
+from datetime import datetime, timezone
 
 from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, MODEL_NAMES, PLAIN, WEIGHTINGS
-from pdrec_fast.studies.load import DataSet, Variant
+from pdrec_fast.studies.schema import DataSet, Variant
 
 _PAPERS_DATA = ("toy", "game", "book", "music")
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -75,13 +75,6 @@ def in_order(variants: Iterable[Variant]) -> list[Variant]:
     return sorted(variants, key=place)
 
 
-def mean_and_sd(values: Iterable[float]) -> tuple[float, float]:
-    """Sample standard deviation; NaN for one value, both NaN for none."""
-    found = [float(value) for value in values]
-    mean = statistics.fmean(found) if found else math.nan
-    return mean, statistics.stdev(found) if len(found) > 1 else math.nan
-
-
 def figure(value: float, sign: bool = False) -> str:
     """A metric with four digits and no leading zero: ".2305"; "–" for NaN."""
     if math.isnan(value):
@@ -93,6 +86,25 @@ def figure(value: float, sign: bool = False) -> str:
 def with_spread(mean: float, sd: float) -> str:
     """ ".2305 ± .0020"; without the spread where there is none."""
     return figure(mean) if math.isnan(sd) else f"{figure(mean)}{_SPACE}±{_SPACE}{figure(sd)}"
+
+
+def number(value: float, digits: int = 0) -> str:
+    """With thousands apart: "1,234.5"; "–" for NaN."""
+    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def interval(first: float, last: float) -> str:
+    """ "5,001–10,000", or one number where both are the same."""
+    return number(first) if first == last else f"{number(first)}–{number(last)}"
+
+
+def moment(time: float) -> str:
+    """The date where a timestamp looks like Unix seconds, else the number, "" for NaN."""
+    if math.isnan(time):
+        return ""
+    if 1e8 < time < 1e10:
+        return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d")
+    return f"{time:g}"
 
 
 def percent(value: float) -> str:
