@@ -11,7 +11,7 @@ import numpy as np
 from pdrec_fast.evaluation import metric_names, per_case
 from pdrec_fast.studies.finished import FinishedJob
 from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, PLAIN
-from pdrec_fast.studies.schema import Variant
+from pdrec_fast.studies.variants import Variant
 
 BySeed = dict[int, FinishedJob]
 

@@ -12,29 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 import numpy as np
 
 from pdrec_fast.studies.jobs import GUIDE, PLAIN
-from pdrec_fast.studies.labels import (
-    data_name,
-    figure,
-    guided_by_diffusion,
-    in_order,
-    is_diffusion,
-    is_full,
-    metric_name,
-    model_name,
-    modules_name,
-    moment,
-    variant_name,
-)
+from pdrec_fast.studies.labels import METRIC, METRIC_NAME, figure, model_name, moment
 from pdrec_fast.studies.load import Studies
 from pdrec_fast.studies.ranks import known_and_cold
-from pdrec_fast.studies.schema import VARIANT, DataSet, Variant
+from pdrec_fast.studies.variants import VARIANT, DataSet, Variant, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRIC = "ndcg@10"
 _WIDTH = 8.6
 # Okabe and Ito's palette, without what is too light for lines and text on white.
 _COLOURS = {
@@ -135,11 +122,11 @@ def draw_ablation(studies: Studies, protocol: str) -> tuple[Figure, str] | None:
     for axes, (data_set, variants) in zip(grid, panels.items(), strict=True):
         values = [studies.values(variant, protocol, METRIC) for variant in variants]
         _dots(axes, values, alone=variants[0].modules == PLAIN)
-        axes.set_yticks(range(len(variants)), list(map(variant_name, variants)))
-        axes.set_title(data_name(data_set))
-        axes.set_xlabel(f"{metric_name(METRIC)} on test (this axis does not start at 0)")
+        axes.set_yticks(range(len(variants)), [variant.name for variant in variants])
+        axes.set_title(data_set.name)
+        axes.set_xlabel(f"{METRIC_NAME} on test (this axis does not start at 0)")
     return drawing, (
-        f"{metric_name(METRIC)} of an encoder alone and with each set of modules; a dot per seed, "
+        f"{METRIC_NAME} of an encoder alone and with each set of modules; a dot per seed, "
         "a diamond for the mean and a line of one standard deviation to each side."
     )
 
@@ -148,14 +135,14 @@ def ablated(studies: Studies, data_set: DataSet, protocol: str) -> list[Variant]
     """Variants of the encoder with most of them, if any but alone and with all modules."""
     by_model: dict[str, list[Variant]] = {}
     for variant in in_order(studies.variants(data_set)):
-        if not is_diffusion(variant) and len(studies.values(variant, protocol, METRIC)):
+        if not variant.is_diffusion and len(studies.values(variant, protocol, METRIC)):
             by_model.setdefault(variant.model, []).append(variant)
     most = max(
         by_model.values(),
         key=lambda variants: (len(variants), variants[0].model == "sasrec"),
         default=[],
     )
-    return most if any(each.modules != PLAIN and not is_full(each) for each in most) else []
+    return most if any(each.modules != PLAIN and not each.is_full for each in most) else []
 
 
 def _dots(axes: Axes, rows: Sequence[pd.Series], *, alone: bool) -> None:
@@ -204,18 +191,18 @@ def draw_gains(studies: Studies, protocol: str) -> tuple[Figure, str] | None:
                 by_seed, [place + 0.2] * len(by_seed), ".", markersize=5, color=colour, alpha=0.5
             )
             axes.plot(gain, place, marker, markersize=7, color=colour)
-        names = [f"{model_name(variant.model)} {modules_name(variant)}" for variant, _, _ in rows]
+        names = [f"{model_name(variant.model)} {variant.modules_name}" for variant, _, _ in rows]
         axes.set_yticks(range(len(rows)), names)
         for label, (variant, _, _) in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_color(_colour(variant.model))
         axes.axvline(0, color=_PAIRED, linewidth=1)
         axes.tick_params(labelbottom=True)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(data_name(data_set))
+        axes.set_title(data_set.name)
         _only_vertical_grid(axes)
-    grid[-1].set_xlabel(f"gain in {metric_name(METRIC)} over the encoder alone, percent")
+    grid[-1].set_xlabel(f"gain in {METRIC_NAME} over the encoder alone, percent")
     return drawing, (
-        f"Relative change of {metric_name(METRIC)} from an encoder alone to the same with modules, "
+        f"Relative change of {METRIC_NAME} from an encoder alone to the same with modules, "
         "for each encoder and data set; small dots are single seeds."
     )
 
@@ -227,7 +214,7 @@ def _gains(
     rows = []
     for variant in in_order(studies.variants(data_set)):
         comparison = studies.comparison(variant, protocol, METRIC)
-        if comparison is None or is_diffusion(variant) or not guided_by_diffusion(variant):
+        if comparison is None or variant.is_diffusion or not variant.guided_by_diffusion:
             continue
         before = studies.values(variant.plain, protocol, METRIC)
         by_seed = 100 * (studies.values(variant, protocol, METRIC) / before[before != 0] - 1)
@@ -245,7 +232,7 @@ def draw_training(studies: Studies) -> tuple[Figure, str] | None:
     drawing, grid = _new_panels([3.6] * len(panels))
     for axes, (data_set, lines) in zip(grid, panels.items(), strict=True):
         for variant, seeds in lines.items():
-            style = "-" if is_full(variant) or is_diffusion(variant) else (0, (4, 2))
+            style = "-" if variant.is_full or variant.is_diffusion else (0, (4, 2))
             for place, rows in enumerate(seeds):
                 axes.plot(
                     rows["seconds"],
@@ -257,12 +244,12 @@ def draw_training(studies: Studies) -> tuple[Figure, str] | None:
                     marker="." if len(rows) == 1 else None,
                 )
         _log_axis(axes, "{x:g}")
-        axes.set_title(data_name(data_set))
+        axes.set_title(data_set.name)
         axes.set_xlabel("seconds of training (log scale)")
-        axes.set_ylabel(f"{metric_name(METRIC)} on validation")
+        axes.set_ylabel(f"{METRIC_NAME} on validation")
         _label_lines(axes, {variant: seeds[0].iloc[-1] for variant, seeds in lines.items()})
     return drawing, (
-        f"{metric_name(METRIC)} on validation over seconds of training, a line per model; encoders "
+        f"{METRIC_NAME} on validation over seconds of training, a line per model; encoders "
         "alone are dashed, PDRec is solid."
     )
 
@@ -285,7 +272,7 @@ def _lines(studies: Studies, data_set: DataSet) -> dict[Variant, list[pd.DataFra
         found.setdefault(Variant(*key[:5]), []).append(seed)
     lines = {}
     for variant in in_order(found):
-        if variant.modules == PLAIN or is_full(variant):
+        if variant.modules == PLAIN or variant.is_full:
             seeds = sorted(found[variant], key=lambda seed: seed["valid"].max())
             lines[variant] = [seeds.pop((len(seeds) - 1) // 2), *seeds]
     return lines
@@ -309,7 +296,7 @@ def _label_lines(axes: Axes, ends: Mapping[Variant, pd.Series]) -> None:
     for (variant, end), place in zip(ordered, places, strict=True):
         colour = _colour(variant.model)
         axes.annotate(
-            variant_name(variant),
+            variant.name,
             (end["seconds"], end["valid"]),
             xytext=(1.03, place),
             textcoords=beside,
@@ -342,7 +329,7 @@ def draw_ranks(studies: Studies) -> tuple[Figure, str] | None:
             axes.legend(loc="upper left", fontsize=8)
         _log_axis(axes, "{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:.0f} %")
-        axes.set_title(f"{data_name(data_set)}: {group.name}")
+        axes.set_title(f"{data_set.name}: {group.name}")
         axes.set_ylabel("cases")
         axes.set_ylim(bottom=0)
         if place % 2:
@@ -360,7 +347,7 @@ def draw_histories(studies: Studies, data_set: DataSet) -> tuple[Figure, str] | 
     if not users:
         return None
     drawing, grid = _new_panels([2.0] * len(users))
-    name = data_name(data_set)
+    name = data_set.name
     for axes, (user, rows) in zip(grid, users.items(), strict=True):
         _stems(axes, rows)
         axes.set_title(f"{name}: user {user}, {len(rows)} behaviours")

@@ -14,7 +14,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks
 from pdrec_fast.studies.job_process import CASES, DONE, damaged, read_marker
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
-from pdrec_fast.studies.schema import Variant
+from pdrec_fast.studies.variants import Variant
 
 STUDY = "study.json"
 

@@ -1,47 +1,18 @@
-"""Names, orders and numbers as a report prints them."""
+"""Names and numbers as a report prints them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, MODEL_NAMES, PLAIN, WEIGHTINGS
-from pdrec_fast.studies.schema import DataSet, Variant
+from pdrec_fast.studies.jobs import MODEL_NAMES
 
-_PAPERS_DATA = ("toy", "game", "book", "music")
 _SPACE = "\N{NO-BREAK SPACE}"
-_STEPS = (PLAIN, *INCREMENTS)
 
 
 def model_name(model: str) -> str:
     return MODEL_NAMES.get(model, model)
-
-
-def data_name(data_set: DataSet) -> str:
-    """E.g. "Toy", or "Toy (preset toy-tuned)"; foreign names stay as they are."""
-    parts = data_set.data.split("-to-")
-    name = " → ".join(part.capitalize() if part in _PAPERS_DATA else part for part in parts)
-    expected = parts[-1] if parts[-1] in _PAPERS_DATA else "none"  # as a study chooses it
-    return name if data_set.preset == expected else f"{name} (preset {data_set.preset})"
-
-
-def modules_name(variant: Variant) -> str:
-    """What a variant adds to its backbone, e.g. "+ HBR + NNS"."""
-    added = " ".join(f"+ {name.upper()}" for name in variant.modules.split("+"))
-    return added if guided_by_diffusion(variant) else f"{added}, guide {model_name(variant.guide)}"
-
-
-def variant_name(variant: Variant) -> str:
-    """E.g. "SASRec", "SASRec + HBR", "PDRec (SASRec)", "PDRec (SASRec), guide SASRec"."""
-    name = model_name(variant.model)
-    if variant.modules == PLAIN:
-        return name
-    if variant.modules == FULL:
-        by = "" if guided_by_diffusion(variant) else f", guide {model_name(variant.guide)}"
-        return f"PDRec ({name}){by}"
-    return f"{name} {modules_name(variant)}"
 
 
 def metric_name(metric: str) -> str:
@@ -49,30 +20,8 @@ def metric_name(metric: str) -> str:
     return metric.upper().replace("NDCG", "N")
 
 
-def is_diffusion(variant: Variant) -> bool:
-    return variant.model in WEIGHTINGS
-
-
-def guided_by_diffusion(variant: Variant) -> bool:
-    return variant.guide in ("", GUIDE)
-
-
-def is_full(variant: Variant) -> bool:
-    """PDRec as the paper means it: all modules, guided by TI-DiffRec."""
-    return variant.modules == FULL and guided_by_diffusion(variant)
-
-
-def in_order(variants: Iterable[Variant]) -> list[Variant]:
-    """Diffusion models, then each encoder: alone, the paper's steps, other modules and guides."""
-    models = [*WEIGHTINGS, "gru4rec", "sasrec", "cl4srec"]
-
-    def place(variant: Variant) -> tuple[object, ...]:
-        model, modules = variant.model, variant.modules
-        known = models.index(model) if model in models else len(models)
-        step = _STEPS.index(modules) if modules in _STEPS else len(_STEPS)
-        return known, model, not guided_by_diffusion(variant), step, modules, variant.guide
-
-    return sorted(variants, key=place)
+METRIC = "ndcg@10"  # that figures and sentences are about
+METRIC_NAME = metric_name(METRIC)
 
 
 def figure(value: float, sign: bool = False) -> str:

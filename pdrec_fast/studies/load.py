@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdrec_fast.errors import DataError
-from pdrec_fast.studies.schema import DATA_SET, TABLES, VARIANT, DataSet, Variant, read_table
+from pdrec_fast.studies.schema import TABLES, read_table
+from pdrec_fast.studies.variants import DATA_SET, VARIANT, DataSet, Variant
 
 if TYPE_CHECKING:
     import pandas as pd

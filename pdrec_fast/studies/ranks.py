@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pdrec_fast.studies.load import Studies
-from pdrec_fast.studies.schema import DataSet
+from pdrec_fast.studies.variants import DataSet
 
 if TYPE_CHECKING:
     import pandas as pd

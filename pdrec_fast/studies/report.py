@@ -11,12 +11,13 @@ from pdrec_fast.evaluation import PROTOCOLS
 from pdrec_fast.files import write_text
 from pdrec_fast.studies import figures, report_tables
 from pdrec_fast.studies.jobs import Kind
-from pdrec_fast.studies.labels import data_name, metric_name
+from pdrec_fast.studies.labels import METRIC_NAME
 from pdrec_fast.studies.load import Studies, load_studies
 from pdrec_fast.studies.paper import PROTOCOL
 from pdrec_fast.studies.report_tables import Table
-from pdrec_fast.studies.schema import DataSet, need_extra
-from pdrec_fast.studies.statements import METRIC, statements
+from pdrec_fast.studies.schema import need_extra
+from pdrec_fast.studies.statements import statements
+from pdrec_fast.studies.variants import DataSet
 
 
 class Missing(NamedTuple):
@@ -72,7 +73,7 @@ def _contents(studies: Studies) -> dict[str, Any]:
         "gains": {name: figures.draw_gains(studies, name) for name in protocols},
     }
     histories = {
-        data_name(data_set): (
+        data_set.name: (
             figures.draw_histories(studies, data_set),
             report_tables.histories_table(studies, data_set),
         )
@@ -80,9 +81,9 @@ def _contents(studies: Studies) -> dict[str, Any]:
         if figures.histories(studies, data_set)
     }
     return {
-        "names": list(map(data_name, studies.data_sets)),
+        "names": [found.name for found in studies.data_sets],
         "kinds": list(dict.fromkeys(info.text("study") for info in studies.infos)),
-        "metric": metric_name(METRIC),
+        "metric": METRIC_NAME,
         "protocols": PROTOCOLS,
         "paper_protocol": PROTOCOL,
         "statements": statements(studies),
@@ -110,7 +111,7 @@ def _tables(
     """(data set, protocol, table), where there are rows."""
     protocols = dict.fromkeys([*studies.protocols, *studies.tables["popularity"]["protocol"]])
     return [
-        (data_name(data_set), protocol, table)
+        (data_set.name, protocol, table)
         for data_set in studies.data_sets
         for protocol in protocols
         if (table := make(studies, data_set, protocol)) is not None
@@ -152,7 +153,7 @@ def _missing(studies: Studies, what: str, kind: str, data_sets: Sequence[DataSet
     """What is missing for some of the data sets, or altogether."""
     info, data = studies.infos[0], "FILE"
     if data_sets:
-        what = f"{what} for {', '.join(map(data_name, data_sets))}"
+        what = f"{what} for {', '.join(found.name for found in data_sets)}"
         data = data_sets[0].data
         holding = [each for each in studies.infos if data in (name for name, _ in each.data_sets)]
         info = holding[0] if holding else info

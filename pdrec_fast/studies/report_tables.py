@@ -11,26 +11,22 @@ import numpy as np
 from pdrec_fast.studies.figures import histories
 from pdrec_fast.studies.jobs import PLAIN
 from pdrec_fast.studies.labels import (
-    data_name,
+    METRIC,
+    METRIC_NAME,
     figure,
-    guided_by_diffusion,
-    in_order,
     interval,
-    is_diffusion,
-    is_full,
     metric_name,
     model_name,
     moment,
     number,
     p_value,
     percent,
-    variant_name,
     with_spread,
 )
 from pdrec_fast.studies.load import Studies, StudyInfo
 from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
-from pdrec_fast.studies.schema import VARIANT, DataSet, Variant
-from pdrec_fast.studies.statements import METRIC, significant
+from pdrec_fast.studies.statements import significant
+from pdrec_fast.studies.variants import VARIANT, DataSet, Variant, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +53,7 @@ def data_sets_table(studies: Studies) -> Table:
     sizes = ("users", "items", "records")
     entries = {found: entry for info in studies.infos for found, entry in info.data_sets.items()}
     rows = [
-        (data_name(found), [Cell(found.preset), *(Cell(_size(entry.get(key))) for key in sizes)])
+        (found.name, [Cell(found.preset), *(Cell(_size(entry.get(key))) for key in sizes)])
         for found, entry in entries.items()
     ]
     return Table("Data sets", ["data set", "preset", *sizes], rows)
@@ -100,17 +96,16 @@ def results_table(studies: Studies, data_set: DataSet, protocol: str) -> Table |
     with_results = _with_results(studies, data_set, protocol)
     if not with_results:
         return None
-    variants = [each for each in with_results if each.modules == PLAIN or is_full(each)]
+    variants = [each for each in with_results if each.modules == PLAIN or each.is_full]
     rows = []
     for variant in variants:
         cells = [_value(studies, variant, protocol, metric, variants) for metric in TABLE_1_METRICS]
-        rows.append((variant_name(variant), cells))
-        if is_full(variant):
+        rows.append((variant.name, cells))
+        if variant.is_full:
             gains = [_gain(studies, variant, protocol, metric) for metric in TABLE_1_METRICS]
             rows.append((f"gain over {model_name(variant.model)}", gains))
     caption = (
-        f"Test split of {data_name(data_set)}, protocol {protocol}: mean ± standard deviation over "
-        "seeds."
+        f"Test split of {data_set.name}, protocol {protocol}: mean ± standard deviation over seeds."
     )
     return Table(caption, ["model", *map(metric_name, TABLE_1_METRICS)], rows)
 
@@ -127,13 +122,13 @@ def variants_table(studies: Studies, data_set: DataSet, protocol: str) -> Table 
     ]
     rows = []
     for variant in variants:
-        has_gain = not is_diffusion(variant) and variant.modules != PLAIN
+        has_gain = not variant.is_diffusion and variant.modules != PLAIN
         gain = _gain(studies, variant, protocol, METRIC) if has_gain else Cell("")
         cells = [_value(studies, variant, protocol, metric, variants) for metric in metrics]
-        rows.append((variant_name(variant), [gain, *cells]))
+        rows.append((variant.name, [gain, *cells]))
     caption = (
-        f"Every variant on the test split of {data_name(data_set)}, protocol {protocol}; gain in "
-        f"{metric_name(METRIC)} over the same encoder alone."
+        f"Every variant on the test split of {data_set.name}, protocol {protocol}; gain in "
+        f"{METRIC_NAME} over the same encoder alone."
     )
     return Table(caption, ["model", "gain", *map(metric_name, metrics)], rows)
 
@@ -159,7 +154,7 @@ def _value(
 
 
 def _paper(variant: Variant, protocol: str, metric: str) -> float | None:
-    if protocol != PROTOCOL or not guided_by_diffusion(variant):
+    if protocol != PROTOCOL or not variant.guided_by_diffusion:
         return None
     return paper_value(variant.data, variant.model, variant.modules, metric)
 
@@ -195,11 +190,11 @@ def popularity_table(studies: Studies, data_set: DataSet, protocol: str) -> Tabl
     for variant in in_order({Variant(*key[:5]) for key in found.index}):
         texts = found.loc[tuple(variant)].reindex(cases.index)
         changes = gains.get(tuple(variant)) if variant.modules != PLAIN else None
-        lines.append((variant_name(variant), _popularity_cells(texts, changes)))
+        lines.append((variant.name, _popularity_cells(texts, changes)))
     shares = 100 * cases / cases.sum()
     heads = [f"{interval(*bounds)} ({share:.0f} %)" for bounds, share in shares.items()]
     caption = (
-        f"{metric_name(rows['metric'].iloc[0])} on the test split of {data_name(data_set)}, "
+        f"{metric_name(rows['metric'].iloc[0])} on the test split of {data_set.name}, "
         f"protocol {protocol}, by the target's records in training (in brackets: share of the "
         "cases); below, the change over the same encoder alone."
     )
@@ -236,12 +231,12 @@ def times_table(studies: Studies, data_set: DataSet) -> Table | None:
             number(row["epochs"]),
             number(row["seconds"], 1),
         ]
-        lines.append((variant_name(variant), list(map(Cell, texts))))
+        lines.append((variant.name, list(map(Cell, texts))))
     caption = (
-        f"Training on {data_name(data_set)}: best validation and when, epochs and seconds in all; "
+        f"Training on {data_set.name}: best validation and when, epochs and seconds in all; "
         "means over seeds."
     )
-    heads = ["model", f"best {metric_name(METRIC)}", "seconds to it", "epochs", "seconds"]
+    heads = ["model", f"best {METRIC_NAME}", "seconds to it", "epochs", "seconds"]
     return Table(caption, heads, lines)
 
 
@@ -256,4 +251,4 @@ def histories_table(studies: Studies, data_set: DataSet) -> Table:
             rows.append((user, list(map(Cell, texts))))
     seed = studies.rows("hbr", data_set)["seed"].min()
     head = ["user", "position", "item", "when", "preference", "rank", "weight"]
-    return Table(f"HBR weights on {data_name(data_set)}, seed {seed}", head, rows)
+    return Table(f"HBR weights on {data_set.name}, seed {seed}", head, rows)

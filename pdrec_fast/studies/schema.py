@@ -5,42 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pdrec_fast.errors import DataError
 from pdrec_fast.files import write_text
+from pdrec_fast.studies.variants import DATA_SET, VARIANT
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class DataSet(NamedTuple):
-    """A data set as it was run; the same data under two presets are two."""
-
-    data: str
-    preset: str
-
-
-class Variant(NamedTuple):
-    """A model as it was run: ``modules`` is "none" or e.g. "hbr+nns+dpa"."""
-
-    data: str
-    preset: str
-    model: str
-    modules: str
-    guide: str
-
-    @property
-    def data_set(self) -> DataSet:
-        return DataSet(self.data, self.preset)
-
-    @property
-    def plain(self) -> Variant:
-        """The same model without modules."""
-        return self._replace(modules="none", guide="")
-
-
-DATA_SET, VARIANT = list(DataSet._fields), list(Variant._fields)
 _DATA_SET: dict[str, type] = dict.fromkeys(DATA_SET, str)
 _VARIANT: dict[str, type] = dict.fromkeys(VARIANT, str)
 _PLACE: dict[str, type] = dict.fromkeys(("protocol", "split", "metric"), str)

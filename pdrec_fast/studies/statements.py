@@ -8,23 +8,19 @@ from typing import Any
 
 from pdrec_fast.studies.jobs import GUIDE
 from pdrec_fast.studies.labels import (
-    data_name,
-    in_order,
+    METRIC,
+    METRIC_NAME,
     interval,
-    is_full,
-    metric_name,
     model_name,
     p_value,
     percent,
-    variant_name,
     with_spread,
 )
 from pdrec_fast.studies.load import Studies
 from pdrec_fast.studies.paper import PROTOCOL
 from pdrec_fast.studies.ranks import known_and_cold
-from pdrec_fast.studies.schema import Variant
+from pdrec_fast.studies.variants import Variant, in_order
 
-METRIC = "ndcg@10"
 LEVEL = 0.05
 
 
@@ -46,7 +42,7 @@ def significant(comparison: Any) -> bool:
 def _full_variants(studies: Studies, protocol: str) -> list[Any]:
     """Rows of comparisons of PDRec with its backbones."""
     variants = [each for found in studies.data_sets for each in in_order(studies.variants(found))]
-    rows = [studies.comparison(each, protocol, METRIC) for each in variants if is_full(each)]
+    rows = [studies.comparison(each, protocol, METRIC) for each in variants if each.is_full]
     return [row for row in rows if row is not None]
 
 
@@ -59,7 +55,7 @@ def _count(studies: Studies, protocol: str) -> Iterator[str]:
     below = [row for row in gains if row.gain_percent < 0]
     clear = [sum(map(significant, rows)) for rows in (above, below)]
     yield (
-        f"By {metric_name(METRIC)} on test, protocol {protocol}, PDRec is above its backbone in "
+        f"By {METRIC_NAME} on test, protocol {protocol}, PDRec is above its backbone in "
         f"{len(above)} of {_counted(len(gains), 'pair')} of data set and encoder (in {clear[0]} "
         f"with p < .05) and below it in {len(below)} (in {clear[1]} with p < .05)."
     )
@@ -80,7 +76,7 @@ def _models(studies: Studies, protocol: str) -> Iterator[str]:
 def _sentence(row: Any, baseline: str) -> str:
     variant = Variant(*row[:5])
     return (
-        f"{variant_name(variant)} on {data_name(variant.data_set)}: {metric_name(METRIC)} "
+        f"{variant.name} on {variant.data_set.name}: {METRIC_NAME} "
         f"{with_spread(row.mean, row.sd)} against {with_spread(row.baseline_mean, row.baseline_sd)}"
         f" of {model_name(baseline)}: {percent(row.gain_percent)} ({p_value(row.p_seeds)} over "
         f"{_counted(row.seeds, 'seed')}, {p_value(row.p_users)} over {row.users:,} users)."
@@ -99,7 +95,7 @@ def _ranks(studies: Studies) -> Iterator[str]:
                 f"{interval(*group.median)} for {group.kind}" for group in groups if group.median
             ]
             yield (
-                f"On {data_name(data_set)}, {groups[-1].share:.1f} % of the test items are cold; "
+                f"On {data_set.name}, {groups[-1].share:.1f} % of the test items are cold; "
                 f"the median rank under {model_name(GUIDE)} lies within "
                 f"{' and within '.join(medians)}."
             )

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pdrec_fast.studies import labels
-from pdrec_fast.studies.schema import DataSet, Variant
+from pdrec_fast.studies.variants import DataSet, Variant, in_order
 
 NAN = math.nan
 
@@ -27,7 +27,7 @@ def variant(model, modules="none", guide=""):
     ],
 )
 def test_names_of_variants(of, name):
-    assert labels.variant_name(of) == name
+    assert of.name == name
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_names_of_variants(of, name):
     ],
 )
 def test_names_of_data(data, preset, name):
-    assert labels.data_name(DataSet(data, preset)) == name
+    assert DataSet(data, preset).name == name
 
 
 def test_order():
@@ -60,7 +60,7 @@ def test_order():
         variant("sasrec", "hbr+nns+dpa", "sasrec"),
         variant("mine"),
     ]
-    assert labels.in_order(reversed(expected)) == expected
+    assert in_order(reversed(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,13 @@ def test_order():
         (labels.p_value(0.0031), "p = .003"),
         (labels.p_value(1.0), "p = 1.000"),
         (labels.p_value(NAN), "p not defined"),
+        (labels.number(1234.56, 1), "1,234.6"),
+        (labels.number(NAN), "–"),
+        (labels.interval(5001, 10000), "5,001–10,000"),
+        (labels.interval(1, 1), "1"),
+        (labels.moment(1.2e9), "2008-01-10"),
+        (labels.moment(12.0), "12"),
+        (labels.moment(NAN), ""),
     ],
 )
 def test_numbers(shown, text):

@@ -7,7 +7,7 @@ import pytest
 
 from pdrec_fast.errors import DataError
 from pdrec_fast.studies.load import load_studies
-from pdrec_fast.studies.schema import DataSet, Variant
+from pdrec_fast.studies.variants import DataSet, Variant
 from tests.studies.study_files import GUIDED, PLAIN, value_of, write_study
 
 TOY = DataSet("toy", "toy")
