@@ -44,6 +44,10 @@ class StudyInfo:
             DataSet(str(entry.get("name")), str(entry.get("preset"))): entry for entry in entries
         }
 
+    def holds(self, data: str) -> bool:
+        """Whether it ran data of this name, whatever the preset."""
+        return any(found.data == data for found in self.data_sets)
+
 
 @dataclass(frozen=True)
 class Studies:
@@ -78,18 +82,11 @@ class Studies:
         table = self.tables[name]
         return table[(table["data"] == data_set.data) & (table["preset"] == data_set.preset)]
 
-    def without(self, name: str) -> list[DataSet]:
-        """The data sets that have no rows in the table ``name``."""
-        present = _data_sets(self.tables[name])
-        return [data_set for data_set in self.data_sets if data_set not in present]
-
     def items(self, data_set: DataSet) -> int | None:
-        """How many the data set has, as study.json says."""
-        for info in self.infos:
-            if data_set in info.data_sets:
-                found = info.data_sets[data_set].get("items")
-                return found if isinstance(found, int) else None
-        return None
+        """How many the data set has, as study.json says; None where it does not."""
+        entries = [info.data_sets[data_set] for info in self.infos if data_set in info.data_sets]
+        found = entries[0].get("items") if entries else None
+        return found if isinstance(found, int) else None
 
     def values(self, variant: Variant, protocol: str, metric: str) -> pd.Series:
         """The metric on test by seed; empty without results."""

@@ -7,6 +7,7 @@ AAAI 2024, Tables 1 and 3; means of five seeds, one target against 99 sampled ne
 from __future__ import annotations
 
 from pdrec_fast.studies.jobs import FULL, INCREMENTS, PLAIN
+from pdrec_fast.studies.variants import Variant
 
 PROTOCOL = "paper"
 TABLE_1_METRICS = ("ndcg@1", "ndcg@5", "ndcg@10", "hr@5", "hr@10", "auc")
@@ -88,6 +89,13 @@ def paper_value(data: str, model: str, modules: str, metric: str) -> float | Non
         metric: e.g. ``"ndcg@10"``.
     """
     return _VALUES.get((data.lower(), model, modules, metric))
+
+
+def paper_result(variant: Variant, protocol: str, metric: str) -> float | None:
+    """What the paper reports of a variant, guided by TI-DiffRec; None under another protocol."""
+    if protocol != PROTOCOL or not variant.guided_by_diffusion:
+        return None
+    return paper_value(variant.data, variant.model, variant.modules, metric)
 
 
 def _values() -> dict[tuple[str, str, str, str], float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pdrec_fast.evaluation import PROTOCOLS
 from pdrec_fast.files import write_text
@@ -18,13 +18,6 @@ from pdrec_fast.studies.report_tables import Table
 from pdrec_fast.studies.schema import need_extra
 from pdrec_fast.studies.statements import statements
 from pdrec_fast.studies.variants import DataSet
-
-
-class Missing(NamedTuple):
-    """What a section lacks, and the command that makes it."""
-
-    what: str
-    command: str
 
 
 def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
@@ -67,21 +60,12 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
 
 def _contents(studies: Studies) -> dict[str, Any]:
     """What the template lays out."""
-    protocols = studies.protocols
-    drawn = {
-        "ablation": {name: figures.draw_ablation(studies, name) for name in protocols},
-        "gains": {name: figures.draw_gains(studies, name) for name in protocols},
-    }
-    histories = {
-        data_set.name: (
-            figures.draw_histories(studies, data_set),
-            report_tables.histories_table(studies, data_set),
-        )
-        for data_set in studies.data_sets
-        if figures.histories(studies, data_set)
-    }
+    data_sets, protocols = studies.data_sets, studies.protocols
+    ablation = {name: figures.draw_ablation(studies, name) for name in protocols}
+    gains = {name: figures.draw_gains(studies, name) for name in protocols}
+    times = [report_tables.times_table(studies, found) for found in data_sets]
     return {
-        "names": [found.name for found in studies.data_sets],
+        "names": [found.name for found in data_sets],
         "kinds": list(dict.fromkeys(info.text("study") for info in studies.infos)),
         "metric": METRIC_NAME,
         "protocols": PROTOCOLS,
@@ -93,15 +77,17 @@ def _contents(studies: Studies) -> dict[str, Any]:
         "results": _tables(studies, report_tables.results_table),
         "variants": _tables(studies, report_tables.variants_table),
         "popularity": _tables(studies, report_tables.popularity_table),
-        "ablation": {name: image for name, image in drawn["ablation"].items() if image},
-        "gains": {name: image for name, image in drawn["gains"].items() if image},
+        "ablation": {name: image for name, image in ablation.items() if image},
+        "gains": {name: image for name, image in gains.items() if image},
         "training": figures.draw_training(studies),
-        "times": list(
-            filter(None, (report_tables.times_table(studies, each) for each in studies.data_sets))
-        ),
+        "times": [table for table in times if table],
         "ranks": figures.draw_ranks(studies),
-        "histories": histories,
-        "missing": _all_missing(studies, any(drawn["gains"].values())),
+        "histories": [
+            (found.name, image, report_tables.histories_table(studies, found))
+            for found in data_sets
+            if (image := figures.draw_histories(studies, found))
+        ],
+        "missing": {name: _missing(studies, *what) for name, what in _lacking(studies, gains)},
     }
 
 
@@ -111,53 +97,51 @@ def _tables(
     """(data set, protocol, table), where there are rows."""
     protocols = dict.fromkeys([*studies.protocols, *studies.tables["popularity"]["protocol"]])
     return [
-        (data_set.name, protocol, table)
-        for data_set in studies.data_sets
+        (found.name, protocol, table)
+        for found in studies.data_sets
         for protocol in protocols
-        if (table := make(studies, data_set, protocol)) is not None
+        if (table := make(studies, found, protocol)) is not None
     ]
 
 
-def _all_missing(studies: Studies, has_gains: bool) -> dict[str, Missing]:
-    """By table, what is not there; "ablation" for single modules and steps."""
-    found = {
-        name: _missing(studies, f"{name}.csv has no rows", "main")
-        for name in ("results", "comparisons")
-        if studies.tables[name].empty
+def _lacking(
+    studies: Studies, gains: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[str, Kind, Sequence[DataSet]]]]:
+    """(section, (what it lacks, the study that makes it, for which data sets, if not for all))."""
+    for name in ("results", "comparisons"):
+        if studies.tables[name].empty:
+            yield name, (f"{name}.csv has no rows", "main", ())
+    if not any(gains.values()):
+        yield "gains", ("comparisons.csv has no rows", "universality", ())
+    kinds: dict[str, tuple[str, Kind]] = {
+        "ablation": ("No single modules and steps", "ablation"),
+        "popularity": ("No popularity of targets", "main"),
+        "curves": ("No curves", "main"),
+        "ranks": ("No ranks", "main"),
+        "hbr": ("No HBR weights", "main"),
     }
-    if not has_gains:
-        found["gains"] = _missing(studies, "comparisons.csv has no rows", "universality")
-    lacking = {
-        "popularity": ("No popularity of targets", studies.without("popularity")),
-        "curves": ("No curves", studies.without("curves")),
-        "ranks": ("No ranks", studies.without("ranks")),
-        "hbr": ("No HBR weights", studies.without("hbr")),
-        "ablation": ("No single modules and steps", _without_ablation(studies)),
-    }
-    for name, (what, data_sets) in lacking.items():
-        if data_sets or not studies.data_sets:
-            kind: Kind = "ablation" if name == "ablation" else "main"
-            found[name] = _missing(studies, what, kind, data_sets)
-    return found
+    for name, what in kinds.items():
+        missing = [found for found in studies.data_sets if not _has(studies, name, found)]
+        if missing or not studies.data_sets:
+            yield name, (*what, missing)
 
 
-def _without_ablation(studies: Studies) -> list[DataSet]:
-    return [
-        data_set
-        for data_set in studies.data_sets
-        if not any(figures.ablated(studies, data_set, name) for name in studies.protocols)
-    ]
+def _has(studies: Studies, name: str, data_set: DataSet) -> bool:
+    if name == "ablation":
+        return any(figures.ablated(studies, data_set, protocol) for protocol in studies.protocols)
+    return not studies.rows(name, data_set).empty
 
 
-def _missing(studies: Studies, what: str, kind: str, data_sets: Sequence[DataSet] = ()) -> Missing:
-    """What is missing for some of the data sets, or altogether."""
+def _missing(
+    studies: Studies, what: str, kind: Kind, data_sets: Sequence[DataSet]
+) -> dict[str, str]:
+    """The words, and the command that makes it."""
     info, data = studies.infos[0], "FILE"
     if data_sets:
         what = f"{what} for {', '.join(found.name for found in data_sets)}"
         data = data_sets[0].data
-        holding = [each for each in studies.infos if data in (name for name, _ in each.data_sets)]
-        info = holding[0] if holding else info
+        info = next((each for each in studies.infos if each.holds(data)), info)
     command = ["pdrec-fast", "study", kind, "--data", f"{data}.inter", "--out", info.directory]
     if info.text("study") == "cross-domain":  # one study makes all of its parts
-        return Missing(f"{what}.", info.text("command"))
-    return Missing(f"{what}.", shlex.join(map(str, command)))
+        return {"what": f"{what}.", "command": info.text("command")}
+    return {"what": f"{what}.", "command": shlex.join(map(str, command))}

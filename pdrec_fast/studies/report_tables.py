@@ -24,7 +24,7 @@ from pdrec_fast.studies.labels import (
     with_spread,
 )
 from pdrec_fast.studies.load import Studies, StudyInfo
-from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
+from pdrec_fast.studies.paper import TABLE_1_METRICS, TABLE_3_METRICS, paper_result
 from pdrec_fast.studies.statements import significant
 from pdrec_fast.studies.variants import VARIANT, DataSet, Variant, in_order
 
@@ -143,7 +143,7 @@ def _value(
 ) -> Cell:
     """The mean over seeds beside the paper's; bold where no other of the encoder is better."""
     values = studies.values(variant, protocol, metric)
-    mean, paper = values.mean(), _paper(variant, protocol, metric)
+    mean, paper = values.mean(), paper_result(variant, protocol, metric)
     notes = []
     if paper is not None and len(values):
         notes = [f"paper {figure(paper)}, {figure(mean - paper, sign=True)}"]
@@ -153,19 +153,13 @@ def _value(
     return Cell(with_spread(mean, values.std()), notes, "best" if best else "")
 
 
-def _paper(variant: Variant, protocol: str, metric: str) -> float | None:
-    if protocol != PROTOCOL or not variant.guided_by_diffusion:
-        return None
-    return paper_value(variant.data, variant.model, variant.modules, metric)
-
-
 def _gain(studies: Studies, variant: Variant, protocol: str, metric: str) -> Cell:
     """Over the plain encoder, beside the paper's; tinted where it is significant."""
     row = studies.comparison(variant, protocol, metric)
     if row is None:
         return Cell("–")
     notes = [f"{p_value(row.p_seeds)} seeds", f"{p_value(row.p_users)} users"]
-    ours, plain = (_paper(each, protocol, metric) for each in (variant, variant.plain))
+    ours, plain = (paper_result(each, protocol, metric) for each in (variant, variant.plain))
     if ours is not None and plain is not None:
         notes.append(f"paper {percent(100 * (ours / plain - 1))}")
     tint = ("up" if row.gain_percent > 0 else "down") if significant(row) else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pdrec_fast.evaluation import PROTOCOLS
-from pdrec_fast.studies.jobs import FULL, GUIDE, MODEL_NAMES, OTHER_GUIDE, PLAIN, WEIGHTINGS
-from pdrec_fast.studies.labels import metric_name
-from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
+from pdrec_fast.studies.jobs import FULL, GUIDE, MODEL_NAMES, OTHER_GUIDE, PLAIN
+from pdrec_fast.studies.labels import METRIC, metric_name, model_name
+from pdrec_fast.studies.load import Studies
+from pdrec_fast.studies.paper import TABLE_1_METRICS, TABLE_3_METRICS, paper_result
+from pdrec_fast.studies.variants import DataSet, Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,31 +25,7 @@ _LEGEND = (
 )
 
 
-class Row(NamedTuple):
-    """A row of a table: a variant of a model, or its gain over another."""
-
-    model: str
-    modules: str = PLAIN
-    guide: str = ""
-    baseline: str = ""  # for a gain
-
-    @property
-    def in_table_1(self) -> bool:
-        return self.modules == PLAIN or (self.modules, self.guide) == (FULL, GUIDE)
-
-    @property
-    def head(self) -> str:
-        name = MODEL_NAMES[self.model]
-        if self.baseline:
-            names = {PLAIN: name, **MODEL_NAMES}
-            return f"gain over {names.get(self.baseline) or _modules_name(self.baseline)}"
-        if self.modules == PLAIN:
-            return name
-        by = "" if self.guide == GUIDE else f", guided by {MODEL_NAMES[self.guide]}"
-        return f"{name} {_modules_name(self.modules)}{by}"
-
-
-Cells = Mapping[tuple[Row, str], str]  # of a row and a metric
+Row = tuple[Variant, str]  # with the baseline, for a gain over it, or ""
 
 
 def format_tables(results: pd.DataFrame, comparisons: pd.DataFrame) -> str:
@@ -59,75 +37,86 @@ def format_tables(results: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """
     parts = ["# Results", _LEGEND]
     seeds = results.groupby("data")["seed"].nunique()
+    # A table holds the rows of a data set under any preset.
+    tables = {"results": results.assign(preset=""), "comparisons": comparisons.assign(preset="")}
+    studies = Studies([], tables, [])
     for data, preset in results[["data", "preset"]].drop_duplicates().itertuples(index=False):
         parts.append(f"## {data}\n\nPreset {preset}, {seeds[data]} seed(s).")
         for protocol in results.loc[results["data"] == data, "protocol"].unique():
             parts.append(f"### {data}, protocol {protocol} ({PROTOCOLS[protocol]})")
-            chosen = "data == @data and protocol == @protocol and split == 'test'"
-            parts += _tables(_cells(results.query(chosen), comparisons.query(chosen)))
+            parts += _tables(studies, DataSet(data, ""), protocol)
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(results: pd.DataFrame, comparisons: pd.DataFrame) -> Cells:
-    """The text of every cell, from the rows of one data set under one protocol."""
-    cells = {}
-    place = ["data", "protocol", *Row._fields[:3], "metric"]
-    found = results.groupby(place, sort=False)["value"].agg(["mean", "std"])
-    for data, protocol, *variant, metric, mean, sd in found.reset_index().itertuples(index=False):
-        row = Row(*variant)
-        text = f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ({sd:.4f})"
-        if protocol == PROTOCOL and row.guide in ("", GUIDE):
-            paper = paper_value(data, row.model, row.modules, metric)
-            text += "" if paper is None else f"<br>paper {paper:.4f}, {mean - paper:+.4f}"
-        cells[row, metric] = text
-    for line in comparisons.itertuples(index=False):
-        row = Row(line.model, line.modules, line.guide, line.baseline)
-        cells.setdefault((row, line.metric), _gain(line))
-    return cells
+def _tables(studies: Studies, data_set: DataSet, protocol: str) -> list[str]:
+    def markdown(variants: Sequence[Variant], metrics: Sequence[str]) -> str:
+        lines = [["Model", *map(metric_name, metrics)], ["---"] * (1 + len(metrics))]
+        for row in _with_gains(variants):
+            cells = [_cell(studies, row, protocol, metric) for metric in metrics]
+            lines.append([_head(*row), *cells])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
-
-def _tables(cells: Cells) -> list[str]:
     parts = []
-    variants = list(dict.fromkeys(row for row, _ in cells if not row.baseline))
-    diffusions = [row for row in variants if row.model in WEIGHTINGS]
-    by_encoder: dict[str, list[Row]] = {}
-    for row in variants:
-        if row.model not in WEIGHTINGS:
-            by_encoder.setdefault(row.model, []).append(row)
-    in_steps = [rows for rows in by_encoder.values() if not all(row.in_table_1 for row in rows)]
+    variants = [
+        each for each in studies.variants(data_set) if len(studies.values(each, protocol, METRIC))
+    ]
+    in_table_1 = [each for each in variants if each.is_plain or each.is_full]
+    by_encoder: dict[str, list[Variant]] = {}
+    for variant in variants:
+        if not variant.is_diffusion:
+            by_encoder.setdefault(variant.model, []).append(variant)
+    in_steps = [found for found in by_encoder.values() if not set(found) <= set(in_table_1)]
     if len(in_steps) < len(by_encoder) or len(by_encoder) != 1:
-        parts.append(_markdown(cells, [row for row in variants if row.in_table_1], TABLE_1_METRICS))
-    for rows in in_steps:
-        parts.append(f"**{MODEL_NAMES[rows[0].model]} and its variants**")
-        parts.append(_markdown(cells, [*diffusions, *rows], TABLE_3_METRICS))
+        parts.append(markdown(in_table_1, TABLE_1_METRICS))
+    for found in in_steps:
+        diffusions = [variant for variant in variants if variant.is_diffusion]
+        parts.append(f"**{model_name(found[0].model)} and its variants**")
+        parts.append(markdown([*diffusions, *found], TABLE_3_METRICS))
     return parts
 
 
-def _markdown(cells: Cells, variants: Sequence[Row], metrics: Sequence[str]) -> str:
-    lines = [["Model", *map(metric_name, metrics)], ["---"] * (1 + len(metrics))]
-    for row in _with_gains(variants):
-        lines.append([row.head, *(cells.get((row, metric), "") for metric in metrics)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _with_gains(variants: Sequence[Row]) -> list[Row]:
-    """A row on the gain after each row that improves on another of the table."""
+def _with_gains(variants: Sequence[Variant]) -> list[Row]:
+    """A row on the gain after each variant that improves on another of the table."""
     rows = []
-    for row in variants:
-        rows.append(row)
-        if row.modules != PLAIN:
-            rows.append(row._replace(baseline=PLAIN))
-            if row == (row.model, FULL, GUIDE, "") and row._replace(guide=OTHER_GUIDE) in variants:
-                rows.append(row._replace(baseline=f"{FULL} by {OTHER_GUIDE}"))
-        elif row.model == GUIDE and any(other.model == "t-diffrec" for other in variants):
-            rows.append(row._replace(baseline="t-diffrec"))
+    for variant in variants:
+        rows.append((variant, ""))
+        if not variant.is_plain:
+            rows.append((variant, PLAIN))
+            if variant.is_full and variant._replace(guide=OTHER_GUIDE) in variants:
+                rows.append((variant, f"{FULL} by {OTHER_GUIDE}"))
+        elif variant.model == GUIDE and any(each.model == "t-diffrec" for each in variants):
+            rows.append((variant, "t-diffrec"))
     return rows
+
+
+def _head(variant: Variant, baseline: str) -> str:
+    name = model_name(variant.model)
+    if baseline == PLAIN:
+        return f"gain over {name}"
+    if baseline:
+        return f"gain over {MODEL_NAMES.get(baseline) or _modules_name(baseline)}"
+    if variant.is_plain:
+        return name
+    by = "" if variant.guided_by_diffusion else f", guided by {model_name(variant.guide)}"
+    return f"{name} {_modules_name(variant.modules)}{by}"
+
+
+def _cell(studies: Studies, row: Row, protocol: str, metric: str) -> str:
+    variant, baseline = row
+    if baseline:
+        comparison = studies.comparison(variant, protocol, metric, baseline)
+        return "" if comparison is None else _gain(comparison)
+    values = studies.values(variant, protocol, metric)
+    mean, sd = values.mean(), values.std()
+    paper = paper_result(variant, protocol, metric)
+    text = f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ({sd:.4f})"
+    return text if paper is None else f"{text}<br>paper {paper:.4f}, {mean - paper:+.4f}"
 
 
 def _modules_name(text: str) -> str:
     """``hbr+nns by sasrec`` as ``+HBR+NNS by SASRec``."""
     modules, _, guide = text.partition(" by ")
-    return f"+{modules.upper()}" + (f" by {MODEL_NAMES[guide]}" if guide else "")
+    return f"+{modules.upper()}" + (f" by {model_name(guide)}" if guide else "")
 
 
 def _gain(comparison: Any) -> str:
