@@ -6,21 +6,19 @@ import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pdrec_fast.studies.jobs import GUIDE, PLAIN
 from pdrec_fast.studies.labels import METRIC, METRIC_NAME, figure, model_name, moment
 from pdrec_fast.studies.load import Studies
-from pdrec_fast.studies.ranks import known_and_cold
+from pdrec_fast.studies.ranks import RankGroup, known_and_cold
 from pdrec_fast.studies.variants import VARIANT, DataSet, Variant, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _WIDTH = 8.6
 # Okabe and Ito's palette, without what is too light for lines and text on white.
@@ -68,66 +66,70 @@ class Image(NamedTuple):
     description: str
 
 
-P = ParamSpec("P")
-
-
-def _image(draw: Callable[P, tuple[Figure, str] | None]) -> Callable[P, Image | None]:
-    """Draw in the report's style, whatever the user's matplotlibrc says, and encode: the same
-    bytes for the same figure."""
-
-    @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Image | None:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_STYLE)
-            drawn = draw(*args, **kwargs)
-            if drawn is None:
-                return None
-            stream = io.BytesIO()
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            drawn[0].savefig(stream, format="svg", metadata=nothing)
-        text = base64.b64encode(stream.getvalue()).decode()
-        return Image(f"data:image/svg+xml;base64,{text}", drawn[1])
-
-    return wrapper
-
-
-def _new_panels(heights: Sequence[float], **options: Any) -> tuple[Figure, list[Axes]]:
-    """Panels of these heights in inches, one below the other; without a window system."""
+def _draw(
+    panels: Sequence[tuple[str, Any]],
+    height: Callable[[Any], float],
+    draw: Callable[[Axes, Any], None],
+    description: str,
+    *,
+    x_label: str = "",
+    **options: Any,
+) -> Image | None:
+    """Panels of a title and rows, one below the other, ``height(rows)`` inches high; None without
+    any. In the report's style, whatever the user's matplotlibrc says, without a window system, and
+    the same bytes for the same rows."""
+    if not panels:
+        return None
+    import matplotlib
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    grid = drawing.subplots(len(heights), 1, squeeze=False, height_ratios=heights, **options)
-    return drawing, list(grid[:, 0])
+    heights = [height(rows) for _, rows in panels]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        drawing = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+        grid = drawing.subplots(len(heights), 1, squeeze=False, height_ratios=heights, **options)
+        for axes, (title, rows) in zip(grid[:, 0], panels, strict=True):
+            draw(axes, rows)
+            axes.set_title(title)
+        if x_label:
+            grid[-1, 0].set_xlabel(x_label)
+        stream = io.BytesIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawing.savefig(stream, format="svg", metadata=nothing)
+    text = base64.b64encode(stream.getvalue()).decode()
+    return Image(f"data:image/svg+xml;base64,{text}", description)
+
+
+def _panels(studies: Studies, find: Callable[[DataSet], Any]) -> list[tuple[str, Any]]:
+    """(name, what is to be drawn) of each data set that has something."""
+    return [(found.name, rows) for found in studies.data_sets if (rows := find(found))]
 
 
 def _colour(model: str) -> str:
     return _COLOURS.get(model, _OTHER_COLOUR)
 
 
-def _by_data_set(studies: Studies, find: Callable[[DataSet], Any]) -> dict[DataSet, Any]:
-    """What is to be drawn of each data set that has something."""
-    return {data_set: rows for data_set in studies.data_sets if (rows := find(data_set))}
+def _only_vertical_grid(axes: Axes) -> None:
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
 
 
-@_image
-def draw_ablation(studies: Studies, protocol: str) -> tuple[Figure, str] | None:
+def draw_ablation(studies: Studies, protocol: str) -> Image | None:
     """One panel per data set: every variant of an encoder, its seeds and their spread (Fig. 4)."""
-    panels = _by_data_set(studies, lambda data_set: ablated(studies, data_set, protocol))
-    if not panels:
-        return None
-    drawing, grid = _new_panels([0.9 + 0.36 * len(variants) for variants in panels.values()])
-    for axes, (data_set, variants) in zip(grid, panels.items(), strict=True):
+
+    def draw(axes: Axes, variants: list[Variant]) -> None:
         values = [studies.values(variant, protocol, METRIC) for variant in variants]
-        _dots(axes, values, alone=variants[0].modules == PLAIN)
+        _dots(axes, values, alone=variants[0].is_plain)
         axes.set_yticks(range(len(variants)), [variant.name for variant in variants])
-        axes.set_title(data_set.name)
         axes.set_xlabel(f"{METRIC_NAME} on test (this axis does not start at 0)")
-    return drawing, (
-        f"{METRIC_NAME} of an encoder alone and with each set of modules; a dot per seed, "
-        "a diamond for the mean and a line of one standard deviation to each side."
+
+    return _draw(
+        _panels(studies, lambda data_set: ablated(studies, data_set, protocol)),
+        lambda variants: 0.9 + 0.36 * len(variants),
+        draw,
+        f"{METRIC_NAME} of an encoder alone and with each set of modules; a dot per seed, a "
+        "diamond for the mean and a line of one standard deviation to each side.",
     )
 
 
@@ -150,20 +152,13 @@ def _dots(axes: Axes, rows: Sequence[pd.Series], *, alone: bool) -> None:
     for place, values in enumerate(rows):
         mean, sd = values.mean(), values.std()
         colour = _PAIRED if alone and place == 0 else _COLOURS["sasrec"]
-        axes.plot(
-            values, [place + 0.2] * len(values), "o", markersize=3.5, color=colour, alpha=0.55
-        )
+        beside = [place + 0.2] * len(values)
+        axes.plot(values, beside, "o", markersize=3.5, color=colour, alpha=0.55)
         if not math.isnan(sd):
             axes.plot([mean - sd, mean + sd], [place, place], color=colour, linewidth=1.8)
         axes.plot(mean, place, "D", markersize=6, color=colour)
-        axes.annotate(
-            figure(mean),
-            (mean, place),
-            xytext=(0, 5.5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+        above: Any = {"xytext": (0, 5.5), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(figure(mean), (mean, place), fontsize=8, **above)
     if alone:
         axes.axvline(rows[0].mean(), color=_PAIRED, linewidth=1, linestyle="--", zorder=0)
     axes.set_ylim(len(rows) - 0.5, -0.75)
@@ -171,25 +166,15 @@ def _dots(axes: Axes, rows: Sequence[pd.Series], *, alone: bool) -> None:
     _only_vertical_grid(axes)
 
 
-def _only_vertical_grid(axes: Axes) -> None:
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-
-
-@_image
-def draw_gains(studies: Studies, protocol: str) -> tuple[Figure, str] | None:
+def draw_gains(studies: Studies, protocol: str) -> Image | None:
     """One panel per data set: what modules add to each encoder, in percent of it (Fig. 5)."""
-    panels = _by_data_set(studies, lambda data_set: _gains(studies, data_set, protocol))
-    if not panels:
-        return None
-    drawing, grid = _new_panels([0.8 + 0.3 * len(rows) for rows in panels.values()], sharex=True)
-    for axes, (data_set, rows) in zip(grid, panels.items(), strict=True):
+
+    def draw(axes: Axes, rows: list[tuple[Variant, float, pd.Series]]) -> None:
         for place, (variant, gain, by_seed) in enumerate(rows):
             colour, marker = _colour(variant.model), _MARKERS.get(variant.model, "D")
             axes.plot([0, gain], [place, place], color=colour, linewidth=1.2, alpha=0.6)
-            axes.plot(
-                by_seed, [place + 0.2] * len(by_seed), ".", markersize=5, color=colour, alpha=0.5
-            )
+            beside = [place + 0.2] * len(by_seed)
+            axes.plot(by_seed, beside, ".", markersize=5, color=colour, alpha=0.5)
             axes.plot(gain, place, marker, markersize=7, color=colour)
         names = [f"{model_name(variant.model)} {variant.modules_name}" for variant, _, _ in rows]
         axes.set_yticks(range(len(rows)), names)
@@ -198,12 +183,16 @@ def draw_gains(studies: Studies, protocol: str) -> tuple[Figure, str] | None:
         axes.axvline(0, color=_PAIRED, linewidth=1)
         axes.tick_params(labelbottom=True)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(data_set.name)
         _only_vertical_grid(axes)
-    grid[-1].set_xlabel(f"gain in {METRIC_NAME} over the encoder alone, percent")
-    return drawing, (
-        f"Relative change of {METRIC_NAME} from an encoder alone to the same with modules, "
-        "for each encoder and data set; small dots are single seeds."
+
+    return _draw(
+        _panels(studies, lambda data_set: _gains(studies, data_set, protocol)),
+        lambda rows: 0.8 + 0.3 * len(rows),
+        draw,
+        f"Relative change of {METRIC_NAME} from an encoder alone to the same with modules, for "
+        "each encoder and data set; small dots are single seeds.",
+        x_label=f"gain in {METRIC_NAME} over the encoder alone, percent",
+        sharex=True,
     )
 
 
@@ -223,14 +212,10 @@ def _gains(
     return rows
 
 
-@_image
-def draw_training(studies: Studies) -> tuple[Figure, str] | None:
+def draw_training(studies: Studies) -> Image | None:
     """One panel per data set: the validation metric against seconds of training."""
-    panels = _by_data_set(studies, lambda data_set: _lines(studies, data_set))
-    if not panels:
-        return None
-    drawing, grid = _new_panels([3.6] * len(panels))
-    for axes, (data_set, lines) in zip(grid, panels.items(), strict=True):
+
+    def draw(axes: Axes, lines: dict[Variant, list[pd.DataFrame]]) -> None:
         for variant, seeds in lines.items():
             style = "-" if variant.is_full or variant.is_diffusion else (0, (4, 2))
             for place, rows in enumerate(seeds):
@@ -244,13 +229,16 @@ def draw_training(studies: Studies) -> tuple[Figure, str] | None:
                     marker="." if len(rows) == 1 else None,
                 )
         _log_axis(axes, "{x:g}")
-        axes.set_title(data_set.name)
         axes.set_xlabel("seconds of training (log scale)")
         axes.set_ylabel(f"{METRIC_NAME} on validation")
         _label_lines(axes, {variant: seeds[0].iloc[-1] for variant, seeds in lines.items()})
-    return drawing, (
-        f"{METRIC_NAME} on validation over seconds of training, a line per model; encoders "
-        "alone are dashed, PDRec is solid."
+
+    return _draw(
+        _panels(studies, lambda data_set: _lines(studies, data_set)),
+        lambda lines: 3.6,
+        draw,
+        f"{METRIC_NAME} on validation over seconds of training, a line per model; encoders alone "
+        "are dashed, PDRec is solid.",
     )
 
 
@@ -309,52 +297,48 @@ def _label_lines(axes: Axes, ends: Mapping[Variant, pd.Series]) -> None:
     axes.set_ylim(low, high)
 
 
-@_image
-def draw_ranks(studies: Studies) -> tuple[Figure, str] | None:
+def draw_ranks(studies: Studies) -> Image | None:
     """Two panels per data set: where the test item ranks, known items above cold ones."""
-    panels = _by_data_set(studies, lambda data_set: known_and_cold(studies, data_set))
-    if not panels:
-        return None
-    drawing, grid = _new_panels([2.3] * 2 * len(panels))
-    groups = [(data_set, group) for data_set, found in panels.items() for group in found]
-    for place, (axes, (data_set, group)) in enumerate(zip(grid, groups, strict=True)):
+
+    def draw(axes: Axes, group: RankGroup) -> None:
         bins = group.bins
         edges = [*bins["first"], bins["last"].iloc[-1] + 1]
-        colour = _COLOURS["sasrec" if place % 2 == 0 else "cl4srec"]
+        colour = _COLOURS["sasrec" if group.known else "cl4srec"]
         axes.stairs(group.percent, edges, fill=True, color=colour, alpha=0.75)
         if "chance" in bins:
-            axes.stairs(
-                bins["chance"], edges, color=_PAIRED, linestyle="--", label="in random order"
-            )
+            chance = bins["chance"]
+            axes.stairs(chance, edges, color=_PAIRED, linestyle="--", label="in random order")
             axes.legend(loc="upper left", fontsize=8)
         _log_axis(axes, "{x:,.0f}")
         axes.yaxis.set_major_formatter("{x:.0f} %")
-        axes.set_title(f"{data_set.name}: {group.name}")
         axes.set_ylabel("cases")
         axes.set_ylim(bottom=0)
-        if place % 2:
+        if not group.known:
             axes.set_xlabel("rank of the test item in the whole corpus, 1 is best (log scale)")
-    return drawing, (
+
+    return _draw(
+        [
+            (f"{data_set.name}: {group.name}", group)
+            for data_set in studies.data_sets
+            for group in known_and_cold(studies, data_set)
+        ],
+        lambda group: 2.3,
+        draw,
         f"Share of the test cases by the rank of the test item under {model_name(GUIDE)}, for "
-        "items that occur in training and, apart, for cold ones; dashed: what a random order gives."
+        "items that occur in training and, apart, for cold ones; dashed: as a random order gives.",
     )
 
 
-@_image
-def draw_histories(studies: Studies, data_set: DataSet) -> tuple[Figure, str] | None:
+def draw_histories(studies: Studies, data_set: DataSet) -> Image | None:
     """One panel per user of a data set: HBR's weight of each behaviour, in order of time."""
-    users = histories(studies, data_set)
-    if not users:
-        return None
-    drawing, grid = _new_panels([2.0] * len(users))
-    name = data_set.name
-    for axes, (user, rows) in zip(grid, users.items(), strict=True):
-        _stems(axes, rows)
-        axes.set_title(f"{name}: user {user}, {len(rows)} behaviours")
-    grid[-1].set_xlabel("place in the history, and when")
-    return drawing, (
+    name, users = data_set.name, histories(studies, data_set)
+    return _draw(
+        [(f"{name}: user {user}, {len(rows)} behaviours", rows) for user, rows in users.items()],
+        lambda rows: 2.0,
+        _stems,
         f"Weights that HBR gives to the behaviours of {len(users)} users of {name}; 1 is the "
-        "weight without HBR."
+        "weight without HBR.",
+        x_label="place in the history, and when",
     )
 
 

@@ -19,15 +19,19 @@ class RankGroup:
     """Known or cold test items of a data set.
 
     Attributes:
-        kind: what they are, in words.
+        known: whether they occur in training.
         bins: columns ``first`` and ``last`` (rank), ``cases`` (over all seeds) and, where the
             size of the corpus is known, ``chance`` (percent of the cases in a random order).
         share: percent of all test cases.
     """
 
-    kind: str
+    known: bool
     bins: pd.DataFrame
     share: float
+
+    @property
+    def kind(self) -> str:
+        return "items that occur in training" if self.known else "cold items"
 
     @property
     def name(self) -> str:
@@ -61,7 +65,8 @@ def known_and_cold(studies: Studies, data_set: DataSet) -> list[RankGroup]:
     if corpus is not None and counts["first"].iloc[-1] <= corpus <= counts["last"].iloc[-1]:
         counts.loc[counts.index[-1], "last"] = corpus
         counts["chance"] = 100 * (counts["last"] - counts["first"] + 1) / corpus
+    shares = 100 * counts.sum() / total
     return [
-        RankGroup(kind, counts.rename(columns={known: "cases"}), 100 * counts[known].sum() / total)
-        for known, kind in ((1, "items that occur in training"), (0, "cold items"))
+        RankGroup(known == 1, counts.rename(columns={known: "cases"}), shares[known])
+        for known in (1, 0)
     ]

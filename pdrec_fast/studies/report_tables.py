@@ -81,7 +81,7 @@ def studies_table(infos: Sequence[StudyInfo]) -> Table:
 
 def _finished(info: StudyInfo) -> str:
     """A date that cannot be read stands as it is."""
-    if info.values.get("finished") == "":
+    if "finished" in info.values and not info.values["finished"]:
         return "not yet"
     text = info.text("finished")
     try:
@@ -96,7 +96,7 @@ def results_table(studies: Studies, data_set: DataSet, protocol: str) -> Table |
     with_results = _with_results(studies, data_set, protocol)
     if not with_results:
         return None
-    variants = [each for each in with_results if each.modules == PLAIN or each.is_full]
+    variants = [each for each in with_results if each.is_plain or each.is_full]
     rows = []
     for variant in variants:
         cells = [_value(studies, variant, protocol, metric, variants) for metric in TABLE_1_METRICS]
@@ -122,7 +122,7 @@ def variants_table(studies: Studies, data_set: DataSet, protocol: str) -> Table 
     ]
     rows = []
     for variant in variants:
-        has_gain = not variant.is_diffusion and variant.modules != PLAIN
+        has_gain = not variant.is_diffusion and not variant.is_plain
         gain = _gain(studies, variant, protocol, METRIC) if has_gain else Cell("")
         cells = [_value(studies, variant, protocol, metric, variants) for metric in metrics]
         rows.append((variant.name, [gain, *cells]))
@@ -183,7 +183,7 @@ def popularity_table(studies: Studies, data_set: DataSet, protocol: str) -> Tabl
     lines = []
     for variant in in_order({Variant(*key[:5]) for key in found.index}):
         texts = found.loc[tuple(variant)].reindex(cases.index)
-        changes = gains.get(tuple(variant)) if variant.modules != PLAIN else None
+        changes = gains.get(tuple(variant)) if not variant.is_plain else None
         lines.append((variant.name, _popularity_cells(texts, changes)))
     shares = 100 * cases / cases.sum()
     heads = [f"{interval(*bounds)} ({share:.0f} %)" for bounds, share in shares.items()]
