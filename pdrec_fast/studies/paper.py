@@ -19,9 +19,13 @@ TABLE_3_METRICS = (
 _DIFFUSIONS = (("t-diffrec", PLAIN), ("ti-diffrec", PLAIN))
 _TABLE_1_MODELS = (
     *_DIFFUSIONS,
-    *((encoder, of) for encoder in ("gru4rec", "sasrec", "cl4srec") for of in (PLAIN, FULL)),
+    *(
+        (encoder, modules)
+        for encoder in ("gru4rec", "sasrec", "cl4srec")
+        for modules in (PLAIN, FULL)
+    ),
 )
-_TABLE_3_MODELS = (*_DIFFUSIONS, *(("sasrec", of) for of in (PLAIN, *INCREMENTS)))
+_TABLE_3_MODELS = (*_DIFFUSIONS, *(("sasrec", modules) for modules in (PLAIN, *INCREMENTS)))
 # Rows are metrics, columns models, as printed.
 _TABLE_1 = {
     "toy": """

@@ -394,9 +394,10 @@ def test_the_command(tmp_path):
     assert list(Page(out.read_text()).sections) == ANCHORS
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["matplotlib", "jinja2", "pandas"])
+def test_without_the_extra_it_says_what_to_install(name, tmp_path, monkeypatch):
     folder = write_study(tmp_path / "study")
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'pdrec_fast\[studies\]'"):
         write_report([folder], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

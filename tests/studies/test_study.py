@@ -377,6 +377,12 @@ def test_a_foreign_directory_is_refused(toy, tiny, tmp_path):
         collect(tmp_path)
 
 
+def test_a_study_killed_before_it_began_may_begin_again(toy, tiny, tmp_path, in_process):
+    (tmp_path / ".lock").touch()
+    assert again(tmp_path, toy, tiny, seeds=1, only=["toy-sasrec-0"]) == {}
+    assert in_process.did == ["toy-sasrec-0"]
+
+
 def test_one_at_a_time(toy, tiny, tmp_path, monkeypatch):
     from pdrec_fast.studies import study
 
@@ -499,8 +505,9 @@ def test_presets_are_those_of_the_files_names(tmp_path):
     assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
 
 
-def test_without_the_extra_it_says_what_to_install(toy, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ImportError, match=r"need scipy: pip install 'pdrec_fast\[studies\]'"):
+@pytest.mark.parametrize("name", ["scipy", "filelock"])
+def test_without_the_extra_it_says_what_to_install(name, toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"need {name}: pip install 'pdrec_fast\[studies\]'"):
         run_study("main", [toy], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
