@@ -46,7 +46,11 @@ kernel_packages = ["kernels", *(f"kernels.{name}" for name in find_packages("ker
 setup(
     packages=packages + [f"pdrec_fast.{name}" for name in kernel_packages],
     package_dir={"pdrec_fast": "pdrec_fast", "pdrec_fast.kernels": "kernels"},
-    package_data={"pdrec_fast": ["py.typed", "_C.pyi"], "pdrec_fast.presets": ["*.json"]},
+    package_data={
+        "pdrec_fast": ["py.typed", "_C.pyi"],
+        "pdrec_fast.presets": ["*.json"],
+        "pdrec_fast.studies": ["templates/*"],
+    },
     # Optional: without a compiler the package installs and runs on its PyTorch reference.
     ext_modules=[Extension("pdrec_fast._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},

@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast import PDRec, leave_one_out, random_keys, synthetic
+from pdrec_fast import (
+    DiffRec,
+    Guidance,
+    PDRec,
+    Preferences,
+    RunConfig,
+    leave_one_out,
+    random_keys,
+    run,
+    synthetic,
+)
 from pdrec_fast.build_info import extension
 from pdrec_fast.errors import DataError
-from pdrec_fast.training.batches import TrainingTokens
+from pdrec_fast.training.batches import TrainingBatches
 
 WORD = 1 << 32
 TRAINING = (0, 1 << 31)
@@ -92,10 +102,14 @@ def test_the_limits_are_no_smaller_than_they_must_be():
 
 def test_complete_sequences_are_other_users():
     train = leave_one_out(synthetic(n_users=40, n_items=150, seed=0)).train
-    tokens = TrainingTokens(train, 20)
-    users = tokens.inputs_and_complete.users.reshape(2, -1)
-    np.testing.assert_array_equal(users[0], tokens.users)
-    np.testing.assert_array_equal(users[1] - random_keys.COMPLETE_USERS, tokens.users)
+    diffusion = DiffRec(hidden=(8,), epochs=1, lr=1e-3).fit(train, progress=False)
+    preferences = Preferences.infer(diffusion, train, top_m=5, n_draws=8, progress=False)
+    batches = TrainingBatches(Guidance(train, preferences, modules=("dpa",), max_length=20))
+    rows = np.arange(batches.tokens.n_users)
+    sequences = batches.batch(rows, batches.guidance.token_negatives(0), 0).sequences
+    keys = np.sort(sequences.dropout_key.users.numpy())
+    inputs = np.sort(batches.tokens.users)
+    np.testing.assert_array_equal(keys, [*inputs, *(random_keys.COMPLETE_USERS + inputs)])
 
 
 def test_more_users_than_keys_are_refused(monkeypatch):
@@ -111,6 +125,8 @@ def test_more_users_than_keys_are_refused(monkeypatch):
     PDRec("sasrec", **options).fit(split, progress=False)
     with pytest.raises(DataError, match="at most 39 users, got 40"):
         PDRec("cl4srec", **options).fit(split, progress=False)
+    with pytest.raises(DataError, match="at most 39 users, got 40"):  # before the diffusion trains
+        run(split.data, RunConfig(encoder="cl4srec"), progress=False)
 
 
 def test_negatives_and_their_offsets_share_no_block():

@@ -163,7 +163,7 @@ def check_before_training(
                 "its preferences could hold the answers of the test"
             )
     for model in encoders:
-        check_trainable(split.train, model.new_encoder(split.train.n_items).max_length)
+        check_trainable(split.train, model.new_encoder(split.train.n_items))
 
 
 def peak_rss_gib() -> float | None:

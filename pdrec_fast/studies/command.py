@@ -134,9 +134,7 @@ def _shared(arguments: list[str]) -> str:
     return shlex.join(["pdrec-fast", *words])
 
 
-def collect(
-    out: Annotated[Path, typer.Argument(help="Directory of a study.")],
-) -> None:
+def collect(out: Annotated[Path, typer.Argument(help="Directory of a study.")]) -> None:
     """Write a study's CSV files and tables.md from the jobs that are finished so far."""
     n_jobs = collect_tables(out)
     print(f"written to {out / 'tables.md'}, from {n_jobs} finished jobs")

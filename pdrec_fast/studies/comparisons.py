@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from pdrec_fast.evaluation import metric_names, per_case
+from pdrec_fast.studies.finished import FinishedJob
 from pdrec_fast.studies.jobs import FULL, GUIDE, INCREMENTS, PLAIN
+from pdrec_fast.studies.variants import Variant
 
-if TYPE_CHECKING:
-    from pdrec_fast.studies.collect import Finished
-
-BySeed = dict[int, "Finished"]
-Variants = dict[tuple[str, str], BySeed]  # (modules, guide) -> runs
-Place = tuple[str, str, str]  # protocol, split, metric
+BySeed = dict[int, FinishedJob]
 
 
-def compare(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+def compare(runs: Sequence[FinishedJob]) -> Iterator[dict[str, Any]]:
     """Rows of ``comparisons.csv``: test and validation, every protocol and metric.
 
     A variant is compared with its plain backbone, with the increment before it and, where it has
     all modules, with the same guided by another recommender than TI-DiffRec; TI-DiffRec with
-    T-DiffRec. Only seeds that both have count. ``baseline`` is what it is compared with: modules
-    of the same model (followed by ``by GUIDE`` for another guide), or a model's name.
+    T-DiffRec. Only seeds that both have count. ``baseline`` names the other: modules of the same
+    model (followed by ``by GUIDE`` for another guide), or a model's name.
     """
-    rows: list[dict[str, Any]] = []
-    for _, group in groupby(runs, key=lambda run: (run.job.data, run.preset)):
-        user_means = _UserMeans()
-        models: dict[str, Variants] = {}
-        for run in group:
-            job = run.job
-            by_seed = models.setdefault(job.model, {}).setdefault((job.modules, job.guide), {})
-            by_seed[job.seed] = run
-        for model, variants in models.items():
-            for variant, by_seed in variants.items():
-                for baseline, others in _baselines(model, variant, variants, models):
-                    rows += _comparison(by_seed, others, baseline, user_means)
-    return rows
+    variants: dict[Variant, BySeed] = {}
+    for run in runs:
+        variants.setdefault(run.variant, {})[run.job.seed] = run
+    for variant, ours in variants.items():
+        for baseline, other in _baselines(variant, variants):
+            if other in variants and ours.keys() & variants[other].keys():
+                yield from _comparison(variant, ours, variants[other], baseline)
 
 
 def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -54,57 +44,6 @@ def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
         return float(ttest_rel(ours, theirs).pvalue)
 
 
-def _baselines(
-    model: str, variant: tuple[str, str], variants: Variants, models: dict[str, Variants]
-) -> Iterator[tuple[str, BySeed]]:
-    modules, guide = variant
-    if model == GUIDE and "t-diffrec" in models:
-        yield "t-diffrec", models["t-diffrec"][PLAIN, ""]
-    if modules == PLAIN:
-        return
-    wanted = [(PLAIN, "", PLAIN)]
-    if modules in INCREMENTS[1:] and guide == GUIDE:
-        before = INCREMENTS[INCREMENTS.index(modules) - 1]
-        wanted.append((before, GUIDE, before))
-    if modules == FULL and guide == GUIDE:
-        others = [of for name, of in variants if name == FULL and of != GUIDE]
-        wanted += [(FULL, of, f"{FULL} by {of}") for of in others]
-    for of_modules, of_guide, name in wanted:
-        if (of_modules, of_guide) in variants:
-            yield name, variants[of_modules, of_guide]
-
-
-def _comparison(
-    ours: BySeed, theirs: BySeed, baseline: str, user_means: _UserMeans
-) -> Iterator[dict[str, Any]]:
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return
-    first = ours[seeds[0]]
-    key = {name: value for name, value in first.key.items() if name != "seed"}
-    for protocol, by_split in first.ranks.items():
-        for split, cases in by_split.items():
-            for metric in metric_names():
-                place = protocol, split, metric
-                values, others = (_by_seed(of, seeds, place) for of in (ours, theirs))
-                mean, other_mean = float(values.mean()), float(others.mean())
-                p_users = paired_p(*(user_means(of, seeds, place) for of in (ours, theirs)))
-                yield {
-                    **key,
-                    "baseline": baseline,
-                    **dict(zip(("protocol", "split", "metric"), place, strict=True)),
-                    "seeds": len(seeds),
-                    "users": len(cases),
-                    "mean": mean,
-                    "sd": sample_sd(values),
-                    "baseline_mean": other_mean,
-                    "baseline_sd": sample_sd(others),
-                    "gain_percent": gain_percent(mean, other_mean),
-                    "p_seeds": paired_p(values, others),
-                    "p_users": p_users,
-                }
-
-
 def gain_percent(mean: float, baseline: float) -> float:
     """Relative improvement; NaN over nothing."""
     return 100 * (mean / baseline - 1) if baseline else float("nan")
@@ -115,23 +54,54 @@ def sample_sd(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _by_seed(runs: BySeed, seeds: Sequence[int], place: Place) -> np.ndarray:
-    """float64 [seeds]."""
-    protocol, split, metric = place
-    return np.array([runs[s].metrics["protocols"][protocol][split][metric] for s in seeds])
+def _baselines(variant: Variant, variants: Collection[Variant]) -> Iterator[tuple[str, Variant]]:
+    """(name, variant) of what to compare with, whether there is such a variant or not."""
+    modules, by_diffusion = variant.modules, variant.guide == GUIDE
+    if variant.model == GUIDE:
+        yield "t-diffrec", variant._replace(model="t-diffrec")
+    if modules == PLAIN:
+        return
+    yield PLAIN, variant.plain
+    if modules in INCREMENTS[1:] and by_diffusion:
+        before = INCREMENTS[INCREMENTS.index(modules) - 1]
+        yield before, variant._replace(modules=before)
+    if modules == FULL and by_diffusion:
+        for other in variants:
+            if other != variant and other._replace(guide=GUIDE) == variant:
+                yield f"{FULL} by {other.guide}", other
 
 
-class _UserMeans:
-    """A metric of every case, averaged over seeds; kept, as a backbone is compared many times."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[tuple[Finished, ...], Place], np.ndarray] = {}
-
-    def __call__(self, runs: BySeed, seeds: Sequence[int], place: Place) -> np.ndarray:
-        """float64 [cases]."""
-        key = tuple(runs[seed] for seed in seeds), place
-        if key not in self._kept:
-            protocol, split, metric = place
-            cases = [per_case(runs[seed].ranks[protocol][split], metric) for seed in seeds]
-            self._kept[key] = np.mean(cases, axis=0)
-        return self._kept[key]
+def _comparison(
+    variant: Variant, ours: BySeed, theirs: BySeed, baseline: str
+) -> Iterator[dict[str, Any]]:
+    seeds = sorted(ours.keys() & theirs.keys())
+    pairs = [[runs[seed] for seed in seeds] for runs in (ours, theirs)]
+    for protocol, splits in pairs[0][0].ranks.items():
+        for split, cases in splits.items():
+            for metric in metric_names():
+                # float64 [seeds], and averaged over seeds [cases]
+                values, others = (
+                    np.array([run.metrics["protocols"][protocol][split][metric] for run in runs])
+                    for runs in pairs
+                )
+                users, other_users = (
+                    np.mean([per_case(run.ranks[protocol][split], metric) for run in runs], axis=0)
+                    for runs in pairs
+                )
+                mean, other_mean = float(values.mean()), float(others.mean())
+                yield {
+                    **variant._asdict(),
+                    "baseline": baseline,
+                    "protocol": protocol,
+                    "split": split,
+                    "metric": metric,
+                    "seeds": len(seeds),
+                    "users": len(cases),
+                    "mean": mean,
+                    "sd": sample_sd(values),
+                    "baseline_mean": other_mean,
+                    "baseline_sd": sample_sd(others),
+                    "gain_percent": gain_percent(mean, other_mean),
+                    "p_seeds": paired_p(values, others),
+                    "p_users": paired_p(users, other_users),
+                }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -38,7 +38,8 @@ class Job:
         data: name of the data set.
         model: ``"diffrec"``, ``"t-diffrec"``, ``"ti-diffrec"`` or an encoder's name.
         modules: ``"none"``, or joined by ``+`` in the paper's order, e.g. ``"hbr+nns"``.
-        guide: source of the preferences, ``"ti-diffrec"`` or an encoder's name; "" without modules.
+        guide: scorer that gives the preferences, ``"ti-diffrec"`` or an encoder's name; "" without
+            modules.
         seed: of everything.
     """
 
@@ -50,7 +51,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the directory of its run, e.g. ``toy-sasrec+hbr+nns-0``."""
+        """The name of its run's directory, e.g. ``toy-sasrec+hbr+nns-0``."""
         model = self.model if self.modules == PLAIN else f"{self.model}+{self.modules}"
         by = f"-by-{self.guide}" if self.guide not in ("", GUIDE) else ""
         return f"{self.data}-{model}{by}-{self.seed}"
@@ -62,7 +63,7 @@ class Job:
 
     @property
     def encoder(self) -> str:
-        """As ``RunConfig`` calls it."""
+        """The encoder as ``RunConfig`` calls it."""
         return DIFFUSION if self.model in WEIGHTINGS else self.model
 
     @property
@@ -78,54 +79,18 @@ class Job:
         return cast("tuple[Module, ...]", tuple(self.modules.split("+")))
 
 
-Variant = tuple[str, str, str]  # model, modules, guide
-
-
-def _main(encoders: Sequence[str]) -> Iterator[Variant]:
-    for model in WEIGHTINGS:
-        yield model, PLAIN, ""
-    for encoder in encoders:
-        yield encoder, PLAIN, ""
-        yield encoder, FULL, GUIDE
-
-
-def _increments(encoders: Sequence[str]) -> Iterator[Variant]:
-    yield GUIDE, PLAIN, ""
-    for encoder in encoders:
-        yield encoder, PLAIN, ""
-        for modules in INCREMENTS:
-            yield encoder, modules, GUIDE
-
-
-def _ablation(encoders: Sequence[str]) -> Iterator[Variant]:
-    yield from _increments(encoders)
-    for encoder in encoders:
-        for module in MODULES:
-            if module not in INCREMENTS:
-                yield encoder, module, GUIDE
-        yield encoder, FULL, OTHER_GUIDE
-
-
-def _cross_domain(encoders: Sequence[str]) -> Iterator[Variant]:
-    yield "t-diffrec", PLAIN, ""
-    yield from _increments(encoders)
-
-
-_VARIANTS: dict[Kind, Callable[[Sequence[str]], Iterator[Variant]]] = {
-    "main": _main,
-    "ablation": _ablation,
-    "universality": _increments,
-    "cross-domain": _cross_domain,
-}
-_ENCODERS: dict[Kind, tuple[str, ...]] = {
-    "main": ("gru4rec", "sasrec", "cl4srec"),
-    "ablation": ("sasrec",),
-    "universality": ("gru4rec", "cl4srec"),
-    "cross-domain": ("sasrec",),
+_STEPS = [(modules, GUIDE) for modules in INCREMENTS]
+_SINGLE = [(module, GUIDE) for module in MODULES if module not in INCREMENTS]
+# What a study trains: diffusion models; encoders of the paper; (modules, guide) for each encoder.
+_GRIDS: dict[Kind, tuple[list[str], list[str], list[tuple[str, str]]]] = {
+    "main": (list(WEIGHTINGS), ["gru4rec", "sasrec", "cl4srec"], [(FULL, GUIDE)]),
+    "ablation": ([GUIDE], ["sasrec"], [*_STEPS, *_SINGLE, (FULL, OTHER_GUIDE)]),
+    "universality": ([GUIDE], ["gru4rec", "cl4srec"], _STEPS),
+    "cross-domain": (["t-diffrec", GUIDE], ["sasrec"], _STEPS),
 }
 
 
-def encoders_of(kind: Kind, encoders: Iterable[str] | None) -> list[str]:
+def choose_encoders(kind: Kind, encoders: Iterable[str] | None) -> list[str]:
     """The encoders of a study: those given, or the paper's.
 
     Raises:
@@ -133,21 +98,22 @@ def encoders_of(kind: Kind, encoders: Iterable[str] | None) -> list[str]:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown study {kind!r}; choose one of {', '.join(KINDS)}")
-    chosen = list(dict.fromkeys(_ENCODERS[kind] if encoders is None else encoders))
+    chosen = list(dict.fromkeys(_GRIDS[kind][1] if encoders is None else encoders))
     for encoder in chosen:
         if encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {encoder!r}; choose among {', '.join(ENCODERS)}")
     return chosen
 
 
-def jobs_of(
+def list_jobs(
     kind: Kind, data: Iterable[str], encoders: Sequence[str], seeds: Sequence[int]
 ) -> list[Job]:
     """Every job: all of a seed before the next one, diffusion models first, those that guide ahead.
 
     So the whole table is there early, for fewer seeds.
     """
-    variants = sorted(
-        _VARIANTS[kind](encoders), key=lambda of: (of[0] not in WEIGHTINGS, of[0] != GUIDE)
-    )
+    diffusions, _, added = _GRIDS[kind]
+    variants = [(model, PLAIN, "") for model in sorted(diffusions, key=lambda name: name != GUIDE)]
+    for encoder in encoders:
+        variants += [(encoder, PLAIN, ""), *((encoder, *each) for each in added)]
     return [Job(name, *variant, seed) for seed in seeds for name in data for variant in variants]

@@ -7,6 +7,7 @@ AAAI 2024, Tables 1 and 3; means of five seeds, one target against 99 sampled ne
 from __future__ import annotations
 
 from pdrec_fast.studies.jobs import FULL, INCREMENTS, PLAIN
+from pdrec_fast.studies.variants import Variant
 
 PROTOCOL = "paper"
 TABLE_1_METRICS = ("ndcg@1", "ndcg@5", "ndcg@10", "hr@5", "hr@10", "auc")
@@ -18,9 +19,13 @@ TABLE_3_METRICS = (
 _DIFFUSIONS = (("t-diffrec", PLAIN), ("ti-diffrec", PLAIN))
 _TABLE_1_MODELS = (
     *_DIFFUSIONS,
-    *((encoder, of) for encoder in ("gru4rec", "sasrec", "cl4srec") for of in (PLAIN, FULL)),
+    *(
+        (encoder, modules)
+        for encoder in ("gru4rec", "sasrec", "cl4srec")
+        for modules in (PLAIN, FULL)
+    ),
 )
-_TABLE_3_MODELS = (*_DIFFUSIONS, *(("sasrec", of) for of in (PLAIN, *INCREMENTS)))
+_TABLE_3_MODELS = (*_DIFFUSIONS, *(("sasrec", modules) for modules in (PLAIN, *INCREMENTS)))
 # Rows are metrics, columns models, as printed.
 _TABLE_1 = {
     "toy": """
@@ -88,6 +93,13 @@ def paper_value(data: str, model: str, modules: str, metric: str) -> float | Non
         metric: e.g. ``"ndcg@10"``.
     """
     return _VALUES.get((data.lower(), model, modules, metric))
+
+
+def paper_result(variant: Variant, protocol: str, metric: str) -> float | None:
+    """What the paper reports of a variant, guided by TI-DiffRec; None under another protocol."""
+    if protocol != PROTOCOL or not variant.guided_by_diffusion:
+        return None
+    return paper_value(variant.data, variant.model, variant.modules, metric)
 
 
 def _values() -> dict[tuple[str, str, str, str], float]:

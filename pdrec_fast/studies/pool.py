@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+from tqdm.auto import tqdm
 
 _POLL_SECONDS = 0.2
 _SECONDS_TO_END = 10.0
@@ -44,7 +45,7 @@ def run_tasks(
     Ctrl-C, every process has been ended.
 
     Args:
-        done: tasks to count as done, in the line on progress.
+        done: tasks to count as done, in the progress bar.
 
     Returns:
         Name of each failed task -> its error.
@@ -53,30 +54,35 @@ def run_tasks(
     running: dict[str, subprocess.Popen[bytes]] = {}
     logs = {task.name: task.log for task in tasks}
     failed: dict[str, str] = {}
-    line = _ProgressLine(done, len(tasks), n_parallel, shown=progress)
+    shown = progress and sys.stderr.isatty()
+    bar = tqdm(desc="jobs", total=done + len(tasks), initial=done, disable=not shown)
     try:
         while waiting or running:
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                status = running.pop(name).returncode
-                if status:
+            ended = [name for name, process in running.items() if process.poll() is not None]
+            for name in ended:
+                if status := running.pop(name).returncode:
                     failed[name] = _error(status, logs[name])
-                line.ended(name, failed.get(name))
             while blocked := [task for task in waiting if task.needs in failed]:
-                task = blocked[0]
-                waiting.remove(task)
-                failed[task.name] = f"not started: it needs {task.needs}, which failed"
-                line.ended(task.name, failed[task.name])
+                waiting.remove(blocked[0])
+                failed[blocked[0].name] = f"not started: it needs {blocked[0].needs}, which failed"
+                ended.append(blocked[0].name)
+            for name in ended:
+                done += 1
+                bar.update()
+                if progress:
+                    said = f"failed: {failed[name]}" if name in failed else "finished"
+                    tqdm.write(f"{done}/{bar.total} {name} {said}", file=sys.stderr)
             open_names = {task.name for task in waiting} | running.keys()
             for task in [task for task in waiting if task.needs not in open_names]:
                 if len(running) < n_parallel:
                     waiting.remove(task)
                     running[task.name] = _start(task)
-            line.show(list(running))
+            bar.set_postfix_str(", ".join(running))
             if running:
                 time.sleep(_POLL_SECONDS)
     finally:
         _end(list(running.values()))
-        line.close()
+        bar.close()
     return failed
 
 
@@ -123,52 +129,3 @@ def _error(status: int, log: Path) -> str:
         return f"killed by signal {-status} (9: perhaps out of memory); see {log}"
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"{lines[-1] if lines else f'exit status {status}'} ({log})"
-
-
-class _ProgressLine:
-    """One line on a terminal, rewritten; elsewhere one line for every task that ended."""
-
-    def __init__(self, done: int, new: int, n_parallel: int, *, shown: bool) -> None:
-        self.done, self.total, self.new, self.n_parallel = done, done + new, 0, n_parallel
-        self.stream: IO[str] = sys.stderr
-        self.shown, self.rewrites = shown, shown and sys.stderr.isatty()
-        self.started = time.monotonic()
-        self._width = 0
-
-    def ended(self, name: str, error: str | None) -> None:
-        self.done, self.new = self.done + 1, self.new + 1
-        if self.shown and error is not None:
-            self._print(f"{name} failed: {error}\n")
-        elif self.shown and not self.rewrites:
-            self._print(f"{self._figures()}; finished {name}\n")
-
-    def show(self, running: Sequence[str]) -> None:
-        if self.rewrites:
-            self._print(f"{self._figures()}; running {', '.join(running) or 'nothing'}")
-
-    def close(self) -> None:
-        if self.rewrites:
-            self._print("\n")
-
-    def _figures(self) -> str:
-        elapsed = time.monotonic() - self.started
-        text = f"{self.done}/{self.total} jobs, {_duration(elapsed)}"
-        if self.new and self.done < self.total:
-            left = elapsed / self.new * (self.total - self.done)
-            text += f", about {_duration(left)} left"
-        return text
-
-    def _print(self, text: str) -> None:
-        if self.rewrites:
-            # Over the whole of what stands there.
-            body, end = text.rstrip("\n"), "\n" if text.endswith("\n") else ""
-            text = f"\r{body.ljust(self._width)}{end}"
-            self._width = 0 if end else len(body)
-        self.stream.write(text)
-        self.stream.flush()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from pdrec_fast.studies.load import DataSet, Studies
+import numpy as np
+
+from pdrec_fast.studies.load import Studies
+from pdrec_fast.studies.variants import DataSet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -15,70 +20,53 @@ class RankGroup:
 
     Attributes:
         known: whether they occur in training.
-        bins: (first, last) rank of each; the last ends with the corpus, where its size is known.
-        cases: of each bin, over all seeds.
-        total: cases of both groups.
-        corpus: number of items that are ranked; None where it is not known.
+        bins: columns ``first`` and ``last`` (rank), ``cases`` (over all seeds) and, where the
+            size of the corpus is known, ``chance`` (percent of the cases in a random order).
+        share: percent of all test cases.
     """
 
     known: bool
-    bins: list[tuple[int, int]]
-    cases: list[int]
-    total: int
-    corpus: int | None
+    bins: pd.DataFrame
+    share: float
 
     @property
-    def share(self) -> float:
-        """Of all test cases, in percent."""
-        return 100 * sum(self.cases) / self.total
+    def kind(self) -> str:
+        return "items that occur in training" if self.known else "cold items"
 
     @property
     def name(self) -> str:
-        kind = "items that occur in training" if self.known else "cold items"
-        return f"{kind} ({self.share:.1f} % of the test)"
+        return f"{self.kind} ({self.share:.1f} % of the test)"
 
     @property
-    def shares(self) -> list[float]:
-        """Of the group's cases, in percent, for each bin."""
-        return [100 * count / max(sum(self.cases), 1) for count in self.cases]
+    def percent(self) -> pd.Series:
+        """The group's cases in each bin, in percent."""
+        return 100 * self.bins["cases"] / max(self.bins["cases"].sum(), 1)
 
     @property
-    def chance(self) -> list[float] | None:
-        """The same if the order of the corpus were random; None where its size is not known."""
-        if self.corpus is None:
+    def median(self) -> tuple[int, int] | None:
+        """First and last rank of the bin that holds the median case; None without cases."""
+        cases = self.bins["cases"]
+        if not cases.sum():
             return None
-        return [100 * (last - first + 1) / self.corpus for first, last in self.bins]
-
-    @property
-    def middle(self) -> tuple[int, int]:
-        """The bin that holds the median case; of a group with cases."""
-        half = sum(self.cases) / 2
-        return next(
-            place
-            for place, reached in zip(self.bins, accumulate(self.cases), strict=True)
-            if reached >= half
-        )
+        place = int(np.argmax(cases.cumsum() >= cases.sum() / 2))
+        return self.bins["first"].iloc[place], self.bins["last"].iloc[place]
 
 
 def known_and_cold(studies: Studies, data_set: DataSet) -> list[RankGroup]:
     """Both groups over the same bins; none without cases."""
-    counts: Counter[tuple[int, tuple[int, int]]] = Counter()
-    for row in studies.ranks:
-        if row.data_set == data_set:
-            counts[row.known, (row.rank_from, row.rank_to)] += row.cases
-    total = counts.total()
+    rows = studies.rows("ranks", data_set)
+    total = rows["cases"].sum()
     if not total:
         return []
-    bins = sorted({place for _, place in counts})
-    cases = [[counts[known, place] for place in bins] for known in (1, 0)]
-    first, last = bins[-1]
+    bins = rows.pivot_table("cases", ["rank_from", "rank_to"], "known", "sum", fill_value=0)
+    counts = bins.reindex(columns=[1, 0], fill_value=0).reset_index(names=["first", "last"])
     # Of two domains only the target's items are ranked, and study.json counts all.
     corpus = None if "-to-" in data_set.data else studies.items(data_set)
-    if corpus is not None and first <= corpus <= last:
-        bins[-1] = (first, corpus)
-    else:
-        corpus = None
+    if corpus is not None and counts["first"].iloc[-1] <= corpus <= counts["last"].iloc[-1]:
+        counts.loc[counts.index[-1], "last"] = corpus
+        counts["chance"] = 100 * (counts["last"] - counts["first"] + 1) / corpus
+    shares = 100 * counts.sum() / total
     return [
-        RankGroup(known, bins, of_group, total, corpus)
-        for known, of_group in zip((True, False), cases, strict=True)
+        RankGroup(known == 1, counts.rename(columns={known: "cases"}), shares[known])
+        for known in (1, 0)
     ]

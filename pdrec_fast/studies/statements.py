@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from pdrec_fast.studies.jobs import GUIDE
-from pdrec_fast.studies.load import Comparison, Studies
-from pdrec_fast.studies.paper import PROTOCOL
-from pdrec_fast.studies.ranks import known_and_cold
-from pdrec_fast.studies.wording import (
-    data_name,
-    in_order,
-    is_full,
-    metric_name,
+from pdrec_fast.studies.labels import (
+    METRIC,
+    METRIC_NAME,
+    interval,
     model_name,
     p_value,
     percent,
-    variant_name,
     with_spread,
 )
+from pdrec_fast.studies.load import Studies
+from pdrec_fast.studies.paper import PROTOCOL
+from pdrec_fast.studies.ranks import known_and_cold
+from pdrec_fast.studies.variants import Variant, in_order
 
-METRIC = "ndcg@10"
 LEVEL = 0.05
 
 
@@ -34,69 +33,69 @@ def statements(studies: Studies) -> list[str]:
     return [*found, *_ranks(studies)]
 
 
-def significant(comparison: Comparison) -> bool:
+def significant(comparison: Any) -> bool:
     """Over seeds, or over users where there is one seed only."""
     p = comparison.p_users if math.isnan(comparison.p_seeds) else comparison.p_seeds
-    return p < LEVEL
+    return bool(p < LEVEL)
+
+
+def _full_variants(studies: Studies, protocol: str) -> list[Any]:
+    """Rows of comparisons of PDRec with its backbones."""
+    variants = [each for found in studies.data_sets for each in in_order(studies.variants(found))]
+    rows = [studies.comparison(each, protocol, METRIC) for each in variants if each.is_full]
+    return [row for row in rows if row is not None]
 
 
 def _count(studies: Studies, protocol: str) -> Iterator[str]:
-    gains = [row for row in _of_pdrec(studies, protocol) if math.isfinite(row.gain_percent)]
+    rows = _full_variants(studies, protocol)
+    gains = [row for row in rows if math.isfinite(row.gain_percent)]
     if not gains:
         return
     above = [row for row in gains if row.gain_percent > 0]
     below = [row for row in gains if row.gain_percent < 0]
     clear = [sum(map(significant, rows)) for rows in (above, below)]
-    pairs = "pair" if len(gains) == 1 else "pairs"
     yield (
-        f"By {metric_name(METRIC)} on test, protocol {protocol}, PDRec is above its backbone in "
-        f"{len(above)} of {len(gains)} {pairs} of data set and encoder (in {clear[0]} with "
-        f"p < .05) and below it in {len(below)} (in {clear[1]} with p < .05)."
+        f"By {METRIC_NAME} on test, protocol {protocol}, PDRec is above its backbone in "
+        f"{len(above)} of {_counted(len(gains), 'pair')} of data set and encoder (in {clear[0]} "
+        f"with p < .05) and below it in {len(below)} (in {clear[1]} with p < .05)."
     )
-
-
-def _of_pdrec(studies: Studies, protocol: str) -> Iterator[Comparison]:
-    for data_set in studies.data_sets:
-        for variant in filter(is_full, in_order(studies.variants(data_set))):
-            comparison = studies.comparison(variant, protocol, METRIC)
-            if comparison is not None:
-                yield comparison
 
 
 def _models(studies: Studies, protocol: str) -> Iterator[str]:
-    by_model = list(_of_pdrec(studies, protocol))
+    rows = _full_variants(studies, protocol)
     for data_set in studies.data_sets:
-        for row in by_model:
-            if row.data_set == data_set:
-                yield _sentence(row, model_name(row.model))
+        for row in rows:
+            if (row.data, row.preset) == data_set:
+                yield _sentence(row, row.model)
         for variant in studies.variants(data_set):
             against = studies.comparison(variant, protocol, METRIC, baseline="t-diffrec")
             if variant.model == GUIDE and against is not None:
-                yield _sentence(against, model_name("t-diffrec"))
+                yield _sentence(against, "t-diffrec")
 
 
-def _sentence(row: Comparison, baseline: str) -> str:
+def _sentence(row: Any, baseline: str) -> str:
+    variant = Variant(*row[:5])
     return (
-        f"{variant_name(row.variant)} on {data_name(row.data_set)}: {metric_name(METRIC)} "
+        f"{variant.name} on {variant.data_set.name}: {METRIC_NAME} "
         f"{with_spread(row.mean, row.sd)} against {with_spread(row.baseline_mean, row.baseline_sd)}"
-        f" of {baseline}: {percent(row.gain_percent)} ({p_value(row.p_seeds)} over {row.seeds} "
-        f"{'seed' if row.seeds == 1 else 'seeds'}, {p_value(row.p_users)} over {row.users:,} "
-        "users)."
+        f" of {model_name(baseline)}: {percent(row.gain_percent)} ({p_value(row.p_seeds)} over "
+        f"{_counted(row.seeds, 'seed')}, {p_value(row.p_users)} over {row.users:,} users)."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _ranks(studies: Studies) -> Iterator[str]:
     for data_set in studies.data_sets:
         groups = known_and_cold(studies, data_set)
-        if not groups:
-            continue
-        medians = []
-        for group in groups:
-            if sum(group.cases):
-                kind = "items that occur in training" if group.known else "cold items"
-                first, last = group.middle
-                medians.append(f"{first:,}–{last:,} for {kind}")
-        yield (
-            f"On {data_name(data_set)}, {groups[-1].share:.1f} % of the test items are cold; the "
-            f"median rank under {model_name(GUIDE)} lies within {' and within '.join(medians)}."
-        )
+        if groups:
+            medians = [
+                f"{interval(*group.median)} for {group.kind}" for group in groups if group.median
+            ]
+            yield (
+                f"On {data_set.name}, {groups[-1].share:.1f} % of the test items are cold; "
+                f"the median rank under {model_name(GUIDE)} lies within "
+                f"{' and within '.join(medians)}."
+            )

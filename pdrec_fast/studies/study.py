@@ -21,12 +21,15 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
 from pdrec_fast.pipeline import LOG
 from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS, current_name
-from pdrec_fast.studies.collect import STUDY, collect, need_extra
-from pdrec_fast.studies.jobs import Job, Kind, encoders_of, jobs_of
+from pdrec_fast.studies.collect import collect
+from pdrec_fast.studies.finished import STUDY
+from pdrec_fast.studies.job_process import Dataset, is_done, job_config, job_directory, read_marker
+from pdrec_fast.studies.jobs import Job, Kind, choose_encoders, list_jobs
 from pdrec_fast.studies.pool import Task, run_tasks
-from pdrec_fast.studies.work import Dataset, config_of, directory_of, is_done, read_done
+from pdrec_fast.studies.schema import need_extra
 
-_CHILD = "from pdrec_fast.studies.work import main; main()"
+_CHILD = "from pdrec_fast.studies.job_process import main; main()"
+_LOCK = ".lock"
 # What a study's own jobs differ in.
 _NOT_TO_SET = ("diffusion.weighting", "diffusion.seed", "pdrec.modules", "pdrec.seed")
 
@@ -84,19 +87,19 @@ def run_study(
             another process is at work on it.
         MissingExtraError: the extra ``studies`` is not installed.
     """
-    need_extra()
+    need_extra("pandas", "scipy", "filelock")
     out = Path(out)
-    sets = {of.name: of for of in _datasets(kind, data, source, presets, reading or {})}
-    chosen = encoders_of(kind, encoders)
+    sets = {entry.name: entry for entry in _datasets(kind, data, source, presets, reading or {})}
+    chosen = choose_encoders(kind, encoders)
     _check_arguments(seeds, jobs, threads, settings)
     if threads is None:
         threads = max((os.cpu_count() or 1) // jobs, 1)
-    grid = jobs_of(kind, list(sets), chosen, range(seeds))
-    configs = {job: config_of(job, sets[job.data].preset, settings) for job in grid}
+    grid = list_jobs(kind, list(sets), chosen, range(seeds))
+    configs = {job: job_config(job, sets[job.data].preset, settings) for job in grid}
     wanted = _matching(grid, only)
     about = {
         "study": kind,
-        "data": [_describe(of) for of in sets.values()],
+        "data": [_describe(entry) for entry in sets.values()],
         "encoders": chosen,
         "seeds": list(range(seeds)),
         "settings": list(settings),
@@ -107,7 +110,7 @@ def run_study(
         study = _joined(out / STUDY, about)
         for job, config in configs.items():
             if is_done(out, job):
-                read_done(directory_of(out, job), study, config.describe())
+                read_marker(job_directory(out, job), study, config.describe())
         return _complete(out, study, tasks, wanted, jobs, progress)
 
 
@@ -164,7 +167,7 @@ def _task(out: Path, job: Job, data: Dataset, settings: Sequence[str], threads: 
     return Task(
         name=job.name,
         command=(sys.executable, "-c", _CHILD, json.dumps(spec)),
-        log=directory_of(out, job) / LOG,
+        log=job_directory(out, job) / LOG,
         needs="" if needs is None else needs.name,
     )
 
@@ -198,7 +201,7 @@ def _datasets(
                 reading=dict(reading),
             )
         )
-    names = [of.name for of in found]
+    names = [entry.name for entry in found]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two data sets are called {name!r}: rename a file")
@@ -230,22 +233,18 @@ def _describe(data: Dataset) -> dict[str, Any]:
 @contextmanager
 def _sole_user(out: Path) -> Iterator[None]:
     """Refuse to share ``out`` with another study at work, which would do the same jobs."""
-    import fcntl  # Windows has none
+    from filelock import FileLock, Timeout
 
-    if out.exists() and not (out / STUDY).exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: exists and holds no study; use another directory")
     out.mkdir(parents=True, exist_ok=True)
-    directory = os.open(out, os.O_RDONLY)
+    if not (out / STUDY).exists() and any(path.name != _LOCK for path in out.iterdir()):
+        raise CheckpointError(f"{out}: exists and holds no study; use another directory")
     try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{out}: another study is at work here; wait for it, or use another directory"
-            ) from None
-        yield
-    finally:
-        os.close(directory)
+        with FileLock(out / _LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise CheckpointError(
+            f"{out}: another study is at work here; wait for it, or use another directory"
+        ) from None
 
 
 def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,19 +255,20 @@ def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
             found = json.loads(marker.read_text())
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another directory") from None
-        for of in found["data"]:
-            of["preset"] = FORMER_NAMES.get(of["preset"], of["preset"])
+        for entry in found["data"]:
+            entry["preset"] = FORMER_NAMES.get(entry["preset"], entry["preset"])
         unlike = differences(found["settings"], about["settings"], "settings")
-        there = {of["name"]: of for of in found["data"]}
-        for of in about["data"]:
-            unlike += differences(there.get(of["name"], of), of, of["name"])
+        there = {entry["name"]: entry for entry in found["data"]}
+        for entry in about["data"]:
+            name = entry["name"]
+            unlike += differences(there.get(name, entry), entry, name)
         if unlike:
             raise CheckpointError(
                 f"{marker.parent}: holds a study with other {', '.join(unlike)}; use another "
                 "directory"
             )
     kinds = [name for name in found["study"].split("+") if name]
-    others = [of for of in found["data"] if of not in about["data"]]
+    others = [entry for entry in found["data"] if entry not in about["data"]]
     return {
         "study": "+".join(dict.fromkeys([*kinds, about["study"]])),
         "data": others + about["data"],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdrec_fast.evaluation import PROTOCOLS
-from pdrec_fast.studies.comparisons import sample_sd
-from pdrec_fast.studies.jobs import FULL, GUIDE, MODEL_NAMES, OTHER_GUIDE, PLAIN, WEIGHTINGS
-from pdrec_fast.studies.paper import PROTOCOL, TABLE_1_METRICS, TABLE_3_METRICS, paper_value
+from pdrec_fast.studies.jobs import FULL, GUIDE, MODEL_NAMES, OTHER_GUIDE, PLAIN
+from pdrec_fast.studies.labels import METRIC, metric_name, model_name
+from pdrec_fast.studies.load import Studies
+from pdrec_fast.studies.paper import TABLE_1_METRICS, TABLE_3_METRICS, paper_result
+from pdrec_fast.studies.variants import DataSet, Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,43 +25,7 @@ _LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """Of a table: a variant of a model, or its gain over another."""
-
-    model: str
-    modules: str = PLAIN
-    guide: str = ""
-    baseline: str = ""  # for a gain
-
-
-@dataclass(frozen=True)
-class Selection:
-    """One data set's rows of both files under one protocol, on the test split."""
-
-    data: str
-    protocol: str
-    results: pd.DataFrame
-    comparisons: pd.DataFrame
-
-    def variants(self) -> list[Row]:
-        """In the order of the file."""
-        found = self.results[["model", "modules", "guide"]].drop_duplicates()
-        return [Row(*values) for values in found.itertuples(index=False)]
-
-    def cell(self, row: Row, metric: str) -> str:
-        rows = _where(self.comparisons if row.baseline else self.results, row, metric)
-        if len(rows) == 0:
-            return ""
-        return _gain(rows.iloc[0]) if row.baseline else self._value(row, metric, rows["value"])
-
-    def _value(self, row: Row, metric: str, values: pd.Series) -> str:
-        mean, sd = float(values.mean()), sample_sd(values.to_numpy())
-        text = f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ({sd:.4f})"
-        paper = None
-        if self.protocol == PROTOCOL and row.guide in ("", GUIDE):
-            paper = paper_value(self.data, row.model, row.modules, metric)
-        return text if paper is None else f"{text}<br>paper {paper:.4f}, {mean - paper:+.4f}"
+Row = tuple[Variant, str]  # with the baseline, for a gain over it, or ""
 
 
 def format_tables(results: pd.DataFrame, comparisons: pd.DataFrame) -> str:
@@ -71,104 +36,94 @@ def format_tables(results: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         results, comparisons: the study's CSV files.
     """
     parts = ["# Results", _LEGEND]
-    seeds = results.groupby("data", sort=False)["seed"].nunique()
+    seeds = results.groupby("data")["seed"].nunique()
+    # A table holds the rows of a data set under any preset.
+    tables = {"results": results.assign(preset=""), "comparisons": comparisons.assign(preset="")}
+    studies = Studies([], tables, [])
     for data, preset in results[["data", "preset"]].drop_duplicates().itertuples(index=False):
         parts.append(f"## {data}\n\nPreset {preset}, {seeds[data]} seed(s).")
         for protocol in results.loc[results["data"] == data, "protocol"].unique():
-            chosen = [
-                frame[
-                    (frame["data"] == data)
-                    & (frame["protocol"] == protocol)
-                    & (frame["split"] == "test")
-                ]
-                for frame in (results, comparisons)
-            ]
-            parts += _tables(Selection(data, protocol, *chosen))
+            parts.append(f"### {data}, protocol {protocol} ({PROTOCOLS[protocol]})")
+            parts += _tables(studies, DataSet(data, ""), protocol)
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(selection: Selection) -> list[str]:
-    head = f"### {selection.data}, protocol {selection.protocol}"
-    parts = [f"{head} ({PROTOCOLS[selection.protocol]})"]
-    variants = selection.variants()
-    diffusions = [row for row in variants if row.model in WEIGHTINGS]
-    encoders = list(dict.fromkeys(row.model for row in variants if row.model not in WEIGHTINGS))
-    taken_apart = []
-    for encoder in encoders:
-        rows = [row for row in variants if row.model == encoder]
-        if any(not _in_table_1(row) for row in rows):
-            taken_apart.append(rows)
-    if len(taken_apart) < len(encoders) or len(encoders) != 1:
-        in_table = [row for row in variants if _in_table_1(row)]
-        parts.append(_markdown(selection, _with_gains(in_table), TABLE_1_METRICS))
-    for rows in taken_apart:
-        parts.append(f"**{MODEL_NAMES[rows[0].model]} and its variants**")
-        parts.append(_markdown(selection, _with_gains([*diffusions, *rows]), TABLE_3_METRICS))
+def _tables(studies: Studies, data_set: DataSet, protocol: str) -> list[str]:
+    def markdown(variants: Sequence[Variant], metrics: Sequence[str]) -> str:
+        lines = [["Model", *map(metric_name, metrics)], ["---"] * (1 + len(metrics))]
+        for row in _with_gains(variants):
+            cells = [_cell(studies, row, protocol, metric) for metric in metrics]
+            lines.append([_head(*row), *cells])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    parts = []
+    variants = [
+        each for each in studies.variants(data_set) if len(studies.values(each, protocol, METRIC))
+    ]
+    in_table_1 = [each for each in variants if each.is_plain or each.is_full]
+    by_encoder: dict[str, list[Variant]] = {}
+    for variant in variants:
+        if not variant.is_diffusion:
+            by_encoder.setdefault(variant.model, []).append(variant)
+    in_steps = [found for found in by_encoder.values() if not set(found) <= set(in_table_1)]
+    if len(in_steps) < len(by_encoder) or len(by_encoder) != 1:
+        parts.append(markdown(in_table_1, TABLE_1_METRICS))
+    for found in in_steps:
+        diffusions = [variant for variant in variants if variant.is_diffusion]
+        parts.append(f"**{model_name(found[0].model)} and its variants**")
+        parts.append(markdown([*diffusions, *found], TABLE_3_METRICS))
     return parts
 
 
-def _in_table_1(row: Row) -> bool:
-    return row.modules == PLAIN or (row.modules, row.guide) == (FULL, GUIDE)
+def _with_gains(variants: Sequence[Variant]) -> list[Row]:
+    """A row on the gain after each variant that improves on another of the table."""
+    rows = []
+    for variant in variants:
+        rows.append((variant, ""))
+        if not variant.is_plain:
+            rows.append((variant, PLAIN))
+            if variant.is_full and variant._replace(guide=OTHER_GUIDE) in variants:
+                rows.append((variant, f"{FULL} by {OTHER_GUIDE}"))
+        elif variant.model == GUIDE and any(each.model == "t-diffrec" for each in variants):
+            rows.append((variant, "t-diffrec"))
+    return rows
 
 
-def _with_gains(rows: Sequence[Row]) -> list[Row]:
-    """A row on the gain after each row that improves on another of the table."""
-    found = []
-    for row in rows:
-        found.append(row)
-        if row.modules != PLAIN:
-            found.append(Row(row.model, row.modules, row.guide, PLAIN))
-            without_diffusion = Row(row.model, FULL, OTHER_GUIDE)
-            if (row.modules, row.guide) == (FULL, GUIDE) and without_diffusion in rows:
-                found.append(Row(row.model, FULL, GUIDE, f"{FULL} by {OTHER_GUIDE}"))
-        elif row.model == GUIDE and any(of.model == "t-diffrec" for of in rows):
-            found.append(Row(row.model, baseline="t-diffrec"))
-    return found
+def _head(variant: Variant, baseline: str) -> str:
+    name = model_name(variant.model)
+    if baseline == PLAIN:
+        return f"gain over {name}"
+    if baseline:
+        return f"gain over {MODEL_NAMES.get(baseline) or _modules_name(baseline)}"
+    if variant.is_plain:
+        return name
+    by = "" if variant.guided_by_diffusion else f", guided by {model_name(variant.guide)}"
+    return f"{name} {_modules_name(variant.modules)}{by}"
 
 
-def _markdown(selection: Selection, rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    heads = [metric.upper().replace("NDCG", "N") for metric in metrics]
-    lines = [["Model", *heads], ["---"] * (1 + len(metrics))]
-    lines += [[_head(row), *(selection.cell(row, metric) for metric in metrics)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _cell(studies: Studies, row: Row, protocol: str, metric: str) -> str:
+    variant, baseline = row
+    if baseline:
+        comparison = studies.comparison(variant, protocol, metric, baseline)
+        return "" if comparison is None else _gain(comparison)
+    values = studies.values(variant, protocol, metric)
+    mean, sd = values.mean(), values.std()
+    paper = paper_result(variant, protocol, metric)
+    text = f"{mean:.4f}" if math.isnan(sd) else f"{mean:.4f} ({sd:.4f})"
+    return text if paper is None else f"{text}<br>paper {paper:.4f}, {mean - paper:+.4f}"
 
 
-def _head(row: Row) -> str:
-    if row.baseline:
-        shown = {PLAIN: MODEL_NAMES[row.model], **MODEL_NAMES}.get(
-            row.baseline, _modules(row.baseline)
-        )
-        return f"gain over {shown}"
-    if row.modules == PLAIN:
-        return MODEL_NAMES[row.model]
-    by = "" if row.guide == GUIDE else f", guided by {MODEL_NAMES[row.guide]}"
-    return f"{MODEL_NAMES[row.model]} {_modules(row.modules)}{by}"
-
-
-def _modules(text: str) -> str:
+def _modules_name(text: str) -> str:
     """``hbr+nns by sasrec`` as ``+HBR+NNS by SASRec``."""
     modules, _, guide = text.partition(" by ")
-    return f"+{modules.upper()}" + (f" by {MODEL_NAMES[guide]}" if guide else "")
+    return f"+{modules.upper()}" + (f" by {model_name(guide)}" if guide else "")
 
 
-def _where(frame: pd.DataFrame, row: Row, metric: str) -> pd.DataFrame:
-    wanted = (
-        (frame["model"] == row.model)
-        & (frame["modules"] == row.modules)
-        & (frame["guide"] == row.guide)
-        & (frame["metric"] == metric)
-    )
-    if row.baseline:
-        wanted &= frame["baseline"] == row.baseline
-    return frame[wanted]
-
-
-def _gain(comparison: pd.Series) -> str:
-    p_users = float(comparison["p_users"])
-    stars = next((text for limit, text in _STARS if p_users < limit), "")
-    gain = float(comparison["gain_percent"])
+def _gain(comparison: Any) -> str:
+    stars = next((text for limit, text in _STARS if comparison.p_users < limit), "")
+    gain = comparison.gain_percent
     shown = "–" if math.isnan(gain) else f"{gain:+.2f} %{stars}"
-    return f"{shown}<br>p {_p(p_users)} users, {_p(float(comparison['p_seeds']))} seeds"
+    return f"{shown}<br>p {_p(comparison.p_users)} users, {_p(comparison.p_seeds)} seeds"
 
 
 def _p(value: float) -> str:

@@ -11,6 +11,7 @@ import torch
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.devices import to_device
+from pdrec_fast.encoders import ContrastiveEncoder, SequenceEncoder
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import ranges
@@ -152,7 +153,8 @@ class TrainingBatches:
             return self.augment(pack(inputs, self.max_length, seed=self.config.seed, epoch=epoch))
 
 
-def check_trainable(train: Interactions, max_length: int) -> None:
+def check_trainable(train: Interactions, encoder: SequenceEncoder) -> None:
     """Raise the DataError that training would raise, before anything else is done."""
-    TrainingTokens(train, max_length)
+    check_users(train.n_users, views=isinstance(encoder, ContrastiveEncoder))
+    TrainingTokens(train, encoder.max_length)
     RandomNegatives(train)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pdrec_fast as pf
-from pdrec_fast.studies import study, work
+from pdrec_fast.studies import job_process, study
 from pdrec_fast.studies.jobs import Job
 
 
@@ -74,10 +74,10 @@ class InProcess:
             try:
                 if task.name in self.breaks:
                     raise RuntimeError("broken on purpose")
-                work.work(
+                job_process.do_job(
                     Path(spec["out"]),
                     Job(**spec["job"]),
-                    work.Dataset(**spec["data"]),
+                    job_process.Dataset(**spec["data"]),
                     spec["settings"],
                 )
             except Exception as error:

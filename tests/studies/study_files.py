@@ -4,8 +4,8 @@ import csv
 import json
 import math
 
-from pdrec_fast.studies.collect import COLUMNS
 from pdrec_fast.studies.paper import TABLE_3_METRICS
+from pdrec_fast.studies.schema import TABLES
 
 GUIDED = ("sasrec", "hbr+nns+dpa", "ti-diffrec")
 PLAIN = ("sasrec", "none", "")
@@ -89,7 +89,7 @@ def write_study(
     }
     for name in rows.keys() - set(without):
         with (folder / f"{name}.csv").open("w", newline="") as stream:
-            csv.writer(stream).writerows([COLUMNS[name], *rows[name]])
+            csv.writer(stream).writerows([TABLES[name], *rows[name]])
     return folder
 
 

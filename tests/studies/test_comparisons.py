@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from pdrec_fast.evaluation import Ranks, metric_names, per_case, summarize_all
-from pdrec_fast.studies.collect import COLUMNS, Finished
 from pdrec_fast.studies.comparisons import compare, gain_percent, paired_p, sample_sd
+from pdrec_fast.studies.finished import FinishedJob
 from pdrec_fast.studies.jobs import Job
+from pdrec_fast.studies.schema import TABLES
 
 
 def finished(model, modules, guide, seed, greater):
@@ -18,7 +19,7 @@ def finished(model, modules, guide, seed, greater):
     ranks = Ranks(np.array(greater), np.zeros(n), np.full(n, 99))
     found = {"paper": {"test": ranks}}
     metrics = {"protocols": summarize_all(found)}
-    run = Finished(None, Job("toy", model, modules, guide, seed), "toy", metrics)
+    run = FinishedJob(None, Job("toy", model, modules, guide, seed), "toy", metrics)
     run.__dict__["ranks"] = found  # in place of a file
     return run
 
@@ -36,7 +37,7 @@ def rows():
 
 def test_columns_are_the_contract(rows):
     assert rows.keys() == set(metric_names())
-    assert all(list(row) == COLUMNS["comparisons"] for row in rows.values())
+    assert all(list(row) == list(TABLES["comparisons"]) for row in rows.values())
     row = rows["hr@5"]
     assert (row["data"], row["model"], row["modules"]) == ("toy", "sasrec", "hbr")
     assert (row["guide"], row["baseline"]) == ("ti-diffrec", "none")
@@ -93,7 +94,7 @@ def test_what_is_compared_with_what():
         ("sasrec", "hbr+nns+dpa", "sasrec"),
         ("gru4rec", "hbr", "ti-diffrec"),
     ]
-    rows = compare([finished(*variant, 0, PLAIN[0]) for variant in variants])
+    rows = list(compare([finished(*variant, 0, PLAIN[0]) for variant in variants]))
     pairs = [
         (row["model"], row["modules"], row["guide"], row["baseline"])
         for row in rows

@@ -2,12 +2,12 @@
 
 import pytest
 
-from pdrec_fast.studies.jobs import Job, encoders_of, jobs_of
-from pdrec_fast.studies.work import config_of
+from pdrec_fast.studies.job_process import job_config
+from pdrec_fast.studies.jobs import Job, choose_encoders, list_jobs
 
 
 def names(kind, data=("toy",), encoders=None, seeds=(0,)):
-    return [job.name for job in jobs_of(kind, data, encoders_of(kind, encoders), seeds)]
+    return [job.name for job in list_jobs(kind, data, choose_encoders(kind, encoders), seeds)]
 
 
 def test_main_is_table_1():
@@ -58,7 +58,7 @@ def test_a_seed_is_complete_before_the_next_begins():
 
 
 def test_only_what_the_diffusion_guides_needs_it():
-    needs = {job.name: job.needs for job in jobs_of("ablation", ["toy"], ["sasrec"], [3])}
+    needs = {job.name: job.needs for job in list_jobs("ablation", ["toy"], ["sasrec"], [3])}
     guide = Job("toy", "ti-diffrec", "none", "", 3)
     assert needs["toy-sasrec+nns-3"] == guide
     assert [name for name, job in needs.items() if job is None] == [
@@ -73,26 +73,26 @@ def test_only_what_the_diffusion_guides_needs_it():
     [("diffrec", "none"), ("t-diffrec", "rank"), ("ti-diffrec", "interval")],
 )
 def test_diffusion_models_differ_in_their_weighting(model, weighting):
-    config = config_of(Job("toy", model, "none", "", 2), "toy", ["diffusion.steps=3"])
+    config = job_config(Job("toy", model, "none", "", 2), "toy", ["diffusion.steps=3"])
     assert (config.encoder, config.diffusion.weighting) == ("diffusion", weighting)
     assert (config.diffusion.seed, config.diffusion.steps) == (2, 3)
 
 
 def test_a_job_is_the_run_of_its_preset():
     job = Job("x", "gru4rec", "hbr+nns", "ti-diffrec", 4)
-    config = config_of(job, "book", ["pdrec.lr=0.5"])
+    config = job_config(job, "book", ["pdrec.lr=0.5"])
     assert (config.encoder, config.guide, config.pdrec.modules) == (
         "gru4rec",
         "diffusion",
         ("hbr", "nns"),
     )
     assert (config.pdrec.seed, config.pdrec.lr, config.omega_m) == (4, 0.5, 0.8)
-    other = config_of(Job("x", "sasrec", "hbr+nns+dpa", "sasrec", 0), "book", [])
+    other = job_config(Job("x", "sasrec", "hbr+nns+dpa", "sasrec", 0), "book", [])
     assert other.guide == "sasrec"
 
 
 def test_unknown_kinds_and_encoders_are_named():
     with pytest.raises(ValueError, match="unknown study 'table1'; choose one of main, ablation"):
-        encoders_of("table1", None)
+        choose_encoders("table1", None)
     with pytest.raises(ValueError, match="unknown encoder 'bert4rec'; choose among"):
-        encoders_of("main", ["bert4rec"])
+        choose_encoders("main", ["bert4rec"])

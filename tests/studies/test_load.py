@@ -6,7 +6,8 @@ import math
 import pytest
 
 from pdrec_fast.errors import DataError
-from pdrec_fast.studies.load import DataSet, Variant, load_studies
+from pdrec_fast.studies.load import load_studies
+from pdrec_fast.studies.variants import DataSet, Variant
 from tests.studies.study_files import GUIDED, PLAIN, value_of, write_study
 
 TOY = DataSet("toy", "toy")
@@ -20,13 +21,15 @@ def test_rows_have_their_types(tmp_path):
     studies = load_studies([write_study(tmp_path / "a", seeds=(0,))])
     assert studies.data_sets == [TOY]
     assert studies.protocols == ["paper"]
-    assert studies.values(variant(PLAIN), "paper", "auc") == {0: value_of(PLAIN, 0, "auc")}
-    assert studies.values(variant(PLAIN), "other", "auc") == {}
+    assert studies.values(variant(PLAIN), "paper", "auc").to_dict() == {
+        0: value_of(PLAIN, 0, "auc")
+    }
+    assert studies.values(variant(PLAIN), "other", "auc").empty
     assert studies.comparison(variant(PLAIN), "paper", "auc") is None
     assert studies.comparison(variant(GUIDED), "paper", "auc").gain_percent == 7.25
-    epochs = [row for row in studies.curves if row.variant == variant(PLAIN)]
-    assert [row.epoch for row in epochs] == [1, 2, 3, 4]
-    assert math.isnan(epochs[1].valid)
+    epochs = studies.rows("curves", TOY).query("model == 'sasrec' and modules == 'none'")
+    assert epochs["epoch"].tolist() == [1, 2, 3, 4]
+    assert math.isnan(epochs["valid"].iloc[1])
     assert studies.items(TOY) == 150
     assert studies.items(DataSet("toy", "other")) is None
 
@@ -73,11 +76,12 @@ def test_a_variant_comes_from_the_directory_with_most_seeds(tmp_path):
     more = write_study(tmp_path / "more", seeds=(0, 1), variants=[PLAIN])
     for order in ([few, more], [more, few]):
         studies = load_studies(order)
-        assert studies.values(variant(PLAIN), "paper", "ndcg@10") == {
+        assert studies.values(variant(PLAIN), "paper", "ndcg@10").to_dict() == {
             seed: value_of(PLAIN, seed) for seed in (0, 1)
         }
-        assert studies.values(variant(GUIDED), "paper", "ndcg@10") == {0: 0.5 + value_of(GUIDED, 0)}
-        assert len({row.seed for row in studies.ranks}) == 2
+        guided = studies.values(variant(GUIDED), "paper", "ndcg@10")
+        assert guided.to_dict() == {0: 0.5 + value_of(GUIDED, 0)}
+        assert studies.tables["ranks"]["seed"].nunique() == 2
 
 
 def test_values_that_differ_are_said_to_and_equal_ones_not(tmp_path):

@@ -78,7 +78,7 @@ def test_a_failure_is_reported_and_stops_only_what_needs_it(task, tmp_path, caps
     assert "begin" in (tmp_path / "logs" / "a.txt").read_text()
     lines = capsys.readouterr().err
     assert "a failed: KeyError" in lines
-    assert "finished d" in lines
+    assert "d finished" in lines
 
 
 def test_a_log_is_continued(task, tmp_path):
@@ -114,11 +114,11 @@ ALIVE = "print('x', file=(alive := open('alive', 'w')), flush=True); time.sleep(
 def test_an_interrupt_ends_the_processes(task, tmp_path, monkeypatch):
     reader = fifo(tmp_path)
 
-    def show(self, running):
+    def show(bar, running):
         if written(reader):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pool._ProgressLine, "show", show)
+    monkeypatch.setattr(pool.tqdm, "set_postfix_str", show)
     with pytest.raises(KeyboardInterrupt):
         run_tasks([task("a", ALIVE), task("b")], 1, progress=False)
     assert written(reader) == b""

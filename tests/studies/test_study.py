@@ -19,7 +19,7 @@ from pdrec_fast import cli
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.studies import collect, run_study, write_report
-from pdrec_fast.studies.collect import read_csv
+from pdrec_fast.studies.schema import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = {
@@ -80,7 +80,7 @@ def test_study_json_is_the_contract(main_study, toy, tiny):
 
 
 def test_results_are_those_of_the_runs(main_study):
-    results = read_csv(main_study / "results.csv")
+    results = read_table(main_study, "results")
     keys = ["model", "modules", "guide", "seed", "protocol", "split", "metric"]
     assert not results.duplicated(keys).any()
     assert len(results) == 5 * 2 * 2 * 2 * 12
@@ -192,10 +192,10 @@ def test_hbr_weights_are_those_that_train(main_study, toy):
 
 
 def test_comparisons_are_of_the_runs(main_study):
-    comparisons = read_csv(main_study / "comparisons.csv")
+    comparisons = read_table(main_study, "comparisons")
     pairs = comparisons[["model", "modules", "baseline"]].drop_duplicates().to_numpy().tolist()
     assert pairs == [["ti-diffrec", "none", "t-diffrec"], ["sasrec", "hbr+nns+dpa", "none"]]
-    results = read_csv(main_study / "results.csv")
+    results = read_table(main_study, "results")
     place = {"protocol": "paper", "split": "test", "metric": "auc"}
     for column, value in place.items():
         results = results[results[column] == value]
@@ -219,7 +219,7 @@ def test_a_report_has_all_but_the_ablation(main_study, tmp_path):
     page = write_report([main_study], tmp_path / "report.html").read_text()
     assert page.count("Made by") == 1
     assert "No single modules and steps for Toy" in page
-    mean = read_csv(main_study / "results.csv").query(
+    mean = read_table(main_study, "results").query(
         "model == 'sasrec' and modules == 'none' and protocol == 'full' and split == 'test'"
     )
     mean = mean[mean["metric"] == "ndcg@10"]["value"].mean()
@@ -262,8 +262,8 @@ def test_parts_of_a_study_done_apart_make_the_whole(main_study, toy, tiny, tmp_p
     assert in_process.did == []
     assert json.loads((parts[0] / "study.json").read_text())["finished"]
     keys = ["model", "modules", "guide", "protocol", "split", "metric"]
-    ours = read_csv(parts[0] / "results.csv")
-    whole = read_csv(main_study / "results.csv").query("seed == 0")
+    ours = read_table(parts[0], "results")
+    whole = read_table(main_study, "results").query("seed == 0")
     whole = whole.merge(ours[["model", "modules", "guide"]].drop_duplicates())
     assert len(ours) == 5 * 2 * 2 * 12
     columns = [*keys, "value"]
@@ -390,6 +390,12 @@ def test_a_foreign_directory_is_refused(toy, tiny, tmp_path):
         collect(tmp_path)
 
 
+def test_a_study_killed_before_it_began_may_begin_again(toy, tiny, tmp_path, in_process):
+    (tmp_path / ".lock").touch()
+    assert again(tmp_path, toy, tiny, seeds=1, only=["toy-sasrec-0"]) == {}
+    assert in_process.did == ["toy-sasrec-0"]
+
+
 def test_one_at_a_time(toy, tiny, tmp_path, monkeypatch):
     from pdrec_fast.studies import study
 
@@ -427,7 +433,7 @@ def test_two_domains(two_domains, tiny, tmp_path, in_process):
     out = tmp_path / "out"
     options = {"presets": ["default"], "seeds": 1, "settings": tiny}
     assert run_study("cross-domain", [target], source=source, out=out, **options) == {}
-    results = read_csv(out / "results.csv")
+    results = read_table(out, "results")
     assert set(results["data"]) == {"toy-to-game"}
     assert results["modules"].drop_duplicates().tolist() == [
         "none",
@@ -512,8 +518,9 @@ def test_presets_are_those_of_the_files_names(tmp_path):
     assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
 
 
-def test_without_the_extra_it_says_what_to_install(toy, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ImportError, match=r"need scipy: pip install 'pdrec_fast\[studies\]'"):
+@pytest.mark.parametrize("name", ["scipy", "filelock"])
+def test_without_the_extra_it_says_what_to_install(name, toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"need {name}: pip install 'pdrec_fast\[studies\]'"):
         run_study("main", [toy], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

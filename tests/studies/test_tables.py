@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from pdrec_fast.studies.collect import COLUMNS
 from pdrec_fast.studies.paper import TABLE_1_METRICS, TABLE_3_METRICS
+from pdrec_fast.studies.schema import TABLES
 from pdrec_fast.studies.tables import format_tables
 
 TABLE_1 = (
@@ -27,12 +27,12 @@ def tables(variants, data="toy", protocols=("paper",), seeds=2, gain=GAIN, basel
                     value = 0.2 + 0.01 * seed
                     results.append([*key, seed, protocol, "test", metric, value, 1.5])
                     results.append([*key, seed, protocol, "valid", metric, 0.9, 1.5])
-                numbers = dict.fromkeys(COLUMNS["comparisons"][5:], 0) | gain
+                numbers = dict.fromkeys(list(TABLES["comparisons"])[5:], 0) | gain
                 numbers |= {"baseline": baseline, "protocol": protocol, "split": "test"}
                 comparisons.append([*key, *(numbers | {"metric": metric}).values()])
     return format_tables(
-        pd.DataFrame(results, columns=COLUMNS["results"]),
-        pd.DataFrame(comparisons, columns=COLUMNS["comparisons"]),
+        pd.DataFrame(results, columns=list(TABLES["results"])),
+        pd.DataFrame(comparisons, columns=list(TABLES["comparisons"])),
     )
 
 

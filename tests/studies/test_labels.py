@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pdrec_fast.studies import wording
-from pdrec_fast.studies.load import DataSet, Variant
+from pdrec_fast.studies import labels
+from pdrec_fast.studies.variants import DataSet, Variant, in_order
 
 NAN = math.nan
 
@@ -27,7 +27,7 @@ def variant(model, modules="none", guide=""):
     ],
 )
 def test_names_of_variants(of, name):
-    assert wording.variant_name(of) == name
+    assert of.name == name
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_names_of_variants(of, name):
     ],
 )
 def test_names_of_data(data, preset, name):
-    assert wording.data_name(DataSet(data, preset)) == name
+    assert DataSet(data, preset).name == name
 
 
 def test_order():
@@ -61,37 +61,37 @@ def test_order():
         variant("sasrec", "hbr+nns+dpa", "sasrec"),
         variant("mine"),
     ]
-    assert wording.in_order(reversed(expected)) == expected
+    assert in_order(reversed(expected)) == expected
 
 
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
-        (wording.figure(0.23049), ".2305"),
-        (wording.figure(1.0), "1.0000"),
-        (wording.figure(10.0), "10.0000"),
-        (wording.figure(NAN), "–"),
-        (wording.figure(-0.0112, sign=True), "−.0112"),
-        (wording.figure(0.0112, sign=True), "+.0112"),
-        (wording.figure(-0.00001, sign=True), "+.0000"),
-        (wording.with_spread(0.25, 0.0021), ".2500 ± .0021"),
-        (wording.with_spread(0.25, NAN), ".2500"),
-        (wording.percent(-4.36), "−4.4 %"),
-        (wording.percent(13.2), "+13.2 %"),
-        (wording.percent(-0.01), "+0.0 %"),
-        (wording.percent(NAN), "–"),
-        (wording.p_value(0.0004), "p < .001"),
-        (wording.p_value(0.0031), "p = .003"),
-        (wording.p_value(1.0), "p = 1.000"),
-        (wording.p_value(NAN), "p not defined"),
+        (labels.figure(0.23049), ".2305"),
+        (labels.figure(1.0), "1.0000"),
+        (labels.figure(10.0), "10.0000"),
+        (labels.figure(NAN), "–"),
+        (labels.figure(-0.0112, sign=True), "−.0112"),
+        (labels.figure(0.0112, sign=True), "+.0112"),
+        (labels.figure(-0.00001, sign=True), "+.0000"),
+        (labels.with_spread(0.25, 0.0021), ".2500 ± .0021"),
+        (labels.with_spread(0.25, NAN), ".2500"),
+        (labels.percent(-4.36), "−4.4 %"),
+        (labels.percent(13.2), "+13.2 %"),
+        (labels.percent(-0.01), "+0.0 %"),
+        (labels.percent(NAN), "–"),
+        (labels.p_value(0.0004), "p < .001"),
+        (labels.p_value(0.0031), "p = .003"),
+        (labels.p_value(1.0), "p = 1.000"),
+        (labels.p_value(NAN), "p not defined"),
+        (labels.number(1234.56, 1), "1,234.6"),
+        (labels.number(NAN), "–"),
+        (labels.interval(5001, 10000), "5,001–10,000"),
+        (labels.interval(1, 1), "1"),
+        (labels.moment(1.2e9), "2008-01-10"),
+        (labels.moment(12.0), "12"),
+        (labels.moment(NAN), ""),
     ],
 )
 def test_numbers(shown, text):
     assert shown.replace("\N{NO-BREAK SPACE}", " ") == text
-
-
-def test_mean_and_sd():
-    assert wording.mean_and_sd([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))
-    assert wording.mean_and_sd([2.0])[0] == 2.0
-    assert math.isnan(wording.mean_and_sd([2.0])[1])
-    assert all(map(math.isnan, wording.mean_and_sd([])))

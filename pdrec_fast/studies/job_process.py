@@ -31,12 +31,12 @@ from pdrec_fast.presets import FORMER_NAMES
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
 from pdrec_fast.studies.pool import end_with_parent
+from pdrec_fast.studies.schema import HBR
 
 DONE = "job.json"
 CASES = "cases.npz"
-HBR = "hbr.csv"
-HBR_COLUMNS = ("user", "position", "item", "timestamp", "preference", "rank", "weight")
-_HISTORY_LENGTHS = (8, 20, 50)  # of the users in hbr.csv, about
+HBR_FILE = "hbr.csv"
+_HISTORY_LENGTHS = (8, 20, 50)  # about those of the users in hbr.csv
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class Dataset:
         return read_domains(self.file, self.source or None, **self.reading)
 
 
-def directory_of(out: Path, job: Job) -> Path:
+def job_directory(out: Path, job: Job) -> Path:
     """Where the job's run lies."""
     return out / "runs" / job.name
 
 
 def is_done(out: Path, job: Job) -> bool:
     """Whether the job has left everything that tables and other jobs need."""
-    return (directory_of(out, job) / DONE).exists()
+    return (job_directory(out, job) / DONE).exists()
 
 
-def config_of(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
+def job_config(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
     """The settings of the job's run."""
     config = RunConfig.from_preset(
         preset, encoder=job.encoder, modules=job.run_modules, guide=job.run_guide, seed=job.seed
@@ -87,16 +87,16 @@ def config_of(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
     return config
 
 
-def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
+def do_job(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     """Do a job whose diffusion model, if it needs one, is there; or continue it."""
-    directory, config = directory_of(out, job), config_of(job, data.preset, settings)
+    directory, config = job_directory(out, job), job_config(job, data.preset, settings)
     guide = job.needs
-    fitted = None if guide is None else DiffRec.load(directory_of(out, guide) / "diffusion")
+    fitted = None if guide is None else DiffRec.load(job_directory(out, guide) / "diffusion")
     read = data.read()
     result = run(read, config, out=directory, diffusion=fitted)
     _write_cases(directory / CASES, result)
     if "hbr" in job.run_modules:
-        _write_hbr(directory / HBR, result, config)
+        _write_hbr(directory / HBR_FILE, result, config)
     # The largest file of a run, and the quickest to make again.
     shutil.rmtree(directory / "preferences", ignore_errors=True)
     done = {
@@ -109,7 +109,7 @@ def work(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     write_json(directory / DONE, done)
 
 
-def read_done(
+def read_marker(
     directory: Path, study: Mapping[str, Any], config: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """``job.json`` of a finished job, checked to be one of ``study``, the contents of study.json.
@@ -179,25 +179,25 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
     weights = preferences.hbr_weights(train, config.pdrec, max_length)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(HBR_COLUMNS)
-        for user in _users_of_lengths(np.diff(train.indptr), max_length):
+        writer.writerow(HBR)
+        for user in _example_users(np.diff(train.indptr), max_length):
             # A history's first item is nobody's next one.
             records = slice(train.indptr[user] + 1, train.indptr[user + 1])
             items, scores = train.items[records], preferences.observed_scores[records]
             times = [""] * len(items) if train.timestamps is None else train.timestamps[records]
-            columns = (
-                [train.user_ids[user]] * len(items),
-                range(2, len(items) + 2),
-                train.item_ids[items],
-                times,
-                scores,
-                ranks_within(np.array([0, len(items)]), scores, items),
-                weights[records],
-            )
-            writer.writerows(zip(*columns, strict=True))
+            columns = {
+                "user": [train.user_ids[user]] * len(items),
+                "position": range(2, len(items) + 2),
+                "item": train.item_ids[items],
+                "timestamp": times,
+                "preference": scores,
+                "rank": ranks_within(np.array([0, len(items)]), scores, items),
+                "weight": weights[records],
+            }
+            writer.writerows(zip(*(columns[name] for name in HBR), strict=True))
 
 
-def _users_of_lengths(lengths: np.ndarray, max_length: int) -> list[int]:
+def _example_users(lengths: np.ndarray, max_length: int) -> list[int]:
     """Different users whose histories are nearest to the lengths wanted, short ones first."""
     usable = (lengths > 1) & (lengths <= max_length)
     chosen: list[int] = []
@@ -216,4 +216,4 @@ def main() -> None:
     task = json.loads(sys.argv[-1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(task["threads"])
-    work(Path(task["out"]), Job(**task["job"]), Dataset(**task["data"]), task["settings"])
+    do_job(Path(task["out"]), Job(**task["job"]), Dataset(**task["data"]), task["settings"])
