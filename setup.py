@@ -49,7 +49,7 @@ setup(
     package_data={
         "pdrec_fast": ["py.typed", "_C.pyi"],
         "pdrec_fast.presets": ["*.json"],
-        "pdrec_fast.studies": ["templates/*"],
+        "pdrec_fast.studies": ["paper.csv", "templates/*"],
     },
     # Optional: without a compiler the package installs and runs on its PyTorch reference.
     ext_modules=[Extension("pdrec_fast._C", sources=[], optional=True)],

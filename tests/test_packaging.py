@@ -61,7 +61,7 @@ def tree(*folders):
         path.relative_to(ROOT).as_posix()
         for folder in folders
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".pyi", ".typed", ".json", ".html", ".css", ".cpp", ".hpp"}
+        if path.suffix in {".py", ".pyi", ".typed", ".json", ".csv", ".html", ".css", ".cpp", ".hpp"}
         or path.name == "py.typed"
     }
 
