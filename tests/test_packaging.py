@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = {".py", ".pyi", ".typed", ".json", ".csv", ".html", ".css", ".cpp", ".hpp"}
 TUNED = "pdrec_fast/presets/packaged.json"  # stands for files of tuned settings
 
 
@@ -61,8 +62,7 @@ def tree(*folders):
         path.relative_to(ROOT).as_posix()
         for folder in folders
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".pyi", ".typed", ".json", ".csv", ".html", ".css", ".cpp", ".hpp"}
-        or path.name == "py.typed"
+        if path.suffix in SOURCES or path.name == "py.typed"
     }
 
 
