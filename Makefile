@@ -9,11 +9,11 @@ BIN = $(VENV)/bin
 
 setup: $(BIN)/pdrec-fast
 
-$(BIN)/pdrec-fast: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
+$(BIN)/pdrec-fast: pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	PYTHONWARNINGS=ignore PDREC_REQUIRE_EXTENSION=1 $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 demo: setup

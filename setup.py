@@ -1,5 +1,6 @@
 """Metadata lives in pyproject.toml; this file maps packages and builds the C++ extension."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,12 @@ setup(
         "pdrec_fast.presets": ["*.json"],
         "pdrec_fast.studies": ["paper.csv", "templates/*"],
     },
-    # Optional: without a compiler the package installs and runs on its PyTorch reference.
-    ext_modules=[Extension("pdrec_fast._C", sources=[], optional=True)],
+    # Optional: without a compiler the package installs and runs on its PyTorch reference. Who works
+    # on it sets PDREC_REQUIRE_EXTENSION, as make does, so that an error does not go unseen.
+    ext_modules=[
+        Extension(
+            "pdrec_fast._C", sources=[], optional=not os.environ.get("PDREC_REQUIRE_EXTENSION")
+        )
+    ],
     cmdclass={"build_ext": CMakeBuild},
 )

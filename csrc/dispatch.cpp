@@ -187,13 +187,10 @@ void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads) 
 }
 
 void packed_dropout(const PackedDropoutArgs& args, int n_threads) {
-  const KernelTable* table = current().load();
   // A word of the generator takes about 25 operations.
   const double operations =
       25.0 * static_cast<double>(args.indptr[args.n_sequences] * args.width);
-  for_rows(args.n_sequences, threads_for(operations, n_threads), [&](const NextRows& next) {
-    for (RowRange rows; next(rows);) table->packed_dropout(args, rows.begin, rows.end);
-  });
+  run(args, args.n_sequences, threads_for(operations, n_threads), current().load()->packed_dropout);
 }
 
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads) {

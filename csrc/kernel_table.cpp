@@ -7,13 +7,20 @@ namespace pdrec::PDREC_ISA {
 
 extern const KernelTable table;
 const KernelTable table = {
-    PDREC_QUOTE(PDREC_ISA),       &random_words,
-    &select_unobserved,           &sample_pool,
-    &noisy_input<float>,          &noisy_input<std::uint16_t>,
-    &packed_dropout,              &packed_attention,
-    &packed_attention_backward,   &item_logits,
-    &weighted_bce,                &sampled_softmax,
-    &states_gradient,             &table_gradient,
+    PDREC_QUOTE(PDREC_ISA),
+    &random_words,
+    &select_unobserved,
+    &sample_pool,
+    &noisy_input<float>,
+    &noisy_input<std::uint16_t>,
+    &packed_dropout,
+    &packed_attention,
+    &packed_attention_backward,
+    &item_logits,
+    &weighted_bce,
+    &sampled_softmax,
+    &states_gradient,
+    &table_gradient,
 };
 
 }  // namespace pdrec::PDREC_ISA

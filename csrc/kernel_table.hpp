@@ -5,16 +5,16 @@
 
 #include <cstdint>
 
-#include "candidates/_gradients.hpp"
 #include "counter_rng.hpp"
+#include "candidates/_gradients.hpp"
 #include "candidates/item_logits.hpp"
+#include "candidates/sampled_softmax.hpp"
+#include "candidates/weighted_bce.hpp"
 #include "denoising/noisy_input.hpp"
 #include "packed/packed_attention.hpp"
 #include "packed/packed_dropout.hpp"
 #include "selection/sample_pool.hpp"
-#include "candidates/sampled_softmax.hpp"
 #include "selection/select_unobserved.hpp"
-#include "candidates/weighted_bce.hpp"
 
 namespace pdrec {
 

@@ -13,9 +13,13 @@ try:
     import pdrec_fast._C as extension  # noqa: N811
 except ImportError as _error:
     extension = None  # type: ignore[assignment]
+    _missing = isinstance(_error, ModuleNotFoundError)
     extension_problem = (
         f"the C++ extension pdrec_fast._C is not built: {_error}; "
         f"install a C++17 compiler, then run, in the source folder: {_INSTALL}"
+        if _missing
+        else f"the C++ extension pdrec_fast._C does not load: {_error}; build it again, in the "
+        f"source folder: {_INSTALL}"
     )
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,11 +35,32 @@ def _models_on_the_cpu() -> Iterator[None]:
 
 @pytest.fixture
 def poisoned_outputs() -> Iterator[None]:
-    """Memory that nothing was written to holds NaN."""
-    torch.use_deterministic_algorithms(True)
+    """Memory that nothing was written to holds NaN, or the largest integer."""
+    # Torch's own sums on a GPU may warn.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.zeros(3).new_empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def _dynamo_knows_torch() -> None:
+    """Torch's compiler remembers torch's functions at its first use, which a patch must not meet."""
+    torch.compile(torch.sin, backend="eager")(torch.zeros(1))
+
+
+@pytest.fixture
+def poisoned_memory(_dynamo_knows_torch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise of ``torch.empty`` and ``empty_like``, where deterministic algorithms would take
+    another kernel."""
+    for name in ("empty", "empty_like"):
+        make = getattr(torch, name)
+
+        def poisoned(*args: Any, make: Any = make, **keywords: Any) -> torch.Tensor:
+            tensor = make(*args, **keywords)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
+
+        monkeypatch.setattr(torch, name, poisoned)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pdrec_fast.build_info import extension, extension_problem
+from tests.kernels.hopper import LAUNCHES
+
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = sorted(path.name for path in (ROOT / "pdrec_fast/ops").iterdir() if path.is_dir())
 FAMILIES = [name for name in FAMILIES if not name.startswith("_")]
@@ -74,6 +77,20 @@ def test_an_op_has_a_kernel_where_it_offers_one(family, op):
             f"impl={impl!r} is {'offered' if impl in offered else 'not offered'}, and "
             f"{file.relative_to(ROOT)} {'exists' if file.is_file() else 'is missing'}"
         )
+
+
+@pytest.mark.parametrize(("family", "op"), sorted(OPS))
+def test_a_kernel_is_reached(family, op):
+    """What a file alone does not show: the extension has it, and Hopper's compiler sees it."""
+    offered = offers(family, op)
+    if "cpp" in offered:
+        assert (ROOT / f"csrc/{family}/{op}.hpp").is_file()
+        assert extension_problem or hasattr(extension, op), f"csrc/bindings.cpp does not offer {op}"
+    if "triton" in offered:
+        assert op in functions(ROOT / "tests/kernels/hopper.py"), (
+            f"tests/kernels/hopper.py: no {op}"
+        )
+        assert f"{op}-fp32" in LAUNCHES, f"LAUNCHES of tests/kernels/hopper.py lacks {op}"
 
 
 def test_every_file_has_its_op():

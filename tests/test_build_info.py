@@ -1,5 +1,6 @@
 """What can run here, and why not."""
 
+import shutil
 import sys
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 import pdrec_fast  # noqa: F401
 
 build_info = sys.modules["pdrec_fast.build_info"]  # the name in the package is the function
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler is here")
+def test_the_extension_is_built_where_there_is_a_compiler():
+    """Otherwise every test of it would be left out, and nobody would see."""
+    assert build_info.extension_problem is None
 
 
 def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):

@@ -1,11 +1,8 @@
 """What tests of operations share: every implementation in turn, and memory full of NaN."""
 
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import torch
 
 from pdrec_fast.build_info import build_info, extension
 
@@ -23,15 +20,3 @@ def impl(request: pytest.FixtureRequest) -> Iterator[str]:
         extension.set_isa(before)
     else:
         yield name
-
-
-@pytest.fixture
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floats from ``torch.empty`` are NaN, so that what a kernel leaves out shows."""
-    empty = torch.empty
-
-    def poisoned(*args: Any, **keywords: Any) -> torch.Tensor:
-        tensor = empty(*args, **keywords)
-        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)

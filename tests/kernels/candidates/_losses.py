@@ -1,6 +1,5 @@
 """What every loss of candidates' logits keeps in Triton; the test of one inherits it."""
 
-import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -54,16 +53,6 @@ class LossContract:
 
     loss: Callable[..., torch.Tensor]
     make_inputs: Callable[..., Any]
-
-    @pytest.fixture
-    def poisoned_memory(self, monkeypatch):
-        empty, empty_like = torch.empty, torch.empty_like
-
-        def poison(tensor):
-            return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-        monkeypatch.setattr(torch, "empty", lambda *args, **named: poison(empty(*args, **named)))
-        monkeypatch.setattr(torch, "empty_like", lambda *args: poison(empty_like(*args)))
 
     def run(self, *args, **keywords):
         return run(self.loss, *args, **keywords)

@@ -14,17 +14,6 @@ SIMILARITIES = [{"similarity": "dot"}, {"similarity": "cosine", "temperature": 5
 SIZES = [(1, 1, 1, 1), (35, 3, 20, 7), (3, 37, 61, 30), (2, 5, 131, 4)]
 
 
-@pytest.fixture
-def poisoned_memory(monkeypatch):
-    empty = torch.empty
-
-    def poisoned(*args, **keywords):
-        tensor = empty(*args, **keywords)
-        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)
-
-
 def make_inputs(n_tokens, n_candidates, width, n_items, device, dtype=torch.float32):
     generator = torch.Generator().manual_seed(width)
 

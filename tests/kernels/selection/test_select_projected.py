@@ -33,12 +33,7 @@ TILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _poisoned_outputs():
-    """Memory that nothing was written to holds NaN, or the largest integer."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 
 @pytest.fixture
