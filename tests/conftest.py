@@ -45,7 +45,7 @@ def poisoned_outputs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _dynamo_knows_torch() -> None:
-    """Torch's compiler remembers torch's functions at its first use, which a patch must not meet."""
+    """Torch's compiler remembers torch's functions at its first use: before they are patched."""
     torch.compile(torch.sin, backend="eager")(torch.zeros(1))
 
 

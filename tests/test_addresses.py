@@ -87,9 +87,6 @@ def test_a_kernel_is_reached(family, op):
         assert (ROOT / f"csrc/{family}/{op}.hpp").is_file()
         assert extension_problem or hasattr(extension, op), f"csrc/bindings.cpp does not offer {op}"
     if "triton" in offered:
-        assert op in functions(ROOT / "tests/kernels/hopper.py"), (
-            f"tests/kernels/hopper.py: no {op}"
-        )
         assert f"{op}-fp32" in LAUNCHES, f"LAUNCHES of tests/kernels/hopper.py lacks {op}"
 
 
