@@ -58,7 +58,9 @@ def _plot(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     settings = Settings(options.threads, options.seconds)
-    text, complete = compare(options.base, options.only, settings, options.rounds)
+    text, complete = compare(
+        options.base, options.only, settings, options.rounds, options.own_harness
+    )
     print(text)
     return 0 if complete else 1
 
@@ -126,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--base", required=True, metavar="REV", help="the revision to compare to")
     command.add_argument(
         "--rounds", type=_positive, default=3, help="processes per version (default 3)"
+    )
+    command.add_argument(
+        "--own-harness",
+        action="store_true",
+        help="measure the base by its own revision's harness, where modules have moved since",
     )
     _add_timing(command, seconds=2.0)
     command.set_defaults(command=_compare)

@@ -23,13 +23,17 @@ BASE, HEAD = "base", "head"
 _HEADER = ("operation", "implementation", "base", "iqr", "head", "iqr", "head / base", "by round")
 
 
-def compare(base: str, only: Iterable[str], settings: Settings, rounds: int) -> tuple[str, bool]:
+def compare(
+    base: str, only: Iterable[str], settings: Settings, rounds: int, own_harness: bool = False
+) -> tuple[str, bool]:
     """Time what the package of revision ``base`` and the one imported here do.
 
     Args:
         base: any git revision of this repository.
         only: operations; none means all.
         rounds: processes per version; which comes first alternates.
+        own_harness: measure ``base`` by the harness of its own revision, as this one's imports
+            modules of the package that may have moved since.
 
     Returns:
         a table, and whether every operation ran in the version imported here.
@@ -49,7 +53,10 @@ def compare(base: str, only: Iterable[str], settings: Settings, rounds: int) -> 
             for number in range(rounds):
                 for version in (BASE, HEAD) if number % 2 == 0 else (HEAD, BASE):
                     print(f"round {number + 1}/{rounds}: {version}", file=sys.stderr, flush=True)
-                    documents[version].append(_run_in(trees[version], work, names, settings))
+                    harness = tree if own_harness and version == BASE else work / "harness"
+                    documents[version].append(
+                        _run_in(trees[version], harness, work / "results.json", names, settings)
+                    )
     return comparison(documents), not any(d["failures"] for d in documents[HEAD])
 
 
@@ -131,13 +138,15 @@ def build_in_place(tree: Path) -> None:
         raise RuntimeError(f"{' '.join(command)} failed in {tree}:\n{done.stdout}{done.stderr}")
 
 
-def _run_in(tree: Path, work: Path, names: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """The document of one process that imports the package from ``tree``."""
+def _run_in(
+    tree: Path, harness: Path, results: Path, names: Sequence[str], settings: Settings
+) -> dict[str, Any]:
+    """The document of one process that imports the package from ``tree``, ``bench`` from
+    ``harness``."""
     environment = _environment() | {
         "PYTHONPATH": str(tree),
         "PDREC_DATA": str(data_folder().resolve()),
     }
-    harness, results = work / "harness", work / "results.json"
     where = [sys.executable, "-c", "import pdrec_fast; print(pdrec_fast.__file__)"]
     found = subprocess.check_output(where, cwd=harness, env=environment, text=True).strip()
     if Path(found).resolve().parents[1] != tree.resolve():
