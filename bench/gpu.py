@@ -161,7 +161,7 @@ def _test_files() -> list[str]:
     def turn(file: Path) -> tuple[int, Path]:
         if file.stem.endswith(("compiles", "gpu_report")):
             return 2, file
-        return 0 if file.parent.name == "kernels" or file.stem == "test_gpu" else 1, file
+        return 0 if "kernels" in file.parts or file.stem == "test_gpu" else 1, file
 
     files = (file.relative_to(ROOT) for file in (ROOT / "tests").rglob("test_*.py"))
     return [str(file) for file in sorted(files, key=turn)]

@@ -111,12 +111,13 @@ def suite(tmp_path, monkeypatch, text):
 
 def test_tests_of_a_gpu_come_first(tmp_path, monkeypatch):
     suite(tmp_path, monkeypatch, "")
-    (tmp_path / "tests" / "kernels").mkdir()
-    last = "kernels/test_triton_compiles.py", "test_gpu_report.py"
-    for name in ("kernels/test_triton_x.py", "test_gpu.py", *last):
+    (tmp_path / "tests" / "kernels" / "packed").mkdir(parents=True)
+    first = "kernels/packed/test_x.py", "kernels/test_autocast_on_a_gpu.py", "test_gpu.py"
+    last = "kernels/test_compiles.py", "test_gpu_report.py"
+    for name in (*first, *last):
         (tmp_path / "tests" / name).touch()
     names = [str(Path(file).relative_to("tests")) for file in gpu._test_files()]
-    assert names == ["kernels/test_triton_x.py", "test_gpu.py", "test_it.py", *last]
+    assert names == [*first, "test_it.py", *last]
 
 
 def test_a_failing_test_is_named(tmp_path, monkeypatch):

@@ -33,8 +33,8 @@ def noisy_input(
     """``F.dropout(signal * x0 + sigma * torch.randn_like(x0), p)``, row by row of x0 [B, N].
 
     Every row is ``keep / (1 - p) * (signal * x0 + sigma * eps)``, the forward process ``q(x_t |
-    x_0)`` (Ho et al., 2020), with dropout of the input. ``eps`` is standard normal (stream 0 of the
-    counter-based generator, by Box and Muller) and ``keep`` is 1 with probability 1 - p (stream 1).
+    x_0)`` (Ho et al., 2020), with dropout of the input. ``eps`` is standard normal (stream ``NOISE`` of the
+    counter-based generator, by Box and Muller) and ``keep`` is 1 with probability 1 - p (stream ``DROPOUT``).
     Both depend on (seed, epoch, user, item) alone, whatever the batch and the number of threads.
 
     Args:
