@@ -33,9 +33,10 @@ def noisy_input(
     """``F.dropout(signal * x0 + sigma * torch.randn_like(x0), p)``, row by row of x0 [B, N].
 
     Every row is ``keep / (1 - p) * (signal * x0 + sigma * eps)``, the forward process ``q(x_t |
-    x_0)`` (Ho et al., 2020), with dropout of the input. ``eps`` is standard normal (stream ``NOISE`` of the
-    counter-based generator, by Box and Muller) and ``keep`` is 1 with probability 1 - p (stream ``DROPOUT``).
-    Both depend on (seed, epoch, user, item) alone, whatever the batch and the number of threads.
+    x_0)`` (Ho et al., 2020), with dropout of the input. ``eps`` is standard normal, by Box and
+    Muller, from the stream ``NOISE`` of the counter-based generator; ``keep`` is 1 with probability
+    1 - p, from ``DROPOUT``. Both depend on (seed, epoch, user, item) alone, not on the batch or the
+    number of threads.
 
     Args:
         indptr: int64 [B + 1]; row b of x0 has ``items[indptr[b]:indptr[b + 1]]``.
