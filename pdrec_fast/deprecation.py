@@ -22,6 +22,11 @@ def renamed_keywords(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]
         @wraps(function)
         def accepting(*args: Any, **kwargs: Any) -> R:
             for former in names.keys() & kwargs.keys():
+                if names[former] in kwargs:
+                    raise TypeError(
+                        f"{function.__qualname__}() got both {names[former]}= and {former}=, its "
+                        "former name"
+                    )
                 warnings.warn(
                     f"{function.__qualname__}({former}=...) is called {names[former]}= now",
                     DeprecationWarning,

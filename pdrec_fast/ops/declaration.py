@@ -63,7 +63,7 @@ class Operation:
         self._names = [parameter.name for parameter in flat]
 
         def of_flat(*arguments: Any) -> Any:
-            return function(*vars(self._grouped(arguments)).values())
+            return function(*self._grouped(arguments).values())
 
         returns = None if hints["return"] is type(None) else hints["return"]
         of_flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ class Operation:
         )
         name = f"pdrec_fast::{function.__name__.lstrip('_')}"
         self.op = torch.library.custom_op(name, of_flat, mutates_args=mutates)
-        self.op.register_fake(lambda *arguments: fake(self._grouped(arguments)))
+        self.op.register_fake(lambda *arguments: fake(SimpleNamespace(**self._grouped(arguments))))
         for device, dtype in autocast.items():
             self.op.register_autocast(device, dtype)
 
@@ -106,7 +106,7 @@ class Operation:
         """
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            arguments = vars(self._grouped(inputs))
+            arguments = self._grouped(inputs)
             returned = output if isinstance(output, tuple) else (output,)
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*(returned[place] for place in constant))
@@ -147,9 +147,9 @@ class Operation:
                 flat += [inspect.Parameter(f, kind, annotation=fields[f]) for f in group._fields]
         return flat
 
-    def _grouped(self, arguments: Sequence[Any]) -> SimpleNamespace:
+    def _grouped(self, arguments: Sequence[Any]) -> dict[str, Any]:
         """Flat arguments by the names of the function's parameters, in their order."""
-        return SimpleNamespace(**self._regrouped(iter(arguments), self._groups))
+        return self._regrouped(iter(arguments), self._groups)
 
     def _saved(self, ctx: Any, saves: Sequence[str]) -> SimpleNamespace:
         tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)

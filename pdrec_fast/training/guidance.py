@@ -126,9 +126,10 @@ class Guidance:
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")
         tokens, present = self._find(users, items)
-        if self._drawn[0] != epoch:
-            self._drawn = epoch, self.token_negatives(epoch)
-        drawn = self._drawn[1]
+        kept, drawn = self._drawn  # read once: another thread may draw for another epoch
+        if kept != epoch:
+            drawn = self.token_negatives(epoch)
+            self._drawn = epoch, drawn
         negatives = np.zeros((*present.shape, drawn.shape[1]), dtype=np.int64)
         negatives[present] = drawn[tokens]
         return _beside(items, negatives)

@@ -159,6 +159,12 @@ def test_the_callback_may_go_by_its_former_name(split: Split) -> None:
     assert seen == [1, 2]
 
 
+def test_a_keyword_is_not_given_under_both_its_names(split):
+    model = PDRec("sasrec", modules=(), epochs=1, encoder_options={"width": 8})
+    with pytest.raises(TypeError, match="both on_epoch_end= and watch=, its former name"):
+        model.fit(split, progress=False, watch=None, on_epoch_end=print)
+
+
 def test_a_failed_fit_leaves_no_model(split: Split) -> None:
     model = PDRec("sasrec", modules=(), lr=1e30, epochs=5)
     with pytest.raises(NonFiniteLossError, match=r"sasrec: .* epoch 1"):
