@@ -66,6 +66,15 @@ def random_negatives(seed: int, epoch: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, epoch]))
 
 
+def shared_negatives(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Of the negatives that the batch of one step shares.
+
+    The steps of an epoch start 2**128 blocks from each other along a counter of which
+    ``random_negatives`` and ``safe_negative_offsets`` have other parts.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, step, 2]))
+
+
 def safe_negative_offsets(seed: int) -> np.random.Generator:
     """Of the places where users begin in their tables of safe negatives (NNS).
 

@@ -141,6 +141,17 @@ def test_negatives_and_their_offsets_share_no_block():
     assert place(random_keys.safe_negative_offsets(5)) == ([5, 0], 1 << 192)
 
 
+def test_the_negatives_of_steps_share_no_block_with_others():
+    state = random_keys.shared_negatives(5, 7, 3).bit_generator.state["state"]
+    assert state["key"].tolist() == [5, 7]
+    # A step may take 2**128 blocks; 2**192 are those of the epoch's own negatives (0) or of
+    # offsets (1), these are the third.
+    assert state["counter"].tolist() == [0, 0, 3, 2]
+    places = [(1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3)]
+    drawn = [random_keys.shared_negatives(*place).integers(1 << 40, size=4) for place in places]
+    assert len({tuple(draws) for draws in drawn}) == len(places)
+
+
 def test_seeds_below_2_to_32_differ_in_every_epoch():
     seeds = [
         random_keys.epoch_seed(seed, epoch)

@@ -18,6 +18,7 @@ from pdrec_fast.ragged import ranges
 from pdrec_fast.random_keys import COMPLETE_USERS, check_users
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import RandomNegatives
+from pdrec_fast.training.objective import SharedNegatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 
@@ -34,6 +35,7 @@ class Batch:
         soft_positives: int64 [B, m], DPA's, -1 where absent; None without DPA.
         count: int64 [], how many of the T inputs count where the rest are padding; or None.
         views: the sequences of the encoder's own loss; None where it has none.
+        shared: negatives of all inputs; None where the loss has none.
     """
 
     sequences: PackedSequences
@@ -44,6 +46,7 @@ class Batch:
     soft_positives: torch.Tensor | None
     count: torch.Tensor | None = None
     views: PackedSequences | None = None
+    shared: SharedNegatives | None = None
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device."""
@@ -51,6 +54,8 @@ class Batch:
         for name, value in moved.items():
             if isinstance(value, PackedSequences):
                 moved[name] = value.to(device)
+            elif isinstance(value, SharedNegatives):
+                moved[name] = SharedNegatives(*(to_device(tensor, device) for tensor in value))
             elif value is not None:
                 moved[name] = to_device(value, device)
         return Batch(**moved)
@@ -99,9 +104,13 @@ class TrainingBatches:
         """Batches of the users in ``order``, rows of ``tokens``."""
         with span("negatives"):
             negatives = self.guidance.token_negatives(epoch)
-        for start in range(0, len(order), self.config.batch_size):
+        shared = self.guidance.shared_negatives
+        size = self.config.batch_size
+        for step in range(-(-len(order) // size)):
             with span("batch"):
-                batch = self.batch(order[start : start + self.config.batch_size], negatives, epoch)
+                batch = self.batch(order[step * size : (step + 1) * size], negatives, epoch)
+                if shared is not None:
+                    batch = replace(batch, shared=shared.draw(epoch, step))
             yield batch
 
     def batch(self, users: np.ndarray, negatives: np.ndarray, epoch: int) -> Batch:

@@ -88,6 +88,7 @@ def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
         None if batch.last is None else _extended(batch.last, shape.users, 0),
         None if soft is None else _extended(soft, shape.users, -1),
         count,
+        shared=batch.shared,
     )
 
 
@@ -151,7 +152,7 @@ def _tensors(batch: Batch) -> list[torch.Tensor]:
     assert key is not None
     sequences = packed.items, packed.indptr, packed.positions, key.users
     ranked = batch.inputs, batch.candidates, batch.weights, batch.count
-    others = *ranked, batch.last, batch.soft_positives
+    others = *ranked, batch.last, batch.soft_positives, *(batch.shared or ())
     return [*sequences, *(tensor for tensor in others if tensor is not None)]
 
 

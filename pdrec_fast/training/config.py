@@ -17,7 +17,8 @@ from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 Module = Literal["hbr", "dpa", "nns"]
 MODULES: tuple[Module, ...] = get_args(Module)
 Similarity = Literal["cosine", "dot"]
-Loss = Literal["bce", "softmax"]
+Loss = Literal["bce", "gbce", "softmax", "shared_softmax", "corpus_softmax"]
+NegativeSampling = Literal["uniform", "popularity"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,15 @@ class PDRecConfig:
     Attributes:
         modules: which of PDRec's modules guide the encoder; empty is the plain backbone.
         similarity, temperature: how states and items make logits, see ``item_logits``.
-        loss: of the ranking, see ``Objective``: ``"bce"`` is the paper's (eq. 4); ``"softmax"``
-            sets every positive against its own negatives.
+        loss: of the ranking, see ``Objective``: ``"bce"`` is the paper's (eq. 4), ``"gbce"`` that
+            of gSASRec; ``"softmax"`` sets every positive against its own negatives,
+            ``"shared_softmax"`` against many that the batch shares, ``"corpus_softmax"`` against
+            all items.
+        learn_temperature: train the temperature with the weights, from ``temperature`` on.
+        gbce_calibration: t of gBCE, from 0 (plain BCE) to 1 (probabilities are calibrated).
+        shared_negatives: K of ``"shared_softmax"``, drawn anew for every step.
+        negative_sampling: how those are drawn: ``"uniform"``, or in proportion to an item's
+            training records; the logits are corrected for either (log Q).
         hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
@@ -36,6 +44,7 @@ class PDRecConfig:
             ranks the soft positives at random.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
+            ``"shared_softmax"`` adds the safe ones to its own and draws no other.
         skip_cold_items: leave items without any training record out of the histories that are
             scored. Their embeddings have been negatives, but never inputs.
         lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
@@ -49,7 +58,11 @@ class PDRecConfig:
     modules: tuple[Module, ...] = MODULES
     similarity: Similarity = "cosine"
     temperature: float = 5.0
+    learn_temperature: bool = False
     loss: Loss = "bce"
+    gbce_calibration: float = 0.75
+    shared_negatives: int = 1024
+    negative_sampling: NegativeSampling = "uniform"
     hbr_rank_weight: float = 0.1
     hbr_clip: float = 3.0
     hbr_rescale: float = 2.0
@@ -79,6 +92,7 @@ class PDRecConfig:
             self,
             similarity=get_args(Similarity),
             loss=get_args(Loss),
+            negative_sampling=get_args(NegativeSampling),
             select_by=get_args(SelectBy),
         )
         check_seed(self)
@@ -87,14 +101,29 @@ class PDRecConfig:
             raise ValueError(
                 f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"
             )
-        check_ratios(self, "hbr_rank_weight")
+        check_ratios(self, "hbr_rank_weight", "gbce_calibration")
         check_positive(self, "temperature", "hbr_clip", "hbr_rescale", "dpa_top_n")
-        check_positive(self, "safe_negatives", "lr", "lr_decay", "batch_size")
+        check_positive(self, "safe_negatives", "shared_negatives", "lr", "lr_decay", "batch_size")
+        if self.loss == "corpus_softmax" and "nns" in self.modules:
+            raise ValueError(
+                "loss='corpus_softmax' has every item as a negative, so NNS has none to add: "
+                "leave 'nns' out of modules, or choose loss='shared_softmax'"
+            )
+        if self.learn_temperature and self.similarity != "cosine":
+            raise ValueError(
+                "learn_temperature=True needs similarity='cosine': the vectors of a dot product "
+                "have their own scale"
+            )
         if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
             raise ValueError(
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
             )
         self.loop()
+
+    @property
+    def own_negatives(self) -> bool:
+        """Whether random negatives are drawn for every positive, and not for a whole step."""
+        return self.loss in ("bce", "gbce", "softmax")
 
     def loop(self) -> LoopConfig:
         """When training stops; checks its own arguments."""

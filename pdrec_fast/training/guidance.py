@@ -15,7 +15,7 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.negatives import RandomNegatives, safe_negatives
+from pdrec_fast.training.negatives import RandomNegatives, SharedNegativeSampler, safe_negatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 Indices = npt.NDArray[np.integer] | torch.Tensor | list[int] | list[list[int]]
@@ -61,6 +61,10 @@ class Guidance:
         self.max_length, self._train = max_length, train
         self.tokens = TrainingTokens(train, max_length)
         self._random = RandomNegatives(train)
+        self.shared_negatives: SharedNegativeSampler | None = None
+        if self.config.loss == "shared_softmax":
+            n, sampling = self.config.shared_negatives, self.config.negative_sampling
+            self.shared_negatives = SharedNegativeSampler(train, n, sampling, self.config.seed)
         self.token_weights: np.ndarray | None = None  # float32 [n_tokens]
         self.dpa_preferences = self.nns_preferences = None
         if preferences is not None:
@@ -81,12 +85,16 @@ class Guidance:
     def n_negatives(self) -> int:
         """k, negatives of every positive."""
         safe = 0 if self.nns_preferences is None else self.config.safe_negatives
-        return self.config.random_negatives + safe
+        return self._n_random + safe
+
+    @property
+    def _n_random(self) -> int:
+        return self.config.random_negatives if self.config.own_negatives else 0
 
     def token_negatives(self, epoch: int) -> npt.NDArray[np.int64]:
         """The negatives of all ``tokens`` in an epoch, see ``negatives``: int64 [n_tokens, k]."""
         config, keys = self.config, {"seed": self.config.seed, "epoch": epoch}
-        drawn = self._random.draw(self.tokens.token_users, config.random_negatives, **keys)
+        drawn = self._random.draw(self.tokens.token_users, self._n_random, **keys)
         if self.nns_preferences is None:
             return drawn
         safe = safe_negatives(self.nns_preferences, self.tokens, config.safe_negatives, **keys)
@@ -121,7 +129,7 @@ class Guidance:
 
         Returns:
             int64 [B, k] or [B, L, k], k = ``random_negatives`` + ``safe_negatives``; 0 where there
-            is no item.
+            is no item. A loss whose negatives are those of a step has no random ones here.
         """
         if epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch}")

@@ -1,13 +1,17 @@
-"""Negatives for a whole epoch at once: random ones, and safe ones from the tables of NNS."""
+"""Negatives: random ones of every token, safe ones from the tables of NNS, and a step's own."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.preferences.preferences import unobserved_counts
-from pdrec_fast.random_keys import random_negatives, safe_negative_offsets
+from pdrec_fast.random_keys import random_negatives, safe_negative_offsets, shared_negatives
+from pdrec_fast.training.objective import SharedNegatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 
@@ -42,6 +46,38 @@ class RandomNegatives:
     def _is_observed(self, keys: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._observed, keys)
         return self._observed[np.minimum(at, len(self._observed) - 1)] == keys
+
+
+class SharedNegativeSampler:
+    """Draws the shared negatives of a step, with replacement, by (seed, epoch, step) alone.
+
+    Args:
+        train: whose records count for ``sampling="popularity"``: an item is drawn in proportion to
+            them, one without any never.
+        n: K.
+        sampling: or ``"uniform"``.
+    """
+
+    def __init__(self, train: Interactions, n: int, sampling: str, seed: int) -> None:
+        self.n_items, self.n, self.seed = train.n_items, n, seed
+        self._up_to: np.ndarray | None = None  # records of the items up to and with each
+        if sampling == "popularity":
+            counts = np.bincount(train.items, minlength=train.n_items)
+            self._up_to = np.cumsum(counts)
+            shares = np.maximum(counts, 1) / len(train.items)  # those without any are not drawn
+            self._offsets = -np.log(n * shares).astype(np.float32)
+
+    def draw(self, epoch: int, step: int) -> SharedNegatives:
+        """The negatives of one step."""
+        generator = shared_negatives(self.seed, epoch, step)
+        if self._up_to is None:
+            items = generator.integers(self.n_items, size=self.n)
+            return SharedNegatives(
+                torch.from_numpy(items), torch.full((self.n,), math.log(self.n_items / self.n))
+            )
+        records = generator.integers(self._up_to[-1], size=self.n)
+        items = np.searchsorted(self._up_to, records, side="right")
+        return SharedNegatives(torch.from_numpy(items), torch.from_numpy(self._offsets[items]))
 
 
 def safe_negatives(

@@ -1,17 +1,32 @@
-"""PDRec's objective (paper, eqs. 4 to 6), and another ranking loss."""
+"""PDRec's objective (paper, eqs. 4 to 6), and other ranking losses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 
 from pdrec_fast.deprecation import renamed_keywords
+from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.candidates.sampled_softmax import sampled_softmax
+from pdrec_fast.ops.candidates.shared_softmax import shared_softmax
 from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
 from pdrec_fast.training.config import Loss
+
+
+class SharedNegatives(NamedTuple):
+    """Negatives that all positives of a batch share.
+
+    Attributes:
+        items: int64 [K].
+        offsets: float32 [K], added to their logits so that the sum over them estimates the one
+            over all N items: ``-log(K q)`` of a draw of probability q (Bengio & Senécal, 2008).
+    """
+
+    items: torch.Tensor
+    offsets: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -19,20 +34,23 @@ class Objective:
     """The losses of states against the items of a table.
 
     Attributes:
-        similarity, temperature: how states and items make logits, see ``item_logits``.
+        similarity, temperature: how states and items make logits, see ``item_logits``; a
+            temperature that is a tensor [] gets a gradient.
         sparse_grad: give the table's gradient as a sparse tensor, see ``weighted_bce``.
-        impl: of ``weighted_bce``, ``sampled_softmax`` and ``item_logits``.
-        loss: of the ranking, ``"bce"`` or ``"softmax"``.
+        impl: of the losses' operations and ``item_logits``.
+        loss: of the ranking, see ``ranking``.
+        gbce_calibration: t of ``loss="gbce"``.
 
     Raises:
         ValueError: an unknown loss.
     """
 
     similarity: str
-    temperature: float
+    temperature: float | torch.Tensor
     sparse_grad: bool = False
     impl: str = "auto"
     loss: str = "bce"
+    gbce_calibration: float = 0.75
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(Loss):
@@ -47,7 +65,7 @@ class Objective:
             table,
             items,
             similarity=self.similarity,
-            temperature=self.temperature,
+            temperature=float(self.temperature),
             impl=self.impl,
         )
 
@@ -59,12 +77,23 @@ class Objective:
         candidates: torch.Tensor,
         weights: torch.Tensor | None = None,
         count: torch.Tensor | None = None,
+        shared: SharedNegatives | None = None,
     ) -> torch.Tensor:
-        """L_R: with ``loss="bce"`` eq. 4, ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``; with
-        ``"softmax"`` ``mean(w * -log(exp(s+) / (exp(s+) + sum exp(s-))))``.
+        """L_R, by ``loss``.
 
-        The sums of eq. 4 are taken as means over the positives and over all negatives, as the
-        authors' code does, so that the two sides weigh the same for any number of negatives.
+        ``"bce"``: eq. 4, ``mean(w * -log σ(s+)) + mean(-log(1 - σ(s-)))``. The sums are taken as
+        means over the positives and over all negatives, as the authors' code does, so that the two
+        sides weigh the same for any number of negatives.
+
+        ``"gbce"`` (gSASRec; Petrov & Macdonald, RecSys 2023): of k negatives drawn among N - 1
+        items, ``mean((β w * -log σ(s+) + sum(-log(1 - σ(s-)))) / (1 + k))`` with
+        ``β = α (t (1 - 1/α) + 1/α)``, ``α = k / (N - 1)`` and t the ``gbce_calibration``: a
+        sampled negative is more often one than it would be in the corpus, which makes plain BCE
+        overconfident.
+
+        ``"softmax"``: ``mean(w * -log(exp(s+) / (exp(s+) + sum exp(s-))))``, over the candidates;
+        with ``"shared_softmax"`` the sum goes over those in ``shared`` as well, with
+        ``"corpus_softmax"`` over all items alone.
 
         Args:
             states: [T, d].
@@ -72,9 +101,13 @@ class Objective:
             candidates: int64 [T, 1 + k] items: the observed next one, then the negatives.
             weights: [T] HBR weights; None weighs every positive 1.
             count: int64 [], how many tokens count, the first ones; None for all.
+            shared: needed by ``"shared_softmax"``, and of no other.
 
         Returns:
             [], in the dtype of ``states``.
+
+        Raises:
+            ValueError: ``"shared_softmax"`` without ``shared``.
         """
         n_tokens, n_candidates = candidates.shape
         if count is None:
@@ -83,11 +116,32 @@ class Objective:
             counts = torch.arange(n_tokens, device=states.device) < count
             share = counts.to(states.dtype) / count.clamp_min(1)
         positive_shares = share if weights is None else share * weights
+        given, settings = (states, table, candidates), self._settings
         if self.loss == "softmax":
-            return sampled_softmax(states, table, candidates, positive_shares, **self._settings)
-        shares = (share / max(n_candidates - 1, 1))[:, None].repeat(1, n_candidates)
+            return sampled_softmax(*given, positive_shares, **settings)
+        if self.loss == "shared_softmax":
+            if shared is None:
+                raise ValueError("loss='shared_softmax' needs the negatives of the batch: shared=")
+            negatives, offsets = shared
+            return shared_softmax(*given, negatives, offsets, positive_shares, **settings)
+        if self.loss == "corpus_softmax":
+            del settings["sparse_grad"]  # every item has a gradient
+            return corpus_softmax(states, table, candidates[:, 0], positive_shares, **settings)
+        n_negatives = max(n_candidates - 1, 1)
+        if self.loss == "gbce":
+            share = share / n_candidates
+            power = self._gbce_power(n_negatives, len(table))
+            positive_shares = positive_shares * (power / n_candidates)
+        else:
+            share = share / n_negatives
+        shares = share[:, None].repeat(1, n_candidates)
         shares[:, 0] = positive_shares
-        return weighted_bce(states, table, candidates, shares, 1, **self._settings)
+        return weighted_bce(*given, shares, 1, **settings)
+
+    def _gbce_power(self, n_negatives: int, n_items: int) -> float:
+        """β: the power of a positive's probability."""
+        sampled = min(n_negatives / max(n_items - 1, 1), 1.0)
+        return sampled * (self.gbce_calibration * (1 - 1 / sampled) + 1 / sampled)
 
     @renamed_keywords(candidates="soft_positives")
     def distillation(

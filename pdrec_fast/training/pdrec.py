@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -189,14 +190,26 @@ class PDRec:
             return self.objective.logits(vectors, table, items.to(self.device))
         if self.config.similarity == "cosine":
             table = nn.functional.normalize(table, dim=-1)
-            vectors = nn.functional.normalize(vectors, dim=-1) * self.config.temperature
+            vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
         return project(vectors, table)
 
     @property
     def objective(self) -> Objective:
         """The losses that the configuration describes."""
         config = self.config
-        return Objective(config.similarity, config.temperature, loss=config.loss)
+        return Objective(
+            config.similarity,
+            self.temperature,
+            loss=config.loss,
+            gbce_calibration=config.gbce_calibration,
+        )
+
+    @property
+    def temperature(self) -> float:
+        """That of the logits: of the configuration, or what was learned from it."""
+        if self.config.learn_temperature and self.encoder is not None:
+            return float(self.encoder.log_temperature.detach().exp())
+        return self.config.temperature
 
     def evaluate(self, split: Split, **options: Any) -> Results:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
@@ -331,6 +344,9 @@ class PDRec:
             else:
                 encoder = spec(n_items)
         self._check_encoder(encoder, n_items)
+        if self.config.learn_temperature:
+            start = torch.tensor(math.log(self.config.temperature))
+            encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
 
     def _check_encoder(self, encoder: Any, n_items: int) -> None:

@@ -53,6 +53,11 @@ class PDRecTask:
         # On a GPU a dense gradient costs a fraction of the optimiser's own reading and writing.
         self.sparse = device.type == "cpu"
         self.objective = replace(objective, sparse_grad=self.sparse)
+        if cuda_graphs and self.config.learn_temperature:
+            raise ValueError(
+                "cuda_graphs=True keeps the temperature of the recorded step: leave "
+                "learn_temperature out"
+            )
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         self.optimizer = with_state(
             torch.optim.Adam(
@@ -107,14 +112,18 @@ class PDRecTask:
         with span("encode"):
             states = self.encoder(batch.sequences)
         with span("ranking loss"):
+            if self.config.learn_temperature:
+                objective = replace(self.objective, temperature=self.encoder.log_temperature.exp())
+            else:
+                objective = self.objective
             inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
-            ranked = batch.candidates, batch.weights, batch.count
-            loss = self.objective.ranking(inputs, table, *ranked)
+            ranked = batch.candidates, batch.weights, batch.count, batch.shared
+            loss = objective.ranking(inputs, table, *ranked)
         if batch.last is not None and batch.soft_positives is not None:
             with span("distillation loss"):
                 last = states.index_select(0, batch.last)
                 soft, top_n = batch.soft_positives, config.dpa_top_n
-                distilled = self.objective.distillation(last, table, soft, top_n)
+                distilled = objective.distillation(last, table, soft, top_n)
                 loss = loss + config.dpa_weight * distilled
         if batch.views is not None:
             with span("auxiliary loss"):

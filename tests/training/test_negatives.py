@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from pdrec_fast.errors import DataError
-from pdrec_fast.training.negatives import RandomNegatives
+from pdrec_fast.training.negatives import RandomNegatives, SharedNegativeSampler
 from tests.rows import interactions_of
 
 ROWS = [[3, 4, 3], [], [0, 19, 18], list(range(1, 20)), list(range(19))]
@@ -47,3 +48,35 @@ def test_none_wanted(negatives: RandomNegatives) -> None:
 def test_a_user_who_has_seen_everything_is_named() -> None:
     with pytest.raises(DataError, match=r"user 1.*every item"):
         RandomNegatives(interactions_of([[0], [0, 2, 1, 1]], 3))
+
+
+def test_shared_negatives_are_uniform_with_their_correction() -> None:
+    train = interactions_of(ROWS, 20)
+    sampler = SharedNegativeSampler(train, 5000, "uniform", seed=3)
+    items, offsets = sampler.draw(0, 0)
+    assert items.dtype == torch.int64
+    assert stats.chisquare(np.bincount(items, minlength=20)).pvalue > 1e-3
+    np.testing.assert_allclose(offsets, np.log(20 / 5000), rtol=1e-6)
+
+
+def test_shared_negatives_by_popularity_with_their_correction() -> None:
+    train = interactions_of([[0, 0, 0, 1], [0, 1, 3], [0]], 5)
+    records = np.array([5, 2, 0, 1, 0])
+    items, offsets = SharedNegativeSampler(train, 8000, "popularity", seed=3).draw(0, 0)
+    counts = np.bincount(items, minlength=5)
+    assert counts[records == 0].sum() == 0
+    assert stats.chisquare(counts[records > 0], 1000 * records[records > 0]).pvalue > 1e-3
+    expected = -np.log(8000 * records[items.numpy()] / 8)
+    np.testing.assert_allclose(offsets, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+def test_seed_epoch_and_step_decide_the_shared_negatives(sampling: str) -> None:
+    train = interactions_of(ROWS, 20)
+
+    def drawn(seed: int, epoch: int, step: int) -> list[int]:
+        return SharedNegativeSampler(train, 30, sampling, seed).draw(epoch, step).items.tolist()
+
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+    others = [(1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 3, 2)]
+    assert all(drawn(*other) != drawn(1, 2, 3) for other in others)

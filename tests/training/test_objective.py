@@ -1,11 +1,13 @@
 """The two losses of the objective, by hand; for the logits see tests/ops/test_item_logits.py."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from pdrec_fast.training.objective import Objective
+from pdrec_fast.training.config import Loss
+from pdrec_fast.training.objective import Objective, SharedNegatives
 
 DOT = Objective("dot", 1.0)
 # With the unit table, a state's logit of item i is its i-th coordinate.
@@ -42,6 +44,74 @@ def test_softmax_ranking_by_hand() -> None:
     assert found == pytest.approx(first)
 
 
+def test_gbce_ranking_by_hand() -> None:
+    # k = 2 of the N - 1 = 3 items: α = 2/3, β = α (t (1 - 1/α) + 1/α).
+    states = torch.tensor([[2.0, 0.5, 1.0, 7.0], [-3.0, -1.0, 7.0, 0.0]])
+    items = torch.tensor([[0, 1, 2], [1, 0, 3]])
+    negatives = nll(-0.5) + nll(-1.0) + nll(3.0) + nll(0.0)
+    for calibration, power in ((0.0, 1.0), (1.0, 2 / 3), (0.75, 0.75)):
+        objective = Objective("dot", 1.0, loss="gbce", gbce_calibration=calibration)
+        expected = (power * (nll(2.0) + nll(-1.0)) + negatives) / 6
+        assert objective.ranking(states, UNITS, items).item() == pytest.approx(expected)
+        expected = (power * (0.5 * nll(2.0) + 3 * nll(-1.0)) + negatives) / 6
+        found = objective.ranking(states, UNITS, items, torch.tensor([0.5, 3.0])).item()
+        assert found == pytest.approx(expected)
+        first = (power * nll(2.0) + nll(-0.5) + nll(-1.0)) / 3
+        found = objective.ranking(states, UNITS, items, count=torch.tensor(1)).item()
+        assert found == pytest.approx(first)
+
+
+def test_shared_softmax_ranking_by_hand() -> None:
+    objective = Objective("dot", 1.0, loss="shared_softmax")
+    states = torch.tensor([[2.0, 0.5, 1.0, 7.0], [-3.0, -1.0, 7.0, 0.0]])
+    positives, shared = (
+        torch.tensor([[0], [1]]),
+        SharedNegatives(torch.tensor([1, 3, 3]), torch.tensor([0.1, 0.2, 0.3])),
+    )
+    first = math.log(1 + math.exp(0.6 - 2) + math.exp(7.2 - 2) + math.exp(7.3 - 2))
+    second = math.log(1 + math.exp(0.2 + 1) + math.exp(0.3 + 1))  # item 1 is the positive
+    found = objective.ranking(states, UNITS, positives, shared=shared).item()
+    assert found == pytest.approx((first + second) / 2)
+    found = objective.ranking(
+        states, UNITS, positives, torch.tensor([0.5, 3.0]), torch.tensor(1), shared
+    )
+    assert found.item() == pytest.approx(0.5 * first)
+    with_own = math.log(1 + math.exp(1.2) + math.exp(1.3) + math.exp(7 + 1))
+    found = objective.ranking(states[1:], UNITS, torch.tensor([[1, 2]]), shared=shared).item()
+    assert found == pytest.approx(with_own)
+    with pytest.raises(ValueError, match="needs the negatives of the batch"):
+        objective.ranking(states, UNITS, positives)
+
+
+def test_corpus_softmax_is_cross_entropy() -> None:
+    objective = Objective("dot", 1.0, loss="corpus_softmax")
+    states = torch.tensor([[2.0, 0.5, 1.0, 7.0], [-3.0, -1.0, 7.0, 0.0]])
+    positives = torch.tensor([0, 1])
+    expected = torch.nn.functional.cross_entropy(states, positives).item()
+    found = objective.ranking(states, UNITS, positives[:, None]).item()
+    assert found == pytest.approx(expected)
+
+
+def test_a_temperature_is_learned_by_every_loss() -> None:
+    states = torch.tensor([[2.0, 0.5, 1.0, 7.0], [-3.0, -1.0, 7.0, 0.0]])
+    items, shared = (
+        torch.tensor([[0, 1, 2], [1, 0, 3]]),
+        SharedNegatives(torch.tensor([1, 3]), torch.tensor([0.1, 0.2])),
+    )
+    for loss_name in get_args(Loss):
+
+        def loss(temperature: float | torch.Tensor, loss_name: str = loss_name) -> torch.Tensor:
+            objective = Objective("cosine", temperature, loss=loss_name)
+            return objective.ranking(
+                states, UNITS, items, shared=shared if loss_name == "shared_softmax" else None
+            )
+
+        temperature = torch.tensor(3.0, requires_grad=True)
+        (gradient,) = torch.autograd.grad(loss(temperature), temperature)
+        change = (loss(3.01) - loss(2.99)) / 0.02
+        assert gradient.item() == pytest.approx(change.item(), rel=2e-3), loss_name
+
+
 def test_distillation_is_the_same_with_every_ranking_loss() -> None:
     states, soft_positives = torch.tensor([[2.0, 0.5, 1.0, 7.0]]), torch.tensor([[0, 1, 2]])
     found = Objective("dot", 1.0, loss="softmax").distillation(states, UNITS, soft_positives, 2)
@@ -49,7 +119,7 @@ def test_distillation_is_the_same_with_every_ranking_loss() -> None:
 
 
 def test_an_unknown_loss_is_named() -> None:
-    with pytest.raises(ValueError, match=r"loss='bpr': choose one of \('bce', 'softmax'\)"):
+    with pytest.raises(ValueError, match=r"loss='bpr': choose one of \('bce', 'gbce', 'softmax'"):
         Objective("dot", 1.0, loss="bpr")
 
 
