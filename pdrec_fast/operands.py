@@ -158,14 +158,40 @@ class Similarity(NamedTuple):
     Attributes:
         similarity: ``"dot"`` or ``"cosine"``.
         temperature: what cosines are multiplied by; the dot product does not use it.
+        learned: [], in place of ``temperature`` where that is a parameter of the model.
     """
 
     similarity: str
     temperature: float
+    learned: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, similarity: str, temperature: float | torch.Tensor) -> Similarity:
+        """With a temperature that is either a number or a tensor."""
+        if isinstance(temperature, torch.Tensor):
+            return cls(similarity, 1.0, temperature)
+        return cls(similarity, temperature)
 
     @property
     def cosine(self) -> bool:
         return self.similarity == "cosine"
+
+    @property
+    def scale(self) -> float | torch.Tensor:
+        """What cosines are multiplied by."""
+        return self.temperature if self.learned is None else self.learned
+
+
+class SharedNegatives(NamedTuple):
+    """Negatives that all states of a batch are held against.
+
+    Attributes:
+        items: int64 [K], rows of the table; one that is drawn twice counts twice.
+        offsets: float32 [K], what is added to their logits.
+    """
+
+    items: torch.Tensor
+    offsets: torch.Tensor
 
 
 class LogitGradients(NamedTuple):

@@ -42,13 +42,30 @@ def check_candidates(
         raise ValueError(f"items must be int64 or int32, got {items.dtype}")
     if similarity.similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity.similarity!r}")
-    if not math.isfinite(similarity.temperature):
-        raise ValueError(f"temperature must be finite, got {similarity.temperature}")
+    _check_temperature(similarity)
+    others |= {"temperature": similarity.learned}
     for name, tensor in (("table", table), ("items", items), *others.items()):
         if tensor is not None and tensor.device != states.device:
             raise ValueError(
                 f"{name} must be on the device of states, {states.device}, got {tensor.device}"
             )
+
+
+def _check_temperature(similarity: Similarity) -> None:
+    learned = similarity.learned
+    if learned is None:
+        if not math.isfinite(similarity.temperature):
+            raise ValueError(f"temperature must be finite, got {similarity.temperature}")
+    elif not similarity.cosine:
+        raise ValueError(
+            "a temperature that is a tensor is for similarity='cosine': a dot product carries its "
+            "scale in its vectors; pass a number"
+        )
+    elif learned.ndim or not learned.is_floating_point():
+        raise ValueError(
+            "temperature must be a number or a floating tensor of shape [], got "
+            f"{learned.dtype} of shape {tuple(learned.shape)}"
+        )
 
 
 def implementations(states: torch.Tensor, table: torch.Tensor) -> dict[str, str | None]:

@@ -20,7 +20,7 @@ def item_logits(
     present = items.clamp_min(0)
     rows = F.embedding(present, table, sparse=sparse_grad)
     if similarity.cosine:
-        states = F.normalize(states, dim=-1) * similarity.temperature
+        states = F.normalize(states, dim=-1) * similarity.scale
         rows = F.normalize(rows, dim=-1)
     logits = (rows @ states.unsqueeze(-1)).squeeze(-1)
     if bias is not None:
