@@ -12,13 +12,13 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.data.sequences import PackedSequences, pack
 from pdrec_fast.devices import to_device
 from pdrec_fast.encoders import ContrastiveEncoder, SequenceEncoder
+from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import ranges
 from pdrec_fast.random_keys import COMPLETE_USERS, check_users
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import RandomNegatives
-from pdrec_fast.training.objective import SharedNegatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 

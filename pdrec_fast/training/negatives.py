@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Interactions
+from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.preferences.preferences import unobserved_counts
 from pdrec_fast.random_keys import random_negatives, safe_negative_offsets, shared_negatives
-from pdrec_fast.training.objective import SharedNegatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 

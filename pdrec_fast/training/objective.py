@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
 
 from pdrec_fast.deprecation import renamed_keywords
+from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.candidates.sampled_softmax import sampled_softmax
 from pdrec_fast.ops.candidates.shared_softmax import shared_softmax
 from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
 from pdrec_fast.training.config import Loss
-
-
-class SharedNegatives(NamedTuple):
-    """Negatives that all positives of a batch share.
-
-    Attributes:
-        items: int64 [K].
-        offsets: float32 [K], added to their logits so that the sum over them estimates the one
-            over all N items: ``-log(K q)`` of a draw of probability q (Bengio & Senécal, 2008).
-    """
-
-    items: torch.Tensor
-    offsets: torch.Tensor
 
 
 @dataclass(frozen=True)

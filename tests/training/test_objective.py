@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 import torch
 
+from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.training.config import Loss
-from pdrec_fast.training.objective import Objective, SharedNegatives
+from pdrec_fast.training.objective import Objective
 
 DOT = Objective("dot", 1.0)
 # With the unit table, a state's logit of item i is its i-th coordinate.

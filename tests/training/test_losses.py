@@ -1,0 +1,101 @@
+"""Every ranking loss trains, guided and plain, and what it learned comes back from files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
+
+LOSSES = ("gbce", "shared_softmax", "corpus_softmax")
+OPTIONS = {"encoder_options": {"width": 16, "blocks": 1}, "lr": 5e-3, "batch_size": 64, "select_by": "full"}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return leave_one_out(synthetic(n_users=200, n_items=400, seed=0))
+
+
+@pytest.fixture(scope="module")
+def preferences(split: Split) -> Preferences:
+    diffusion = DiffRec(hidden=(8,), epochs=2, lr=1e-3).fit(split.train, progress=False)
+    return Preferences.infer(diffusion, split.train, top_m=10, n_draws=16, progress=False)
+
+
+def fitted(split: Split, preferences: Preferences | None = None, **settings) -> PDRec:
+    return PDRec("sasrec", **(OPTIONS | settings)).fit(split, preferences, progress=False)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_loss_falls_and_the_ranking_gets_better(split, loss, similarity):
+    model = fitted(split, loss=loss, similarity=similarity, modules=(), epochs=12)
+    assert model.history.losses[-1] < model.history.losses[0]
+    untrained = PDRec("sasrec", modules=(), **OPTIONS)
+    untrained.encoder, untrained.data = untrained.new_encoder(split.data.n_items), split.data
+    before = untrained.evaluate(split)["full"]["valid"]["ndcg@10"]
+    assert model.evaluate(split)["full"]["valid"]["ndcg@10"] > 1.5 * before
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_modules_guide_it(split, preferences, loss):
+    settings = {"loss": loss, "epochs": 1, "dpa_top_n": 2}
+    plain = fitted(split, modules=(), **settings)
+    modules = ("hbr", "dpa") if loss == "corpus_softmax" else ("hbr", "dpa", "nns")
+    for module in modules:
+        guided = fitted(split, preferences, modules=(module,), **settings)
+        assert guided.history.losses != plain.history.losses, module
+
+
+def test_all_items_leave_nns_nothing_to_add():
+    with pytest.raises(ValueError, match="leave 'nns' out of modules"):
+        PDRec("sasrec", loss="corpus_softmax")
+
+
+def test_a_dot_product_has_no_temperature_to_learn():
+    with pytest.raises(ValueError, match="needs similarity='cosine'"):
+        PDRec("sasrec", similarity="dot", learn_temperature=True, modules=())
+
+
+@pytest.mark.parametrize("settings", [{"shared_negatives": 0}, {"gbce_calibration": 1.5}])
+def test_settings_out_of_their_range_are_named(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        PDRec("sasrec", modules=(), **settings)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+def test_it_continues_where_it_stopped(split: Split, tmp_path: Path, sampling: str):
+    settings = {
+        "loss": "shared_softmax",
+        "negative_sampling": sampling,
+        "learn_temperature": True,
+        "modules": (),
+        "epochs": 3,
+    }
+    whole = fitted(split, **settings)
+
+    class Stop(Exception):
+        pass
+
+    def stop(history):
+        if history.epochs == 2:
+            raise Stop
+
+    interrupted = PDRec("sasrec", **(OPTIONS | settings))
+    with pytest.raises(Stop):
+        interrupted.fit(split, checkpoint=tmp_path, progress=False, on_epoch_end=stop)
+    resumed = PDRec("sasrec", **(OPTIONS | settings))
+    resumed.fit(split, checkpoint=tmp_path, progress=False)
+    assert resumed.history.losses == whole.history.losses
+    assert resumed.temperature == whole.temperature
+
+
+def test_a_learned_temperature_is_saved(split: Split, tmp_path: Path):
+    model = fitted(split, loss="softmax", learn_temperature=True, modules=(), epochs=2)
+    assert model.temperature != pytest.approx(model.config.temperature, rel=1e-4)
+    model.save(tmp_path / "model")
+    loaded = PDRec.load(tmp_path / "model")
+    assert loaded.temperature == model.temperature
+    users = split.data.user_ids[:5]
+    for found, expected in zip(loaded.recommend(users), model.recommend(users), strict=True):
+        np.testing.assert_array_equal(found, expected)
