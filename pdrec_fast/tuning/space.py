@@ -57,7 +57,8 @@ _NEGATIVES = (1, 2, 4, 8, 16, 32)
 _MOST_NEGATIVES = 64
 
 _BACKBONE: dict[str, Dimension] = {
-    "pdrec.loss": Choice(("bce", "softmax")),
+    "pdrec.loss": Choice(("bce", "softmax", "shared_softmax")),
+    "pdrec.shared_negatives": Choice((256, 512, 1024, 2048)),
     "pdrec.lr": Range(5e-4, 2e-2, log=True),
     "pdrec.lr_decay": Range(0.95, 1.0),
     "pdrec.temperature": Range(3.0, 15.0, log=True),

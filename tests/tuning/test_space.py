@@ -16,6 +16,7 @@ from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of
 
 BACKBONE = {
     "pdrec.loss",
+    "pdrec.shared_negatives",
     "pdrec.lr",
     "pdrec.lr_decay",
     "pdrec.temperature",
