@@ -309,6 +309,82 @@ double sampled_softmax(const Array<float>& states, const Array<float>& table,
   return pdrec::sampled_softmax(args, n_threads);
 }
 
+// [n_rows, n_items] of float, or of uint16 for the bits of bfloat16.
+pdrec::LogitBlock logit_block(py::array& array, py::ssize_t n_rows) {
+  require(array.ndim() == 2 && array.shape(0) == n_rows &&
+              (array.flags() & py::array::c_style) != 0,
+          "block of shape [n_rows, n_items], contiguous");
+  const bool half = py::isinstance<py::array_t<std::uint16_t>>(array);
+  require(half || py::isinstance<py::array_t<float>>(array), "block of float32 or uint16");
+  return {array.mutable_data(), half, array.shape(1)};
+}
+
+double shared_softmax(const Array<float>& states, const Array<float>& table,
+                      const Array<std::int32_t>& items, const Array<std::int32_t>& negatives,
+                      const Array<float>& offsets, const Array<float>& weights, bool cosine,
+                      float temperature, py::array block, Array<float> factors,
+                      Array<float> grad_dot, Array<float> grad_item, Array<float> grad_state,
+                      int n_threads) {
+  const pdrec::SharedSoftmaxArgs args{candidate_loss(states, table, items, weights, cosine,
+                                                     temperature, grad_dot, grad_item, grad_state),
+                                      logit_block(block, states.shape(0)), negatives.data(),
+                                      offsets.data(), factors.mutable_data()};
+  require(items.shape(1) > 0, "items with a column of positives");
+  require_rows(weights, states.shape(0), "weights of shape [n_rows]");
+  require_rows(factors, states.shape(0), "factors of shape [n_rows]");
+  require_rows(negatives, block.shape(1), "negatives of shape [n_items of the block]");
+  require_rows(offsets, block.shape(1), "offsets of shape [n_items of the block]");
+  const py::gil_scoped_release release;
+  return pdrec::shared_softmax(args, n_threads);
+}
+
+// squares, positives, weights and totals of a corpus softmax, [n_rows] and [n_rows, 4].
+using CorpusRows =
+    std::tuple<Array<float>, Array<std::int32_t>, Array<float>, Array<double>>;
+
+pdrec::CorpusSoftmaxArgs corpus_block(py::array& block, std::int32_t first_item,
+                                      CorpusRows& of_rows, bool cosine, float temperature) {
+  auto& [squares, positives, weights, totals] = of_rows;
+  const py::ssize_t n_rows = positives.size();
+  require_rows(squares, n_rows, "squares of shape [n_rows]");
+  require_rows(positives, n_rows, "positives of shape [n_rows]");
+  require_rows(weights, n_rows, "weights of shape [n_rows]");
+  require(totals.ndim() == 2 && totals.shape(0) == n_rows && totals.shape(1) == 4,
+          "totals of shape [n_rows, 4]");
+  static_assert(sizeof(pdrec::CorpusTotals) == 4 * sizeof(double));
+  return {logit_block(block, n_rows),
+          n_rows,
+          first_item,
+          {cosine, temperature},
+          squares.data(),
+          positives.data(),
+          weights.data(),
+          reinterpret_cast<pdrec::CorpusTotals*>(totals.mutable_data())};
+}
+
+double corpus_softmax(py::array block, std::int32_t first_item, CorpusRows of_rows, bool cosine,
+                      float temperature, bool is_first, bool is_last, Array<float> factors,
+                      Array<float> grad_state, int n_threads) {
+  const pdrec::CorpusLosses args{corpus_block(block, first_item, of_rows, cosine, temperature),
+                                 is_first,
+                                 is_last,
+                                 nullptr,
+                                 factors.mutable_data(),
+                                 grad_state.mutable_data()};
+  require_rows(factors, args.n_rows, "factors of shape [n_rows]");
+  require_rows(grad_state, args.n_rows, "grad_state of shape [n_rows]");
+  const py::gil_scoped_release release;
+  return pdrec::corpus_softmax(args, n_threads);
+}
+
+void corpus_derivatives(py::array block, std::int32_t first_item, CorpusRows of_rows, bool cosine,
+                        float temperature, int n_threads) {
+  const pdrec::CorpusSoftmaxArgs args =
+      corpus_block(block, first_item, of_rows, cosine, temperature);
+  const py::gil_scoped_release release;
+  pdrec::corpus_derivatives(args, n_threads);
+}
+
 void states_gradient(const Array<float>& states, const Array<float>& table,
                      const Array<std::int32_t>& items, float grad_loss, const Array<float>& grad_dot,
                      const Array<float>& grad_state, Array<float> out, int n_threads) {
@@ -409,6 +485,17 @@ PYBIND11_MODULE(_C, m) {
         arg("items").noconvert(), arg("weights").noconvert(), arg("cosine"), arg("temperature"),
         arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("grad_state").noconvert(),
         arg("n_threads"));
+  m.def("shared_softmax", &shared_softmax, arg("states").noconvert(), arg("table").noconvert(),
+        arg("items").noconvert(), arg("negatives").noconvert(), arg("offsets").noconvert(),
+        arg("weights").noconvert(), arg("cosine"), arg("temperature"), arg("block").noconvert(),
+        arg("factors").noconvert(), arg("grad_dot").noconvert(), arg("grad_item").noconvert(),
+        arg("grad_state").noconvert(), arg("n_threads"));
+  m.def("corpus_softmax", &corpus_softmax, arg("block").noconvert(), arg("first_item"),
+        arg("of_rows").noconvert(), arg("cosine"), arg("temperature"), arg("is_first"),
+        arg("is_last"), arg("factors").noconvert(), arg("grad_state").noconvert(),
+        arg("n_threads"));
+  m.def("corpus_derivatives", &corpus_derivatives, arg("block").noconvert(), arg("first_item"),
+        arg("of_rows").noconvert(), arg("cosine"), arg("temperature"), arg("n_threads"));
   m.def("states_gradient", &states_gradient, arg("states").noconvert(),
         arg("table").noconvert(), arg("items").noconvert(), arg("grad_loss"),
         arg("grad_dot").noconvert(), arg("grad_state").noconvert(), arg("out").noconvert(),

@@ -55,11 +55,11 @@ void run(const Args& args, std::int64_t n_rows, int n_threads,
 }
 
 template <class Args>
-double sum_of_losses(Args args, int n_threads,
+double sum_of_losses(Args args, std::int64_t n_rows, int n_threads,
                      void (*kernel)(const Args&, std::int64_t, std::int64_t)) {
-  std::vector<double> losses(static_cast<std::size_t>(args.candidates.n_rows));
+  std::vector<double> losses(static_cast<std::size_t>(n_rows));
   args.losses = losses.data();
-  run(args, args.candidates.n_rows, n_threads, kernel);
+  run(args, n_rows, n_threads, kernel);
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
@@ -78,6 +78,11 @@ void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
 int threads_for(double operations, int n_threads) {
   constexpr double kPerThread = 2.5e7;
   return static_cast<int>(std::min<double>(n_threads, 1.0 + operations / kPerThread));
+}
+
+// Of what exponentials of a block's logits take, about 30 operations each.
+int threads_for(const LogitBlock& block, std::int64_t n_rows, int n_threads) {
+  return threads_for(30.0 * static_cast<double>(n_rows * block.n_items), n_threads);
 }
 
 struct AttentionSize {
@@ -215,11 +220,27 @@ void item_logits(const ItemLogitsArgs& args, int n_threads) {
 }
 
 double weighted_bce(WeightedBceArgs args, int n_threads) {
-  return sum_of_losses(args, n_threads, current().load()->weighted_bce);
+  return sum_of_losses(args, args.candidates.n_rows, n_threads, current().load()->weighted_bce);
 }
 
 double sampled_softmax(CandidateLoss args, int n_threads) {
-  return sum_of_losses(args, n_threads, current().load()->sampled_softmax);
+  return sum_of_losses(args, args.candidates.n_rows, n_threads, current().load()->sampled_softmax);
+}
+
+double shared_softmax(SharedSoftmaxArgs args, int n_threads) {
+  const std::int64_t n_rows = args.candidates.n_rows;
+  return sum_of_losses(args, n_rows, threads_for(args.block, n_rows, n_threads),
+                       current().load()->shared_softmax);
+}
+
+double corpus_softmax(CorpusLosses args, int n_threads) {
+  return sum_of_losses(args, args.n_rows, threads_for(args.block, args.n_rows, n_threads),
+                       current().load()->corpus_softmax);
+}
+
+void corpus_derivatives(const CorpusSoftmaxArgs& args, int n_threads) {
+  run(args, args.n_rows, threads_for(args.block, args.n_rows, n_threads),
+      current().load()->corpus_derivatives);
 }
 
 void states_gradient(const StatesGradientArgs& args, int n_threads) {

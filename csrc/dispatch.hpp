@@ -25,6 +25,9 @@ void packed_attention_backward(const PackedAttentionArgs& args,
 void item_logits(const ItemLogitsArgs& args, int n_threads);
 double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise
+double shared_softmax(SharedSoftmaxArgs args, int n_threads);  // likewise
+double corpus_softmax(CorpusLosses args, int n_threads);  // likewise; 0 before the last block
+void corpus_derivatives(const CorpusSoftmaxArgs& args, int n_threads);
 void states_gradient(const StatesGradientArgs& args, int n_threads);
 void table_gradient(const TableGradientArgs& args, int n_threads);
 

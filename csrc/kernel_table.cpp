@@ -19,6 +19,9 @@ const KernelTable table = {
     &item_logits,
     &weighted_bce,
     &sampled_softmax,
+    &shared_softmax,
+    &corpus_softmax,
+    &corpus_derivatives,
     &states_gradient,
     &table_gradient,
 };

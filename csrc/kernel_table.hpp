@@ -7,8 +7,10 @@
 
 #include "counter_rng.hpp"
 #include "candidates/_gradients.hpp"
+#include "candidates/corpus_softmax.hpp"
 #include "candidates/item_logits.hpp"
 #include "candidates/sampled_softmax.hpp"
+#include "candidates/shared_softmax.hpp"
 #include "candidates/weighted_bce.hpp"
 #include "denoising/noisy_input.hpp"
 #include "packed/packed_attention.hpp"
@@ -39,6 +41,9 @@ struct KernelTable {
   void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
   void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
   void (*sampled_softmax)(const CandidateLoss&, std::int64_t begin, std::int64_t end);
+  void (*shared_softmax)(const SharedSoftmaxArgs&, std::int64_t begin, std::int64_t end);
+  void (*corpus_softmax)(const CorpusLosses&, std::int64_t begin, std::int64_t end);
+  void (*corpus_derivatives)(const CorpusSoftmaxArgs&, std::int64_t begin, std::int64_t end);
   void (*states_gradient)(const StatesGradientArgs&, std::int64_t begin, std::int64_t end);
   void (*table_gradient)(const TableGradientArgs&, std::int64_t begin, std::int64_t end);
 };

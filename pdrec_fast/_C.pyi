@@ -10,6 +10,9 @@ _I64 = npt.NDArray[np.int64]
 _Words = tuple[_I64, _I64, int, float, int, int, int]
 """Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream."""
 
+_CorpusRows = tuple[_F32, _I32, _F32, npt.NDArray[np.float64]]
+"""Of a corpus softmax: squares, positives, weights, totals."""
+
 class _BuildInfo(TypedDict):
     compiler: str
     build_type: str
@@ -131,6 +134,42 @@ def sampled_softmax(
     grad_state: _F32,
     n_threads: int,
 ) -> float: ...
+def shared_softmax(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    negatives: _I32,
+    offsets: _F32,
+    weights: _F32,
+    cosine: bool,
+    temperature: float,
+    block: _F32 | npt.NDArray[np.uint16],
+    factors: _F32,
+    grad_dot: _F32,
+    grad_item: _F32,
+    grad_state: _F32,
+    n_threads: int,
+) -> float: ...
+def corpus_softmax(
+    block: _F32 | npt.NDArray[np.uint16],
+    first_item: int,
+    of_rows: _CorpusRows,
+    cosine: bool,
+    temperature: float,
+    is_first: bool,
+    is_last: bool,
+    factors: _F32,
+    grad_state: _F32,
+    n_threads: int,
+) -> float: ...
+def corpus_derivatives(
+    block: _F32 | npt.NDArray[np.uint16],
+    first_item: int,
+    of_rows: _CorpusRows,
+    cosine: bool,
+    temperature: float,
+    n_threads: int,
+) -> None: ...
 def states_gradient(
     states: _F32,
     table: _F32,

@@ -172,6 +172,10 @@ class Similarity(NamedTuple):
             return cls(similarity, 1.0, temperature)
         return cls(similarity, temperature)
 
+    def detached(self) -> Similarity:
+        """Without the temperature's history."""
+        return self._replace(learned=None if self.learned is None else self.learned.detach())
+
     @property
     def cosine(self) -> bool:
         return self.similarity == "cosine"
@@ -186,11 +190,11 @@ class SharedNegatives(NamedTuple):
     """Negatives that all states of a batch are held against.
 
     Attributes:
-        items: int64 [K], rows of the table; one that is drawn twice counts twice.
+        negatives: int64 [K], rows of the table; one that is drawn twice counts twice.
         offsets: float32 [K], what is added to their logits.
     """
 
-    items: torch.Tensor
+    negatives: torch.Tensor
     offsets: torch.Tensor
 
 

@@ -121,6 +121,20 @@ def cpp_arguments(
     return float_array(states), float_array(table), item_indices(items, len(table))
 
 
+def temperature_value(similarity: Similarity) -> float:
+    """The temperature as a number, which for one on a GPU would wait.
+
+    Raises:
+        ValueError: a learned one has become 0, infinite or NaN.
+    """
+    if similarity.learned is None:
+        return similarity.temperature
+    value = float(similarity.learned)
+    if not math.isfinite(value) or value == 0:
+        raise ValueError(f"temperature must be finite and not 0, got a tensor that holds {value}")
+    return value
+
+
 def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     """A float32 CPU tensor as a contiguous array.
 

@@ -13,6 +13,7 @@ from pdrec_fast.ops.candidates._checks import (
     float_array,
     implementations,
     item_indices,
+    temperature_value,
     thread_count,
 )
 from pdrec_fast.ops.candidates._gradients import backward
@@ -45,17 +46,39 @@ def compute(
     impl: str,
     candidates: Candidates,
     weights: torch.Tensor,
-    *settings: Any,
+    *own: Any,
+    similarity: Similarity,
+    sparse_grad: bool,
 ) -> torch.Tensor:
-    """The loss by the chosen implementation; op and reference take the same arguments."""
+    """The loss by the chosen implementation; op and reference take the same arguments, those of
+    this loss alone in ``own``."""
     states, table, items = candidates
     chosen = choose(reference.__name__, impl, implementations(states, table))
     if chosen == "reference":
         item_indices(items.cpu(), len(table))
-        return reference(candidates, weights, *settings)
+        return reference(candidates, weights, *own, similarity, sparse_grad)
     if chosen == "cpp":
         candidates = Candidates(states.float(), table.float(), items)
-    return op(candidates, weights.float(), *settings, chosen)[0]
+    given = candidates, weights.float(), *own, similarity.detached(), sparse_grad
+    value, _, _, grad_state = op(*given, chosen)
+    return with_temperature(value, states, grad_state, similarity)
+
+
+def with_temperature(
+    value: torch.Tensor, states: torch.Tensor, grad_state: torch.Tensor, similarity: Similarity
+) -> torch.Tensor:
+    """The same loss, differentiable in a learned temperature τ too.
+
+    ``τ dL/dτ = sum_tc z_tc dL/dz_tc`` over all logits z, of which ``grad_state``, the multiple of a
+    state in its own gradient, holds each state's part divided by ``-|state|^2``. States of a norm
+    below ``normalize``'s eps have no such multiple and count as zeros.
+    """
+    learned = similarity.learned
+    if learned is None or not learned.requires_grad:
+        return value
+    squares = states.detach().float().square().sum(dim=1)
+    slope = -(grad_state * squares).sum() / learned.detach().float()
+    return value + (learned - learned.detach()).float() * slope
 
 
 def compute_cpp(
@@ -72,7 +95,7 @@ def compute_cpp(
         float_array(weights),
         *settings,
         similarity.cosine,
-        similarity.temperature,
+        temperature_value(similarity),
         *(gradient.numpy() for gradient in gradients),
         thread_count(candidates),
     )

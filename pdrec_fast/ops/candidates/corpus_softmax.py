@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
+from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, Similarity
-from pdrec_fast.ops.candidates._checks import check_candidates
-from pdrec_fast.ops.candidates._shared_loss import compute
+from pdrec_fast.ops.candidates._blocks import Gradients, ItemVectors, Wanted, as_array, run
+from pdrec_fast.ops.candidates._checks import (
+    check_candidates,
+    float_array,
+    item_indices,
+    temperature_value,
+)
+from pdrec_fast.ops.candidates._loss import with_temperature
+from pdrec_fast.ops.candidates._shared_loss import chosen_for
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.reference.candidates import corpus_softmax as reference
 
 
@@ -54,13 +66,94 @@ def corpus_softmax(
     check_candidates(given, how, weights=weights)
     if weights.shape != states.shape[:1]:
         raise ValueError(f"weights must have shape [{len(states)}], got {tuple(weights.shape)}")
-    return compute(
-        "corpus_softmax",
-        lambda: reference.corpus_softmax(given, weights, how),
-        given,
-        None,
-        weights,
-        how,
-        impl,
-        sparse_grad=False,
+    chosen, wide = chosen_for("corpus_softmax", impl, given)
+    if chosen == "reference":
+        return reference.corpus_softmax(given, weights, how)
+    wanted = Wanted.of(states, table)
+    outputs = _corpus_softmax(wide, weights.float(), how.detached(), wanted, chosen)
+    return with_temperature(outputs[0], states, outputs[1], how)
+
+
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""The loss, ``grad_state`` of ``LogitGradients``, the fields of ``Gradients`` of all items."""
+
+
+def _like_outputs(a: Any) -> Outputs:
+    states, table, _ = a.candidates
+    grad_state = states.new_empty(len(states), dtype=torch.float32)
+    parts = Gradients.like(states, len(table), a.wanted)
+    return grad_state.new_empty(()), grad_state, *parts
+
+
+# Autocast decides on the products alone (``Wanted``); all else is in float32.
+@operation(fake=_like_outputs, autocast=dict.fromkeys(("cpu", "cuda"), torch.float32))
+def _corpus_softmax(
+    candidates: Candidates,
+    weights: torch.Tensor,
+    similarity: Similarity,
+    wanted: Wanted,
+    impl: str = "cpp",
+) -> Outputs:
+    states, table, _ = candidates
+    grad_state = torch.empty(len(states), device=states.device)
+    factors = torch.empty_like(grad_state)
+    kernel = _CppKernel(candidates, weights, similarity, grad_state, factors)
+    gradients = run(
+        kernel,
+        states,
+        lambda items: ItemVectors(table[items], similarity, wanted.half),
+        len(table),
+        factors,
+        wanted,
     )
+    if wanted.of_states:
+        gradients.states.addcmul_(states, grad_state[:, None])
+    return kernel.loss, grad_state, *gradients
+
+
+@_corpus_softmax.gradient(of=["states", "table"], saves=[], outputs=(2, 3), constant=(1, 2, 3))
+def _(
+    saved: Any, grad_loss: torch.Tensor, *_: None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    of_states, of_table = saved.outputs
+    return (
+        grad_loss * of_states if "states" in saved.needs else None,
+        grad_loss * of_table if "table" in saved.needs else None,
+    )
+
+
+class _CppKernel:
+    """``_blocks.Kernel`` of the extension."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        weights: torch.Tensor,
+        similarity: Similarity,
+        grad_state: torch.Tensor,
+        factors: torch.Tensor,
+    ) -> None:
+        states, table, items = candidates
+        squares = states.square().sum(dim=1)
+        positives = item_indices(items, len(table))[:, 0]
+        totals = np.empty((len(states), 4))
+        self._of_rows = float_array(squares), positives, float_array(weights), totals
+        self._out = float_array(factors), float_array(grad_state)
+        self._how = similarity.cosine, temperature_value(similarity)
+        self.loss = torch.zeros(())
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
+        self.loss += extension.corpus_softmax(
+            *self._given(block, tokens, items),
+            items.start == 0,
+            last,
+            *(x[tokens] for x in self._out),
+            torch.get_num_threads(),
+        )
+
+    def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        extension.corpus_derivatives(*self._given(block, tokens, items), torch.get_num_threads())
+
+    def _given(self, block: torch.Tensor, tokens: slice, items: slice) -> tuple[Any, ...]:
+        of_rows = tuple(x[tokens] for x in self._of_rows)
+        return as_array(block), items.start, of_rows, *self._how

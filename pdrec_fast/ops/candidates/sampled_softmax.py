@@ -18,7 +18,7 @@ def sampled_softmax(
     weights: torch.Tensor,
     *,
     similarity: str,
-    temperature: float,
+    temperature: float | torch.Tensor,
     sparse_grad: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -29,7 +29,8 @@ def sampled_softmax(
 
     A state of weight 0, without its positive or without any negative contributes nothing.
 
-    Differentiable, once, in ``states`` and ``table``; no gradient flows to ``weights``.
+    Differentiable, once, in ``states``, ``table`` and a ``temperature`` that is a tensor; no
+    gradient flows to ``weights``.
 
     Args:
         states: [T, d], float32 (half precision is widened; float64 is for the reference).
@@ -37,8 +38,8 @@ def sampled_softmax(
         items: int64 or int32 [T, C], rows of the table: a positive, then its negatives; -1 marks an
             absent candidate.
         weights: [T].
-        similarity, temperature: see ``item_logits``.
-        sparse_grad, impl: see ``weighted_bce``, of which all said there of bits holds here.
+        similarity: see ``item_logits``.
+        temperature, sparse_grad, impl: see ``weighted_bce``, of which all said there of bits holds here.
 
     Returns:
         Scalar, float32 or wider. On a GPU, NaN where a state that contributes has an item outside
@@ -48,14 +49,21 @@ def sampled_softmax(
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
-    candidates, how = Candidates(states, table, items), Similarity(similarity, temperature)
+    candidates, how = Candidates(states, table, items), Similarity.of(similarity, temperature)
     check_candidates(candidates, how, weights=weights)
     if not items.shape[1]:
         raise ValueError("items must have a first column, the positives; got shape [T, 0]")
     if weights.shape != states.shape[:1]:
         raise ValueError(f"weights must have shape [{len(states)}], got {tuple(weights.shape)}")
-    given = candidates, weights, how, sparse_grad
-    return compute(_sampled_softmax, reference.sampled_softmax, impl, *given)
+    return compute(
+        _sampled_softmax,
+        reference.sampled_softmax,
+        impl,
+        candidates,
+        weights,
+        similarity=how,
+        sparse_grad=sparse_grad,
+    )
 
 
 @loss

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from pdrec_fast.operands import Candidates, SharedNegatives, Similarity
+from pdrec_fast.build_info import extension
+from pdrec_fast.operands import Candidates, LogitGradients, SharedNegatives, Similarity
 from pdrec_fast.ops.arguments import check_tensors
-from pdrec_fast.ops.candidates._checks import check_candidates
-from pdrec_fast.ops.candidates._shared_loss import compute
+from pdrec_fast.ops.candidates._blocks import (
+    Gradients,
+    ItemVectors,
+    Wanted,
+    as_array,
+    run,
+)
+from pdrec_fast.ops.candidates._checks import (
+    check_candidates,
+    cpp_arguments,
+    float_array,
+    temperature_value,
+)
+from pdrec_fast.ops.candidates._gradients import backward
+from pdrec_fast.ops.candidates._loss import with_temperature
+from pdrec_fast.ops.candidates._shared_loss import chosen_for
+from pdrec_fast.ops.declaration import operation
 from pdrec_fast.reference.candidates import shared_softmax as reference
 
 
@@ -49,8 +69,7 @@ def shared_softmax(
         offsets: float32 [K].
         weights: [T].
         similarity: see ``item_logits``.
-        temperature: of the cosine, a number or a floating tensor of shape [] that may require a
-            gradient; the dot product does not use it.
+        temperature: see ``weighted_bce``.
         sparse_grad: give the table's gradient as a sparse COO tensor with the rows of candidates
             and negatives only. It need not be coalesced. Not for ``torch.compile``.
         impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``.
@@ -73,13 +92,122 @@ def shared_softmax(
     dtypes = torch.int64, torch.float32
     check_tensors(("negatives", "offsets"), (negatives, offsets), dtypes, [negatives.numel()] * 2)
     shared = SharedNegatives(negatives, offsets)
-    return compute(
-        "shared_softmax",
-        lambda: reference.shared_softmax(given, shared, weights, how, sparse_grad),
-        given,
-        shared,
-        weights,
-        how,
-        impl,
-        sparse_grad=sparse_grad,
+    chosen, wide = chosen_for("shared_softmax", impl, given)
+    if chosen == "reference":
+        check_shared(shared, len(table))
+        return reference.shared_softmax(given, shared, weights, how, sparse_grad)
+    wanted = Wanted.of(states, table)
+    outputs = _shared_softmax(
+        wide, shared, weights.float(), how.detached(), wanted, sparse_grad, chosen
     )
+    return with_temperature(outputs[0], states, outputs[3], how)
+
+
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""The loss, the fields of ``LogitGradients`` of the candidates, those of ``Gradients`` of the
+negatives."""
+
+
+def _like_outputs(a: Any) -> Outputs:
+    states, table, items = a.candidates
+    gradients = LogitGradients.empty(items)
+    parts = Gradients.like(states, len(a.shared.negatives), a.wanted)
+    return states.new_empty((), dtype=torch.float32), *gradients, *parts
+
+
+# Autocast decides on the products alone (``Wanted``); all else is in float32, as torch's losses are.
+@operation(fake=_like_outputs, autocast=dict.fromkeys(("cpu", "cuda"), torch.float32))
+def _shared_softmax(
+    candidates: Candidates,
+    shared: SharedNegatives,
+    weights: torch.Tensor,
+    similarity: Similarity,
+    wanted: Wanted,
+    sparse_grad: bool,
+    impl: str = "cpp",
+) -> Outputs:
+    states, table, items = candidates
+    of_candidates = LogitGradients.empty(items)
+    factors = torch.empty_like(of_candidates.grad_state)
+    given = candidates, shared, weights, similarity, of_candidates, factors
+    kernel = _CppKernel(*given)
+    vectors = ItemVectors(table.index_select(0, shared.negatives), similarity, wanted.half)
+    gradients = run(kernel, states, lambda _: vectors, len(shared.negatives), factors, wanted)
+    return kernel.loss, *of_candidates, *gradients
+
+
+@_shared_softmax.gradient(
+    of=["states", "table"],
+    saves=["candidates", "shared", "sparse_grad", "impl"],
+    outputs=(1, 2, 3, 4, 5),
+    constant=(1, 2, 3, 4, 5),
+)
+def _(
+    saved: Any, grad_loss: torch.Tensor, *_: None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    *of_candidates, of_states, of_negatives = saved.outputs
+    saved.outputs = tuple(of_candidates)
+    grad_states, grad_table = backward(saved, grad_loss)
+    if grad_states is not None:
+        grad_states = grad_states + grad_loss * of_states
+    if grad_table is None:
+        return grad_states, None
+    rows = saved.shared.negatives
+    scaled = (grad_loss * of_negatives).to(grad_table.dtype)
+    if not saved.sparse_grad:
+        return grad_states, grad_table.index_add(0, rows, scaled)
+    both = (
+        torch.cat([grad_table._indices(), rows[None]], dim=1),
+        torch.cat([grad_table._values(), scaled]),
+    )
+    shape = saved.candidates.table.shape
+    return grad_states, torch.sparse_coo_tensor(*both, shape, check_invariants=False)
+
+
+class _CppKernel:
+    """``_blocks.Kernel`` of the extension."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        shared: SharedNegatives,
+        weights: torch.Tensor,
+        similarity: Similarity,
+        gradients: LogitGradients,
+        factors: torch.Tensor,
+    ) -> None:
+        self._states, self._table, self._items = cpp_arguments(candidates)
+        negatives = check_shared(shared, len(self._table))
+        self._shared = negatives, float_array(shared.offsets)
+        self._of_tokens = [float_array(x) for x in (weights, factors, *gradients)]
+        self._how = similarity.cosine, temperature_value(similarity)
+        self.loss = torch.zeros(())
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
+        weights, factors, *gradients = (x[tokens] for x in self._of_tokens)
+        self.loss += extension.shared_softmax(
+            self._states[tokens],
+            self._table,
+            self._items[tokens],
+            *self._shared,
+            weights,
+            *self._how,
+            as_array(block),
+            factors,
+            *gradients,
+            torch.get_num_threads(),
+        )
+
+
+def check_shared(shared: SharedNegatives, n_items: int) -> npt.NDArray[np.int32]:
+    """The negatives as the extension takes them.
+
+    Raises:
+        ValueError: one outside the table.
+    """
+    rows = shared.negatives.cpu().numpy()
+    outside = (rows < 0) | (rows >= n_items)
+    if outside.any():
+        at = int(outside.argmax())
+        raise ValueError(f"negatives must lie in 0 .. {n_items - 1}, got {rows[at]} at {at}")
+    return rows.astype(np.int32)

@@ -19,7 +19,7 @@ def weighted_bce(
     n_positives: int,
     *,
     similarity: str,
-    temperature: float,
+    temperature: float | torch.Tensor,
     sparse_grad: bool = False,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -31,7 +31,8 @@ def weighted_bce(
     with P = ``n_positives``. An absent candidate contributes nothing whatever its weight, and one
     of weight 0 is not read except by the reference.
 
-    Differentiable, once, in ``states`` and ``table``; no gradient flows to ``weights``.
+    Differentiable, once, in ``states``, ``table`` and a ``temperature`` that is a tensor; no
+    gradient flows to ``weights``.
 
     Args:
         states: [T, d], float32 (half precision is widened; float64 is for the reference).
@@ -39,7 +40,9 @@ def weighted_bce(
         items: int64 or int32 [T, C], rows of the table; -1 marks an absent candidate.
         weights: [T, C].
         n_positives: in 0 .. C; the first so many columns are positives, the others negatives.
-        similarity, temperature: see ``item_logits``.
+        similarity: see ``item_logits``.
+        temperature: of the cosine, a number or a floating tensor of shape [] that may require a
+            gradient; the dot product does not use it.
         sparse_grad: give the table's gradient as a sparse COO tensor with the rows of the
             candidates only, as ``torch.nn.functional.embedding(sparse=True)`` does. The C++ and
             Triton implementations sum the places of an item; from C++ it comes coalesced, from
@@ -58,7 +61,7 @@ def weighted_bce(
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
-    candidates, how = Candidates(states, table, items), Similarity(similarity, temperature)
+    candidates, how = Candidates(states, table, items), Similarity.of(similarity, temperature)
     check_candidates(candidates, how, weights=weights)
     if weights.shape != items.shape:
         raise ValueError(
@@ -67,8 +70,16 @@ def weighted_bce(
         )
     if not 0 <= n_positives <= items.shape[1]:
         raise ValueError(f"n_positives must lie in 0 .. {items.shape[1]}, got {n_positives}")
-    given = candidates, weights, n_positives, how, sparse_grad
-    return compute(_weighted_bce, reference.weighted_bce, impl, *given)
+    return compute(
+        _weighted_bce,
+        reference.weighted_bce,
+        impl,
+        candidates,
+        weights,
+        n_positives,
+        similarity=how,
+        sparse_grad=sparse_grad,
+    )
 
 
 @loss

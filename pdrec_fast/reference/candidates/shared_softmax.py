@@ -20,11 +20,11 @@ def shared_softmax(
     states, table, items = candidates
     positives = items[:, 0]
     own = item_logits(candidates, similarity, sparse_grad=sparse_grad)
-    rows = F.embedding(shared.items, table, sparse=sparse_grad)
+    rows = F.embedding(shared.negatives, table, sparse=sparse_grad)
     if similarity.cosine:
         states, rows = F.normalize(states, dim=-1) * similarity.scale, F.normalize(rows, dim=-1)
     logits = states @ rows.T + shared.offsets.to(states.dtype)
-    logits = logits.masked_fill(positives[:, None] == shared.items, -torch.inf)
+    logits = logits.masked_fill(positives[:, None] == shared.negatives, -torch.inf)
     # A row without its positive has no finite loss; a constant one has no gradient either.
     unpaired = positives < 0
     logits = torch.cat([own, logits], dim=1).masked_fill(unpaired[:, None], 0)

@@ -1,0 +1,214 @@
+"""Losses of all states against the same items, whose logits exist a block at a time: the driver of
+``shared_softmax`` and ``corpus_softmax``.
+
+A block is ``states @ items.T``. A kernel puts exponentials e in its place and gives a factor f for
+each state, such that the loss's derivatives by the products are ``f_t e_ti``. Since the loss is a
+scalar its gradients are found in the same pass and only scaled in the backward::
+
+    grad_states_t = f_t (e @ items)_t + grad_state_t state_t        grad_items = e.T @ (f states)
+
+so that a step takes three products of matrices, as few as there are. Items too many for a block to
+hold enough states are taken in several, the softmax's sums carried from one to the next; the
+logits are then computed twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pdrec_fast.operands import Similarity
+
+_NORM_EPS = 1e-12  # of torch.nn.functional.normalize
+
+
+class Wanted(NamedTuple):
+    """What to compute beside the loss.
+
+    Attributes:
+        half: whether products of matrices are in bfloat16.
+        of_states, of_table: whether the gradients of these are needed.
+    """
+
+    half: bool
+    of_states: bool
+    of_table: bool
+
+    @classmethod
+    def of(cls, states: torch.Tensor, table: torch.Tensor) -> Wanted:
+        half = _asks_for_bfloat16(states)
+        grad = torch.is_grad_enabled()
+        return cls(half, grad and states.requires_grad, grad and table.requires_grad)
+
+
+def _asks_for_bfloat16(states: torch.Tensor) -> bool:
+    device = states.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device) == torch.bfloat16
+    return states.dtype == torch.bfloat16
+
+
+class ItemVectors:
+    """The vectors of the items that states are held against, as the similarity takes them.
+
+    Attributes:
+        factors: [K, d], of the dtype of products.
+    """
+
+    def __init__(self, vectors: torch.Tensor, similarity: Similarity, half: bool) -> None:
+        self._unit, self._norms = vectors.float(), None
+        if similarity.cosine:
+            self._norms = torch.linalg.vector_norm(self._unit, dim=1, keepdim=True)
+            self._unit = self._unit / self._norms.clamp_min(_NORM_EPS)
+        self.factors = self._unit.bfloat16() if half else self._unit
+
+    def gradient(self, gradient: torch.Tensor) -> None:
+        """Turn the gradient by ``factors``, float32, into that by the vectors, in place."""
+        if self._norms is None:
+            return
+        radial = (gradient * self._unit).sum(dim=1, keepdim=True)
+        # A norm below eps counts as constant.
+        radial.masked_fill_(self._norms < _NORM_EPS, 0)
+        gradient.addcmul_(self._unit, radial, value=-1).div_(self._norms.clamp_min(_NORM_EPS))
+
+
+class Kernel(Protocol):
+    """What lies between the products."""
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
+        """Take a block of products into the losses of its tokens; ``items`` starts at 0 for the
+        first and ``last`` tells of the last. Where it is both, exponentials take their place."""
+
+    def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        """Put exponentials in the place of the products, once the tokens' losses are known."""
+
+
+class Gradients(NamedTuple):
+    """Of the loss, float32.
+
+    Attributes:
+        states: [T, d], but for the multiple of the states; [0, d] where not wanted.
+        items: [K, d]; [0, d] where not wanted.
+    """
+
+    states: torch.Tensor
+    items: torch.Tensor
+
+    @classmethod
+    def like(cls, states: torch.Tensor, n_items: int, wanted: Wanted) -> Gradients:
+        """Zeros, on the device of the states."""
+        width = states.shape[1]
+        n_states = len(states) if wanted.of_states else 0
+        zeros = states.new_zeros((n_states, width), dtype=torch.float32)
+        return cls(zeros, zeros.new_zeros((n_items if wanted.of_table else 0, width)))
+
+
+def run(
+    kernel: Kernel,
+    states: torch.Tensor,
+    vectors: Callable[[slice], ItemVectors],
+    n_items: int,
+    factors: torch.Tensor,
+    wanted: Wanted,
+) -> Gradients:
+    """Everything in blocks.
+
+    Args:
+        states: float32 [T, d].
+        vectors: gives those of a range of the items.
+        factors: [T], written by the kernel.
+    """
+    dtype = torch.bfloat16 if wanted.half else torch.float32
+    gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype)
+    token_blocks, item_blocks = blocks(len(states), n_items, dtype)
+    found = {items.start: vectors(items) for items in item_blocks} if len(item_blocks) == 1 else {}
+    for tokens in token_blocks:
+        for items in item_blocks:
+            of_items = found.get(items.start) or vectors(items)
+            block = _products(narrow[tokens], of_items)
+            kernel.take(block, tokens, items, last=items.stop == n_items)
+        if not (wanted.of_states or wanted.of_table):
+            continue
+        scaled = _scaled(states[tokens], factors[tokens], dtype)
+        for items in item_blocks:
+            if not found:
+                of_items = vectors(items)
+                block = _products(narrow[tokens], of_items)
+                kernel.exponentials(block, tokens, items)
+            if wanted.of_states:
+                _add_product(gradients.states[tokens], block, of_items.factors)
+            if wanted.of_table:
+                _add_product(gradients.items[items], block.T, scaled)
+        if wanted.of_states:
+            gradients.states[tokens].mul_(factors[tokens, None])
+    if wanted.of_table:
+        for items in item_blocks:
+            (found.get(items.start) or vectors(items)).gradient(gradients.items[items])
+    return gradients
+
+
+# A block stays in a core's second-level cache between the products and the kernel.
+_BLOCK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**24}
+_FEWEST_TOKENS = 64
+_MOST_BYTES = 2**24
+
+
+def blocks(n_tokens: int, n_items: int, dtype: torch.dtype) -> tuple[list[slice], list[slice]]:
+    """Ranges of tokens and of items, whose products make a block."""
+    n_values = _BLOCK_BYTES["cpu"] // dtype.itemsize
+    most = max(n_values // max(n_items, 1), 1)
+    if most < _FEWEST_TOKENS:
+        most = min(_FEWEST_TOKENS, _MOST_BYTES // dtype.itemsize // n_items)
+    return _ranges(n_tokens, most), [slice(0, n_items)]
+
+
+def _ranges(length: int, most: int) -> list[slice]:
+    """Of nearly equal lengths, at most ``most``."""
+    n = -(-length // max(most, 1))
+    edges = [length * i // n for i in range(n + 1)] if n else []
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+_kept = threading.local()
+
+
+def _buffer(shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+    """Memory for a block. On a CPU it is kept by the thread: fresh pages at every step would cost
+    more than what is written to them."""
+    n_bytes = shape[0] * shape[1] * like.itemsize
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    kept = getattr(_kept, "buffer", None)
+    if kept is None or kept.numel() < n_bytes:
+        kept = _kept.buffer = torch.empty(n_bytes, dtype=torch.uint8)
+    return kept[:n_bytes].view(like.dtype).view(shape)
+
+
+def _products(states: torch.Tensor, vectors: ItemVectors) -> torch.Tensor:
+    block = _buffer((len(states), len(vectors.factors)), states)
+    return torch.mm(states, vectors.factors.T, out=block)
+
+
+def _scaled(states: torch.Tensor, factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """``factors * states``, 0 for states that do not count, whatever they hold."""
+    of_rows = factors[:, None]
+    return (states * of_rows).masked_fill_(of_rows == 0, 0).to(dtype)
+
+
+def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    if a.dtype == out.dtype:
+        out.addmm_(a, b)
+    else:
+        out.add_(torch.mm(a, b))
+
+
+def as_array(block: torch.Tensor) -> npt.NDArray[Any]:
+    """A block as the extension takes it: bfloat16 by its bits."""
+    if block.dtype == torch.bfloat16:
+        return block.view(torch.int16).numpy().view(np.uint16)
+    return block.numpy()
