@@ -27,5 +27,7 @@ double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.lo
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise
 void states_gradient(const StatesGradientArgs& args, int n_threads);
 void table_gradient(const TableGradientArgs& args, int n_threads);
+void sum_rows(const SumRowsArgs& args, int n_threads);
+void adam_rows(const AdamRowsArgs& args, int n_threads);
 
 }  // namespace pdrec

@@ -21,6 +21,8 @@ const KernelTable table = {
     &sampled_softmax,
     &states_gradient,
     &table_gradient,
+    &sum_rows,
+    &adam_rows,
 };
 
 }  // namespace pdrec::PDREC_ISA
