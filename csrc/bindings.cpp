@@ -3,11 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <type_traits>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "candidates/_item_groups.hpp"
@@ -397,14 +399,15 @@ void states_gradient(const Array<float>& states, const Array<float>& table,
   pdrec::states_gradient(args, n_threads);
 }
 
+template <class T>
+Array<T> array_of(const std::vector<T>& values) {
+  return Array<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
 py::tuple group_by_item(const Array<std::int32_t>& items) {
   require(items.size() < std::int64_t{1} << 31, "fewer than 2^31 items");
-  const auto array = [](const auto& values) {
-    return Array<typename std::decay_t<decltype(values)>::value_type>(
-        static_cast<py::ssize_t>(values.size()), values.data());
-  };
   const pdrec::ItemGroups groups = pdrec::group_by_item(items.data(), items.size());
-  return py::make_tuple(array(groups.items), array(groups.starts), array(groups.order));
+  return py::make_tuple(array_of(groups.items), array_of(groups.starts), array_of(groups.order));
 }
 
 // With `compact`, row i of out belongs to group_items[i], else to item i.
@@ -433,6 +436,64 @@ void table_gradient(const Array<float>& states, const Array<float>& table,
                                       out.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::table_gradient(args, n_threads);
+}
+
+// The gradients of `rows`, which refer to `groups`; without rows those of all n_rows.
+pdrec::RowGradients row_gradients(const std::optional<Array<std::int32_t>>& rows,
+                                  const Array<float>& gradients, const Array<float>& table,
+                                  pdrec::ItemGroups& groups) {
+  require(table.ndim() == 2, "table of shape [n_rows, width]");
+  const py::ssize_t n = rows ? rows->size() : table.shape(0);
+  require(n < std::int64_t{1} << 31, "fewer than 2^31 rows");
+  if (rows) require_rows(*rows, n, "rows of shape [n]");
+  require_matrix(gradients, n, table.shape(1), "gradients of shape [n, width]");
+  if (!rows) return {n, table.shape(1), nullptr, nullptr, nullptr, gradients.data()};
+  groups = pdrec::group_by_item(rows->data(), n);
+  require(groups.order.size() == static_cast<std::size_t>(n) &&
+              (n == 0 || groups.items.back() < table.shape(0)),
+          "rows within the table");
+  return {static_cast<std::int64_t>(groups.items.size()),
+          table.shape(1),
+          groups.items.data(),
+          groups.starts.data(),
+          groups.order.data(),
+          gradients.data()};
+}
+
+// Clears the rows `stale` of out first. Returns the rows that it wrote.
+Array<std::int32_t> sum_rows(const Array<std::int32_t>& stale, const Array<std::int32_t>& rows,
+                             const Array<float>& gradients, Array<float> out, int n_threads) {
+  pdrec::ItemGroups groups;
+  float* data = out.mutable_data();
+  const pdrec::SumRowsArgs args{row_gradients(rows, gradients, out, groups), data};
+  const std::int64_t width = args.gradients.width;
+  for (py::ssize_t i = 0; i < stale.size(); ++i) {
+    require(stale.data()[i] >= 0 && stale.data()[i] < out.shape(0), "stale rows of the table");
+    std::fill_n(data + stale.data()[i] * width, width, 0.0f);
+  }
+  {
+    const py::gil_scoped_release release;
+    pdrec::sum_rows(args, n_threads);
+  }
+  return array_of(groups.items);
+}
+
+void adam_rows(Array<float> table, Array<float> exp_avg, Array<float> exp_avg_sq,
+               const std::optional<Array<std::int32_t>>& rows, const Array<float>& gradients,
+               const std::array<float, 7>& factors, int n_threads) {
+  pdrec::ItemGroups groups;
+  const pdrec::RowGradients grouped = row_gradients(rows, gradients, table, groups);
+  for (const Array<float>* moment : {&exp_avg, &exp_avg_sq}) {
+    require_matrix(*moment, table.shape(0), table.shape(1), "moments of the shape of table");
+  }
+  const auto [kept, new_first, old_second, new_second, root_scale, eps, rate] = factors;
+  const pdrec::AdamRowsArgs args{grouped,
+                                 {kept, new_first, old_second, new_second, root_scale, eps, rate},
+                                 table.mutable_data(),
+                                 exp_avg.mutable_data(),
+                                 exp_avg_sq.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::adam_rows(args, n_threads);
 }
 
 }  // namespace
@@ -506,4 +567,9 @@ PYBIND11_MODULE(_C, m) {
         arg("group_starts").noconvert(), arg("order").noconvert(), arg("grad_loss"),
         arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("compact"),
         arg("out").noconvert(), arg("n_threads"));
+  m.def("sum_rows", &sum_rows, arg("stale").noconvert(), arg("rows").noconvert(),
+        arg("gradients").noconvert(), arg("out").noconvert(), arg("n_threads"));
+  m.def("adam_rows", &adam_rows, arg("table").noconvert(), arg("exp_avg").noconvert(),
+        arg("exp_avg_sq").noconvert(), arg("rows").noconvert(), arg("gradients").noconvert(),
+        arg("factors"), arg("n_threads"));
 }

@@ -251,4 +251,24 @@ void table_gradient(const TableGradientArgs& args, int n_threads) {
   run(args, args.n_groups, n_threads, current().load()->table_gradient);
 }
 
+void sum_rows(const SumRowsArgs& args, int n_threads) {
+  const RowGradients& all = args.gradients;
+  // Memory is what it waits for: 12 bytes an element.
+  const double operations = 20.0 * static_cast<double>(all.n_groups * all.width);
+  run(args, all.n_groups, threads_for(operations, n_threads), current().load()->sum_rows);
+}
+
+void adam_rows(const AdamRowsArgs& args, int n_threads) {
+  const KernelTable* table = current().load();
+  const RowGradients& all = args.gradients;
+  // Likewise: 28 bytes an element.
+  const double operations = 50.0 * static_cast<double>(all.n_groups * all.width);
+  for_rows(all.n_groups, threads_for(operations, n_threads), [&](const NextRows& next) {
+    std::vector<float> scratch(static_cast<std::size_t>(all.width));
+    for (RowRange rows; next(rows);) {
+      table->adam_rows(args, rows.begin, rows.end, scratch.data());
+    }
+  });
+}
+
 }  // namespace pdrec

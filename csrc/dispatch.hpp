@@ -30,5 +30,7 @@ double corpus_softmax(CorpusLosses args, int n_threads);  // likewise; 0 before 
 void corpus_derivatives(const CorpusSoftmaxArgs& args, int n_threads);
 void states_gradient(const StatesGradientArgs& args, int n_threads);
 void table_gradient(const TableGradientArgs& args, int n_threads);
+void sum_rows(const SumRowsArgs& args, int n_threads);
+void adam_rows(const AdamRowsArgs& args, int n_threads);
 
 }  // namespace pdrec

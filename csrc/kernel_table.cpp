@@ -24,6 +24,8 @@ const KernelTable table = {
     &corpus_derivatives,
     &states_gradient,
     &table_gradient,
+    &sum_rows,
+    &adam_rows,
 };
 
 }  // namespace pdrec::PDREC_ISA

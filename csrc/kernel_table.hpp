@@ -13,6 +13,8 @@
 #include "candidates/shared_softmax.hpp"
 #include "candidates/weighted_bce.hpp"
 #include "denoising/noisy_input.hpp"
+#include "fitting/adam_rows.hpp"
+#include "fitting/sum_rows.hpp"
 #include "packed/packed_attention.hpp"
 #include "packed/packed_dropout.hpp"
 #include "selection/sample_pool.hpp"
@@ -46,6 +48,8 @@ struct KernelTable {
   void (*corpus_derivatives)(const CorpusSoftmaxArgs&, std::int64_t begin, std::int64_t end);
   void (*states_gradient)(const StatesGradientArgs&, std::int64_t begin, std::int64_t end);
   void (*table_gradient)(const TableGradientArgs&, std::int64_t begin, std::int64_t end);
+  void (*sum_rows)(const SumRowsArgs&, std::int64_t begin, std::int64_t end);
+  void (*adam_rows)(const AdamRowsArgs&, std::int64_t begin, std::int64_t end, float* scratch);
 };
 
 namespace baseline {

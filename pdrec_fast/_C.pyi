@@ -195,3 +195,13 @@ def table_gradient(
     out: _F32,
     n_threads: int,
 ) -> None: ...
+def sum_rows(stale: _I32, rows: _I32, gradients: _F32, out: _F32, n_threads: int) -> _I32: ...
+def adam_rows(
+    table: _F32,
+    exp_avg: _F32,
+    exp_avg_sq: _F32,
+    rows: _I32 | None,
+    gradients: _F32,
+    factors: tuple[float, float, float, float, float, float, float],
+    n_threads: int,
+) -> None: ...

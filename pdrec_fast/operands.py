@@ -265,3 +265,33 @@ class DrawKey(NamedTuple):
     seed: int
     epoch: int
     users: torch.Tensor
+
+
+class AdamState(NamedTuple):
+    """A table and what Adam keeps of it, all [N, d].
+
+    Attributes:
+        table: the weights.
+        exp_avg, exp_avg_sq: the running means of the gradient and of its square.
+    """
+
+    table: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+
+
+class AdamRule(NamedTuple):
+    """Adam's settings.
+
+    Attributes:
+        lr: the rate.
+        beta1, beta2: the share of the old in each running mean.
+        eps: added to the root of the second mean.
+        weight_decay: decoupled; weights shrink by ``lr * weight_decay`` of themselves.
+    """
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float = 0.0

@@ -125,6 +125,21 @@ def test_encoder_scores_stay_on_the_device(split, similarity, n_candidates):
     check_scores(model, split, n_candidates)
 
 
+@pytest.mark.usefixtures("no_updates")
+def test_an_epoch_that_moves_rows_stays_on_the_device(split):
+    model = PDRec(
+        modules=(),
+        table_optimizer="rows",
+        batch_size=16,
+        device="meta",
+        encoder_options={"width": 8, "max_length": 12},
+    )
+    model.encoder = model.new_encoder(split.train.n_items)
+    task = model.training_task(split.train)
+    with OneDevice():
+        assert task.train_epoch(0).device.type == "meta"
+
+
 def check_scores(model, split, n_candidates):
     histories = split.test.histories
     items = n_candidates and torch.zeros(len(histories), n_candidates, dtype=torch.int64)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pdrec_fast.ops.fitting.sum_rows import sum_rows
+
 
 class TableGradient:
     """One dense gradient for a table, kept from step to step.
@@ -29,9 +31,9 @@ class TableGradient:
         gradient = self._table.grad
         if gradient is None or not gradient.is_sparse:
             return
-        self._buffer.index_fill_(0, self._touched, 0)
-        self._touched = gradient._indices()[0]
-        self._buffer.index_add_(0, self._touched, gradient._values())
+        self._touched = sum_rows(
+            self._buffer, self._touched, gradient._indices()[0], gradient._values()
+        )
         self._table.grad = self._buffer
 
 

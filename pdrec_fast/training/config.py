@@ -19,6 +19,7 @@ MODULES: tuple[Module, ...] = get_args(Module)
 Similarity = Literal["cosine", "dot"]
 Loss = Literal["bce", "gbce", "softmax", "shared_softmax", "corpus_softmax"]
 NegativeSampling = Literal["uniform", "popularity"]
+TableOptimizer = Literal["dense", "rows"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class PDRecConfig:
         skip_cold_items: leave items without any training record out of the histories that are
             scored. Their embeddings have been negatives, but never inputs.
         lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
+        table_optimizer: which rows of the item table a step moves: with ``"dense"`` all of them,
+            as Adam's running means go on without a gradient; with ``"rows"`` those of the batch's
+            items alone, as ``torch.optim.SparseAdam`` does, which costs much less where items are
+            many. They are different rules and give different models.
         batch_size: users per step.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
@@ -74,6 +79,7 @@ class PDRecConfig:
     skip_cold_items: bool = False
     lr: float = 5e-3
     lr_decay: float = 0.99
+    table_optimizer: TableOptimizer = "dense"
     batch_size: int = 128
     epochs: int = 300
     patience: int = 20
@@ -94,6 +100,7 @@ class PDRecConfig:
             loss=get_args(Loss),
             negative_sampling=get_args(NegativeSampling),
             select_by=get_args(SelectBy),
+            table_optimizer=get_args(TableOptimizer),
         )
         check_seed(self)
         check_not_negative(self, "dpa_weight", "dpa_start")

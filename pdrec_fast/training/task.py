@@ -13,6 +13,7 @@ from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
+from pdrec_fast.fitting.row_adam import RowAdam
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.random_keys import epoch_seed
@@ -68,6 +69,8 @@ class PDRecTask:
                 capturable=cuda_graphs,
             )
         )
+        rows = self.config.table_optimizer == "rows"
+        self.row_adam = RowAdam(self.optimizer, encoder.item_embedding.weight) if rows else None
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         with unit("encoder", **self.batches.counts(epoch)):
@@ -102,8 +105,11 @@ class PDRecTask:
         with span("backward"):
             loss.backward()
         with span("optimizer"):
-            self.table_gradient.collect()
-            self.optimizer.step()
+            if self.row_adam is not None:
+                self.row_adam.step()
+            else:
+                self.table_gradient.collect()
+                self.optimizer.step()
         return loss.detach()
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:

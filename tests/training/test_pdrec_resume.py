@@ -20,6 +20,7 @@ from pdrec_fast.training import PDRec, config
 from pdrec_fast.training.task import PDRecTask
 
 out, checkpoint, die_at_step = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
+table_optimizer = sys.argv[4]
 torch.set_num_threads(1)
 config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 
@@ -53,6 +54,7 @@ model = PDRec(
     lr=0.02,
     seed=3,
     dpa_start=2,
+    table_optimizer=table_optimizer,
     device="cpu",
     encoder_options={"width": 8, "heads": 2, "max_length": 12, "dropout": 0.3},
 )
@@ -62,10 +64,16 @@ print(steps)
 """.replace("EPOCHS", str(EPOCHS))
 
 
-def training(out: Path, checkpoint: Path | str, die_at_step: int = -1) -> "subprocess.Popen[str]":
-    arguments = [sys.executable, "-c", TRAINING, str(out), str(checkpoint), str(die_at_step)]
+def training(
+    out: Path, checkpoint: Path | str, table_optimizer: str, die_at_step: int = -1
+) -> "subprocess.Popen[str]":
+    arguments = [str(out), str(checkpoint), str(die_at_step), table_optimizer]
     return subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent
+        [sys.executable, "-c", TRAINING, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=out.parent,
     )
 
 
@@ -76,17 +84,21 @@ def steps_of(process: "subprocess.Popen[str]") -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_killed_and_resumed_is_bit_equal_to_uninterrupted(tmp_path: Path) -> None:
-    straight = training(tmp_path / "straight", "")
+@pytest.mark.parametrize("table_optimizer", ["dense", "rows"])
+def test_killed_and_resumed_is_bit_equal_to_uninterrupted(
+    tmp_path: Path, table_optimizer: str
+) -> None:
+    straight = training(tmp_path / "straight", "", table_optimizer)
     checkpoint = tmp_path / "checkpoint"
-    killed = training(tmp_path / "resumed", checkpoint, die_at_step=10)  # of 3 steps an epoch
+    # Of 3 steps an epoch.
+    killed = training(tmp_path / "resumed", checkpoint, table_optimizer, die_at_step=10)
     _, errors = killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL, errors
     assert not (tmp_path / "resumed").exists()
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     assert len(manifest["meta"]["history"]["losses"]) == 3
 
-    assert steps_of(training(tmp_path / "resumed", checkpoint)) == 3 * (EPOCHS - 3)
+    assert steps_of(training(tmp_path / "resumed", checkpoint, table_optimizer)) == 3 * (EPOCHS - 3)
     assert steps_of(straight) == 3 * EPOCHS
 
     files = [load_file(tmp_path / name / "weights.safetensors") for name in ("straight", "resumed")]

@@ -1,6 +1,7 @@
 """Tokens, safe negatives and the loss of a batch, against loops straight from the equations."""
 
 import math
+from dataclasses import replace
 from itertools import chain, combinations, pairwise
 from typing import Any
 
@@ -325,3 +326,43 @@ def test_training_leaves_the_global_generator_alone(train: Interactions) -> None
     torch.manual_seed(7)
     task.train_epoch(0)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("table_optimizer", ["dense", "rows"])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_step_moves_the_rows_of_its_items_or_all(
+    train: Interactions, preferences: Preferences, table_optimizer: str, sparse: bool
+) -> None:
+    """The lookup, the ranking and DPA's distillation each give a gradient of the table."""
+    task = task_of(train, preferences, MODULES, dpa_top_n=2, table_optimizer=table_optimizer)
+    assert task.sparse
+    task.objective = replace(task.objective, sparse_grad=sparse)
+    task.encoder.item_embedding.sparse = sparse
+    table, negatives = task.encoder.item_embedding.weight, np.array([[11], [12]] * 5)[:9]
+    first = task.batches.batch(np.array([0, 3]), negatives, 0)
+    second = task.batches.batch(np.array([1]), negatives, 0)
+    task.step(first)
+    before = table.detach().clone()
+    task.step(second)
+    moved = set((table != before).any(dim=1).nonzero().ravel().tolist())
+    items = {7, 8, int(negatives[3, 0]), int(preferences.top_items[3, 0])}  # of user 3
+    if table_optimizer == "rows":
+        assert moved == items
+        return
+    # Adam's running means move the first batch's items on.
+    assert moved > items
+    assert {1, 2, 3} <= moved
+
+
+def test_rows_of_a_sparse_gradient_move_as_those_of_a_dense_one(
+    train: Interactions, preferences: Preferences
+) -> None:
+    tables = []
+    for sparse in (True, False):
+        task = task_of(train, preferences, MODULES, batch_size=2, table_optimizer="rows")
+        task.sparse = sparse
+        task.objective = replace(task.objective, sparse_grad=sparse)
+        for epoch in range(3):
+            task.train_epoch(epoch)
+        tables.append(task.encoder.item_embedding.weight.detach())
+    torch.testing.assert_close(*tables, rtol=1e-4, atol=1e-5)
