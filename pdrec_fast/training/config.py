@@ -13,6 +13,7 @@ from pdrec_fast.checks import (
     check_seed,
 )
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
+from pdrec_fast.fitting.schedule import LearningRate, LRSchedule
 
 Module = Literal["hbr", "dpa", "nns"]
 MODULES: tuple[Module, ...] = get_args(Module)
@@ -38,7 +39,12 @@ class PDRecConfig:
             has not interacted with in training, and (with ``nns``) from the pool of eq. 3.
         skip_cold_items: leave items without any training record out of the histories that are
             scored. Their embeddings have been negatives, but never inputs.
-        lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
+        lr: of Adam (betas .9, .98), at its highest.
+        lr_schedule, lr_decay, warmup_steps: how the rate changes, see ``LearningRate``:
+            ``"exponential"`` multiplies it by ``lr_decay`` every epoch, ``"cosine"`` lets it fall
+            to 0 over ``epochs``; in the first ``warmup_steps`` steps it rises linearly.
+        weight_decay: decoupled (AdamW): every step takes ``lr * weight_decay`` of all weights away.
+        clip_norm: largest L2 norm of all gradients together, longer ones are scaled down; 0: any.
         batch_size: users per step.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
@@ -60,7 +66,11 @@ class PDRecConfig:
     safe_negatives: int = 1
     skip_cold_items: bool = False
     lr: float = 5e-3
+    lr_schedule: LRSchedule = "exponential"
     lr_decay: float = 0.99
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
     batch_size: int = 128
     epochs: int = 300
     patience: int = 20
@@ -79,18 +89,22 @@ class PDRecConfig:
             self,
             similarity=get_args(Similarity),
             loss=get_args(Loss),
+            lr_schedule=get_args(LRSchedule),
             select_by=get_args(SelectBy),
         )
         check_seed(self)
-        check_not_negative(self, "dpa_weight", "dpa_start")
+        check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives")
+        check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm")
         if self.dpa_start and self.dpa_start >= self.epochs:
             raise ValueError(
                 f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"
             )
         check_ratios(self, "hbr_rank_weight")
-        check_positive(self, "temperature", "hbr_clip", "hbr_rescale", "dpa_top_n")
+        check_positive(self, "temperature", "hbr_rescale", "dpa_top_n")
+        if not self.hbr_clip > 0:  # infinity clips nothing
+            raise ValueError(f"hbr_clip must be positive, got {self.hbr_clip}")
         check_positive(self, "safe_negatives", "lr", "lr_decay", "batch_size")
-        if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
+        if self.random_negatives == 0 and "nns" not in self.modules:
             raise ValueError(
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
             )
@@ -99,3 +113,9 @@ class PDRecConfig:
     def loop(self) -> LoopConfig:
         """When training stops; checks its own arguments."""
         return LoopConfig(self.epochs, self.patience, self.min_epochs, self.eval_every)
+
+    def learning_rate(self, n_steps: int) -> LearningRate:
+        """The rate of every step, of ``n_steps`` an epoch."""
+        return LearningRate(
+            self.lr, self.lr_schedule, self.lr_decay, self.warmup_steps, self.epochs, n_steps
+        )

@@ -12,6 +12,7 @@ import torch
 from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
 from pdrec_fast.evaluation import Evaluator, Scorer
+from pdrec_fast.fitting.clipping import clip_gradients
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
 from pdrec_fast.profiling import span, unit
@@ -54,15 +55,25 @@ class PDRecTask:
         self.sparse = device.type == "cpu"
         self.objective = replace(objective, sparse_grad=self.sparse)
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
-        self.optimizer = with_state(
-            torch.optim.Adam(
-                self.encoder.parameters(),
-                lr=self.config.lr,
-                betas=(0.9, 0.98),
-                fused=True,
-                capturable=cuda_graphs,
-            )
-        )
+        n_steps = -(-self.batches.tokens.n_users // self.config.batch_size)
+        self.learning_rate = self.config.learning_rate(n_steps)
+        self.optimizer = with_state(self._new_optimizer())
+
+    def _new_optimizer(self) -> torch.optim.Adam | torch.optim.AdamW:
+        config = self.config
+        lr: float | torch.Tensor = config.lr
+        if self.cuda_graphs and self.learning_rate.varies_within_epochs:
+            lr = torch.tensor(lr, device=self.device)  # read by every replay, see _at_its_rate
+        settings: dict[str, Any] = {
+            "lr": lr,
+            "betas": (0.9, 0.98),
+            "fused": True,
+            "capturable": self.cuda_graphs,
+        }
+        parameters = self.encoder.parameters()
+        if config.weight_decay:
+            return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **settings)
+        return torch.optim.Adam(parameters, **settings)
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         with unit("encoder", **self.batches.counts(epoch)):
@@ -70,8 +81,6 @@ class PDRecTask:
 
     def _train_epoch(self, epoch: int) -> torch.Tensor:
         config, table = self.config, self.encoder.item_embedding
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * config.lr_decay**epoch
         self.encoder.train()
         # An encoder of the user's own may draw from the GPU's generator as well.
         forked = [self.device] if self.device.type == "cuda" else []
@@ -85,9 +94,11 @@ class PDRecTask:
             if self.cuda_graphs:
                 shape = BatchShape.for_epoch(self.batches, order, epoch)
                 padded = self._delivered(pad_batch(batch, shape) for batch in batches)
-                losses = [*CapturedSteps(self.step, self.device).run(padded)]
+                steps = CapturedSteps(self.step, self.device)
+                losses = [*steps.run(self._at_its_rate(padded, epoch))]
             else:
-                losses = [self.step(batch) for batch in self._delivered(batches)]
+                delivered = self._at_its_rate(self._delivered(batches), epoch)
+                losses = [self.step(batch) for batch in delivered]
         return torch.stack(losses)
 
     def step(self, batch: Batch) -> torch.Tensor:
@@ -98,6 +109,9 @@ class PDRecTask:
             loss.backward()
         with span("optimizer"):
             self.table_gradient.collect()
+            if self.config.clip_norm:
+                gradients = [p.grad for p in self.encoder.parameters() if p.grad is not None]
+                clip_gradients(gradients, self.config.clip_norm)
             self.optimizer.step()
         return loss.detach()
 
@@ -120,6 +134,21 @@ class PDRecTask:
             with span("auxiliary loss"):
                 loss = loss + self.encoder.auxiliary_loss(batch.views)
         return loss
+
+    def _at_its_rate(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, each with the optimiser at its learning rate when it is taken.
+
+        A recorded step reads a rate that varies from a tensor on the device; one that is a number
+        is part of the recording, which every epoch makes anew.
+        """
+        for step, batch in enumerate(batches):
+            rate = self.learning_rate.at(epoch, step)
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            yield batch
 
     def _delivered(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the encoder's device; those for a GPU are made while it computes."""
