@@ -35,7 +35,14 @@ from pdrec_fast.errors import (
     NotFittedError,
     PDRecError,
 )
-from pdrec_fast.evaluation import Evaluator, Results, Scorer, evaluate, format_results
+from pdrec_fast.evaluation import (
+    Evaluator,
+    Popularity,
+    Results,
+    Scorer,
+    evaluate,
+    format_results,
+)
 from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -68,6 +75,7 @@ __all__ = [
     "PDRecError",
     "PackedSequences",
     "PaddedEncoder",
+    "Popularity",
     "Preferences",
     "Results",
     "RunConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,22 +15,25 @@ def check_choices(config: Any, **choices: Sequence[str]) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each named setting is above 0."""
+    """Each named setting is above 0, and finite."""
     for name in names:
+        _check_finite(config, name)
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Each named setting is 0 or more."""
+    """Each named setting is 0 or more, and finite."""
     for name in names:
+        _check_finite(config, name)
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Each named setting is at least 1."""
+    """Each named setting is at least 1, and finite."""
     for name in names:
+        _check_finite(config, name)
         if not getattr(config, name) >= 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
@@ -51,3 +55,8 @@ def check_seed(config: Any) -> None:
     """The seed fits into 32 bits."""
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {config.seed}")
+
+
+def _check_finite(config: Any, name: str) -> None:
+    if math.isinf(getattr(config, name)):
+        raise ValueError(f"{name} must be finite, got {getattr(config, name)}")

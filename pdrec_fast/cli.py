@@ -21,7 +21,7 @@ from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
-from pdrec_fast.evaluation import Results, format_results
+from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
@@ -260,7 +260,9 @@ def evaluate(
     if as_json:
         print(json.dumps(results, indent=1))
     else:
-        print(format_results({model.name: results}))
+        options: dict[str, Any] = {"protocols": names, "seed": seed}
+        popularity = evaluate_model(Popularity(split.train), split, **options)
+        print(format_results({"popularity": popularity, model.name: results}))
 
 
 @app.command()
@@ -312,6 +314,8 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     config = metrics["config"]
     name = "+".join([config["encoder"], *config["pdrec"]["modules"]])
     results = {}
+    if "popularity" in metrics:  # not in those of version 0.1.0
+        results["popularity"] = metrics["popularity"]
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
     elif diffusion is not None:

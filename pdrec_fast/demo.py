@@ -38,6 +38,7 @@ def run_demo(
     guided = run(data, guided_config, out=out and out / "pdrec", **where)
     plain = run(data, _config(seed, ()), out=out and out / "sasrec", **where)
     results = {
+        "popularity": guided.metrics["popularity"],
         "TI-DiffRec": guided.metrics["diffusion"],
         "SASRec": plain.metrics["protocols"],
         "PDRec (SASRec)": guided.metrics["protocols"],

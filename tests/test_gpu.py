@@ -90,6 +90,24 @@ def test_recorded_steps_are_the_steps(split, preferences, modules, loss):
     assert recorded.optimizer.state_dict()["state"][0]["step"] == 3 * len(found)
 
 
+def test_recorded_steps_take_the_rates_of_their_schedule(split, preferences):
+    settings = {
+        "lr_schedule": "cosine",
+        "warmup_steps": 4,
+        "weight_decay": 0.1,
+        "clip_norm": 0.1,
+        "batch_size": 32,
+        "epochs": 3,
+    }
+    plain, recorded = (
+        encoder_task(split, preferences, "cuda", MODULES, cuda_graphs=graphs, **settings)
+        for graphs in (False, True)
+    )
+    for epoch in range(3):
+        expected, found = (task.train_epoch(epoch) for task in (plain, recorded))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("encoder", sorted(ENCODERS))
 @pytest.mark.parametrize("modules", [(), MODULES])
 def test_encoder_losses_are_those_of_the_cpu(split, preferences, modules, encoder):

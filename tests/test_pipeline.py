@@ -102,7 +102,7 @@ def finished(data_file, tmp_path_factory):
 def test_metrics_file_has_what_the_command_promises(finished, data):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     assert metrics["dataset"] == {"users": 120, "items": data.n_items, "records": data.n_records}
-    for results in (metrics["protocols"], metrics["diffusion"]):
+    for results in (metrics["protocols"], metrics["diffusion"], metrics["popularity"]):
         for protocol in ("paper", "full"):
             for part in ("valid", "test"):
                 values = results[protocol][part]
@@ -123,6 +123,25 @@ def test_every_printed_table_names_its_protocol(finished):
     assert "protocol: full (1 target vs all items not in the history), split: valid" in text
     assert "sasrec+hbr+dpa+nns" in text
     assert "leave-one-out split of 120 users" in text
+
+
+def test_popularity_stands_beside_the_models(finished, data):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    split = pf.leave_one_out(data)
+    assert metrics["popularity"] == pf.evaluate(pf.Popularity(split.train), split)
+    again = command("evaluate", "--run", finished[0], "--threads", 1)
+    for text in (finished[1].stdout, again.stdout):
+        rows = [line.split() for line in text.splitlines() if " popularity " in line]
+        assert [row[0] for row in rows] == ["paper", "paper", "full", "full"]
+        assert rows[1][5] == f"{metrics['popularity']['paper']['test']['ndcg@10']:.4f}"
+
+
+def test_metrics_of_older_runs_print_without_popularity(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    del metrics["popularity"]
+    text = cli._metrics_text(metrics, None)
+    assert "popularity" not in text
+    assert "sasrec+hbr+dpa+nns" in text
 
 
 def test_python_api_gives_the_same_numbers(finished, data_file):
@@ -510,6 +529,14 @@ def test_evaluate_repeats_the_tested_numbers(finished):
             1,
             "lr must be positive",
         ),
+        ([*RUN, "--set", "pdrec.lr=Infinity"], 1, "lr must be finite, got inf"),
+        ([*RUN, "--set", "pdrec.lr=NaN"], 1, "lr must be positive, got nan"),
+        ([*RUN, "--set", "pdrec.clip_norm=-1"], 1, "clip_norm must not be negative, got -1"),
+        ([*RUN, "--set", "pdrec.lr_schedule=step"], 1, "lr_schedule='step': choose one of"),
+        ([*RUN, "--set", "diffusion.lr=Infinity"], 1, "lr must be finite, got inf"),
+        ([*RUN, "--set", "diffusion.weight_decay=-1"], 1, "weight_decay must not be negative"),
+        ([*RUN, "--set", "diffusion.time_embedding=0"], 1, "time_embedding must be at least 1"),
+        ([*RUN, "--set", "encoder.impl=foo"], 1, "impl='foo': choose one of ('auto', 'cpp'"),
         ([*RUN, "--valid-from", "5"], 1, "both valid_from"),
         (["run", "--data", "{data}"], 2, "--out"),
         ([*RUN, "--set", "encoder.widht=8"], 1, "widht"),

@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pdrec_fast.checks import check_choices, check_dropout, check_positive, check_seed
+from pdrec_fast.checks import (
+    check_choices,
+    check_counts,
+    check_dropout,
+    check_not_negative,
+    check_positive,
+    check_seed,
+)
 from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
@@ -86,6 +93,8 @@ class DiffusionConfig:
                 f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
             )
         check_positive(self, "lr", "lr_decay", "batch_size")
+        check_not_negative(self, "weight_decay")
+        check_counts(self, "time_embedding")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
         if not 0 <= self.w_min <= self.w_max < math.inf:

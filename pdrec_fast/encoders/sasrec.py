@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_not_negative
+from pdrec_fast.checks import check_choices, check_counts, check_dropout, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
-from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed._sequences import IMPLS, DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
@@ -43,6 +43,7 @@ class SASRecConfig:
         check_counts(self, "width", "heads", "max_length")
         check_not_negative(self, "blocks")
         check_dropout(self)
+        check_choices(self, impl=IMPLS)
         if self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 

@@ -8,6 +8,7 @@ from pdrec_fast.evaluation.metrics import (
     rank_counts,
     summarize,
 )
+from pdrec_fast.evaluation.popularity import Popularity
 from pdrec_fast.evaluation.protocols import (
     PROTOCOLS,
     AllRanks,
@@ -35,6 +36,7 @@ __all__ = [
     "PROTOCOLS",
     "AllRanks",
     "Evaluator",
+    "Popularity",
     "Ranks",
     "Results",
     "Scorer",

@@ -32,7 +32,8 @@ class Scorer(Protocol):
                 return rows if items is None else rows.gather(1, items)
 
     An attribute ``trained_on``, the fingerprint of the training interactions, is compared with
-    those that preferences are inferred for.
+    those that preferences are inferred for. An attribute ``item_scores``, float [N] in NumPy, says
+    that these are the scores of every history, and spares ``full`` their comparison one by one.
     """
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -109,6 +110,8 @@ def rank_in_corpus(
     Args:
         candidates: bool [items], those to rank among; None for all.
     """
+    if (item_scores := getattr(scorer, "item_scores", None)) is not None:
+        return _rank_alike(item_scores, holdout, candidates)
     kept = None if candidates is None else torch.from_numpy(np.flatnonzero(candidates))
     parts = []
     for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
@@ -121,6 +124,35 @@ def rank_in_corpus(
             scores = scores.index_select(1, kept.to(scores.device))
         rows, columns = excluded.to(scores.device)
         parts.append(rank_counts(target_scores, scores, (rows, columns)))
+    return Ranks.concatenate(parts)
+
+
+def _rank_alike(
+    item_scores: npt.NDArray[np.float64],
+    holdout: Holdout,
+    candidates: npt.NDArray[np.bool_] | None,
+) -> Ranks:
+    """``rank_in_corpus`` where every history has the same scores [items]: by one sort of them."""
+    if len(holdout) == 0:
+        raise ValueError("the holdout has no cases to rank")
+    kept = item_scores if candidates is None else item_scores[candidates]
+    ordered = np.sort(kept)
+    parts = []
+    for start in range(0, len(holdout), _CASES_PER_GPU_BLOCK):
+        block = slice(start, start + _CASES_PER_GPU_BLOCK)
+        targets = holdout.targets[block]
+        rows, columns = _excluded(holdout.histories[block], targets, candidates).numpy()
+        wanted, theirs = item_scores[targets], kept[columns]
+        above = len(ordered) - np.searchsorted(ordered, wanted, side="right")
+        level = len(ordered) - np.searchsorted(ordered, wanted, side="left") - above
+        n_cases = len(targets)
+        parts.append(
+            Ranks(
+                above - np.bincount(rows[theirs > wanted[rows]], minlength=n_cases),
+                level - np.bincount(rows[theirs == wanted[rows]], minlength=n_cases),
+                len(ordered) - np.bincount(rows, minlength=n_cases),
+            )
+        )
     return Ranks.concatenate(parts)
 
 

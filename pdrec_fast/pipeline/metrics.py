@@ -14,7 +14,14 @@ import pdrec_fast
 from pdrec_fast.data import Interactions, Split
 from pdrec_fast.devices import device_name
 from pdrec_fast.diffusion import DiffRec
-from pdrec_fast.evaluation import PROTOCOLS, AllRanks, Evaluator, Results, summarize_all
+from pdrec_fast.evaluation import (
+    PROTOCOLS,
+    AllRanks,
+    Evaluator,
+    Popularity,
+    Results,
+    summarize_all,
+)
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.stages import Stages
@@ -45,6 +52,7 @@ def figures_of(
         return summarize_all(evaluator.all_ranks(model, protocols))
 
     diffusion_results, guide_results = tested("diffusion"), tested("guide")
+    popularity = summarize_all(evaluator.all_ranks(Popularity(split.train), protocols))
     stages.record("evaluation", time.monotonic() - started)
     histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}
@@ -54,6 +62,7 @@ def figures_of(
         "config": config.describe(),
         "protocols": summarize_all(ranks),
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
+        "popularity": popularity,
         "diffusion": diffusion_results,
         "guide": guide_results,
         "epochs": {name: _epochs(history) for name, history in histories.items()},

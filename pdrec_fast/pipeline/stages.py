@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Split
+from pdrec_fast.data.sequences import pack
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Scorer, available_negatives
 from pdrec_fast.files import write_json
@@ -163,7 +164,13 @@ def check_before_training(
                 "its preferences could hold the answers of the test"
             )
     for model in encoders:
-        check_trainable(split.train, model.new_encoder(split.train.n_items))
+        encoder = model.new_encoder(split.train.n_items)
+        check_trainable(split.train, encoder)
+        histories = split.train.histories()
+        longest = histories[[int(np.argmax(histories.lengths))]]
+        # An implementation that was named may not run here.
+        with torch.no_grad():
+            encoder.eval()(pack(longest, encoder.max_length).to(model.device))
 
 
 def peak_rss_gib() -> float | None:

@@ -95,7 +95,8 @@ def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
 class CapturedSteps:
     """Runs the steps of one epoch: the first as it is, the others as replays of one graph.
 
-    A graph keeps the epoch's number and learning rate, so every epoch records its own.
+    A graph keeps the epoch's number and, where it is a number, the learning rate, so every epoch
+    records its own. A rate in a tensor may change before every batch is taken.
 
     Args:
         step: takes a batch and returns its loss; must not read anything back to the host.

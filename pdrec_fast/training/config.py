@@ -13,6 +13,7 @@ from pdrec_fast.checks import (
     check_seed,
 )
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
+from pdrec_fast.fitting.schedule import LearningRate, LRSchedule
 
 Module = Literal["hbr", "dpa", "nns"]
 MODULES: tuple[Module, ...] = get_args(Module)
@@ -48,7 +49,12 @@ class PDRecConfig:
             ``"shared_softmax"`` adds the safe ones to its own and draws no other.
         skip_cold_items: leave items without any training record out of the histories that are
             scored. Their embeddings have been negatives, but never inputs.
-        lr, lr_decay: Adam (betas .9, .98), with the rate multiplied by ``lr_decay`` every epoch.
+        lr: of Adam (betas .9, .98), at its highest.
+        lr_schedule, lr_decay, warmup_steps: how the rate changes, see ``LearningRate``:
+            ``"exponential"`` multiplies it by ``lr_decay`` every epoch, ``"cosine"`` lets it fall
+            to 0 over ``epochs``; in the first ``warmup_steps`` steps it rises linearly.
+        weight_decay: decoupled (AdamW): every step takes ``lr * weight_decay`` of all weights away.
+        clip_norm: largest L2 norm of all gradients together, longer ones are scaled down; 0: any.
         table_optimizer: which rows of the item table a step moves: with ``"dense"`` all of them,
             as Adam's running means go on without a gradient; with ``"rows"`` those of the batch's
             items alone, as ``torch.optim.SparseAdam`` does, which costs much less where items are
@@ -78,8 +84,12 @@ class PDRecConfig:
     safe_negatives: int = 1
     skip_cold_items: bool = False
     lr: float = 5e-3
+    lr_schedule: LRSchedule = "exponential"
     lr_decay: float = 0.99
     table_optimizer: TableOptimizer = "dense"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
     batch_size: int = 128
     epochs: int = 300
     patience: int = 20
@@ -99,17 +109,21 @@ class PDRecConfig:
             similarity=get_args(Similarity),
             loss=get_args(Loss),
             negative_sampling=get_args(NegativeSampling),
+            lr_schedule=get_args(LRSchedule),
             select_by=get_args(SelectBy),
             table_optimizer=get_args(TableOptimizer),
         )
         check_seed(self)
-        check_not_negative(self, "dpa_weight", "dpa_start")
+        check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives")
+        check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm")
         if self.dpa_start and self.dpa_start >= self.epochs:
             raise ValueError(
                 f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"
             )
         check_ratios(self, "hbr_rank_weight", "gbce_calibration")
-        check_positive(self, "temperature", "hbr_clip", "hbr_rescale", "dpa_top_n")
+        check_positive(self, "temperature", "hbr_rescale", "dpa_top_n")
+        if not self.hbr_clip > 0:  # infinity clips nothing
+            raise ValueError(f"hbr_clip must be positive, got {self.hbr_clip}")
         check_positive(self, "safe_negatives", "shared_negatives", "lr", "lr_decay", "batch_size")
         if self.loss == "corpus_softmax" and "nns" in self.modules:
             raise ValueError(
@@ -121,7 +135,7 @@ class PDRecConfig:
                 "learn_temperature=True needs similarity='cosine': the vectors of a dot product "
                 "have their own scale"
             )
-        if self.random_negatives < 0 or (self.random_negatives == 0 and "nns" not in self.modules):
+        if self.random_negatives == 0 and self.own_negatives and "nns" not in self.modules:
             raise ValueError(
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
             )
@@ -135,3 +149,9 @@ class PDRecConfig:
     def loop(self) -> LoopConfig:
         """When training stops; checks its own arguments."""
         return LoopConfig(self.epochs, self.patience, self.min_epochs, self.eval_every)
+
+    def learning_rate(self, n_steps: int) -> LearningRate:
+        """The rate of every step, of ``n_steps`` an epoch."""
+        return LearningRate(
+            self.lr, self.lr_schedule, self.lr_decay, self.warmup_steps, self.epochs, n_steps
+        )

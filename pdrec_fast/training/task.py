@@ -12,6 +12,7 @@ import torch
 from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
 from pdrec_fast.evaluation import Evaluator, Scorer
+from pdrec_fast.fitting.clipping import clip_gradients
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.row_adam import RowAdam
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
@@ -60,17 +61,27 @@ class PDRecTask:
                 "learn_temperature out"
             )
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
-        self.optimizer = with_state(
-            torch.optim.Adam(
-                self.encoder.parameters(),
-                lr=self.config.lr,
-                betas=(0.9, 0.98),
-                fused=True,
-                capturable=cuda_graphs,
-            )
-        )
+        n_steps = -(-self.batches.tokens.n_users // self.config.batch_size)
+        self.learning_rate = self.config.learning_rate(n_steps)
+        self.optimizer = with_state(self._new_optimizer())
         rows = self.config.table_optimizer == "rows"
         self.row_adam = RowAdam(self.optimizer, encoder.item_embedding.weight) if rows else None
+
+    def _new_optimizer(self) -> torch.optim.Adam | torch.optim.AdamW:
+        config = self.config
+        lr: float | torch.Tensor = config.lr
+        if self.cuda_graphs and self.learning_rate.varies_within_epochs:
+            lr = torch.tensor(lr, device=self.device)  # read by every replay, see _at_its_rate
+        settings: dict[str, Any] = {
+            "lr": lr,
+            "betas": (0.9, 0.98),
+            "fused": True,
+            "capturable": self.cuda_graphs,
+        }
+        parameters = self.encoder.parameters()
+        if config.weight_decay:
+            return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **settings)
+        return torch.optim.Adam(parameters, **settings)
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         with unit("encoder", **self.batches.counts(epoch)):
@@ -78,8 +89,6 @@ class PDRecTask:
 
     def _train_epoch(self, epoch: int) -> torch.Tensor:
         config, table = self.config, self.encoder.item_embedding
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * config.lr_decay**epoch
         self.encoder.train()
         # An encoder of the user's own may draw from the GPU's generator as well.
         forked = [self.device] if self.device.type == "cuda" else []
@@ -93,9 +102,11 @@ class PDRecTask:
             if self.cuda_graphs:
                 shape = BatchShape.for_epoch(self.batches, order, epoch)
                 padded = self._delivered(pad_batch(batch, shape) for batch in batches)
-                losses = [*CapturedSteps(self.step, self.device).run(padded)]
+                steps = CapturedSteps(self.step, self.device)
+                losses = [*steps.run(self._at_its_rate(padded, epoch))]
             else:
-                losses = [self.step(batch) for batch in self._delivered(batches)]
+                delivered = self._at_its_rate(self._delivered(batches), epoch)
+                losses = [self.step(batch) for batch in delivered]
         return torch.stack(losses)
 
     def step(self, batch: Batch) -> torch.Tensor:
@@ -105,12 +116,25 @@ class PDRecTask:
         with span("backward"):
             loss.backward()
         with span("optimizer"):
-            if self.row_adam is not None:
-                self.row_adam.step()
-            else:
+            if self.row_adam is None:
                 self.table_gradient.collect()
-                self.optimizer.step()
+            if self.config.clip_norm:
+                clip_gradients(self._gradients(), self.config.clip_norm)
+            (self.row_adam or self.optimizer).step()
         return loss.detach()
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """Every gradient as a dense tensor; of a table that moves by rows, each row once."""
+        gradients = []
+        for parameter in self.encoder.parameters():
+            if parameter.grad is None:
+                continue
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad._values())
+            else:
+                gradients.append(parameter.grad)
+        return gradients
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The objective (eq. 6) and the encoder's own loss of a batch on the encoder's device."""
@@ -135,6 +159,21 @@ class PDRecTask:
             with span("auxiliary loss"):
                 loss = loss + self.encoder.auxiliary_loss(batch.views)
         return loss
+
+    def _at_its_rate(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, each with the optimiser at its learning rate when it is taken.
+
+        A recorded step reads a rate that varies from a tensor on the device; one that is a number
+        is part of the recording, which every epoch makes anew.
+        """
+        for step, batch in enumerate(batches):
+            rate = self.learning_rate.at(epoch, step)
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            yield batch
 
     def _delivered(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the encoder's device; those for a GPU are made while it computes."""

@@ -267,7 +267,8 @@ def _space_and_starts(
 ) -> tuple[dict[str, Dimension], list[dict[str, Any]]]:
     """Where to search, and the first trials there: the preset's settings, the README's where they
     differ, and what the search says."""
-    space = search_space(config, search.fixed)
+    tried = {key for first in search.first for key in first}
+    space = search_space(config, search.fixed, tried)
     own = point_of(config, space)
     searched = settings_of(own, space)
     commands = README_COMMANDS.get(search.preset, {}).get(search.encoder, {})

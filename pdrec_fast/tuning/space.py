@@ -66,6 +66,12 @@ _BACKBONE: dict[str, Dimension] = {
     "pdrec.batch_size": Choice((64, 128, 256, 512)),
     "encoder.dropout": Range(0.0, 0.6),
 }
+# Searched where a run has them on, or a first trial names them.
+_IF_USED: dict[str, Dimension] = {
+    "pdrec.warmup_steps": Choice((0, 100, 300, 1000)),
+    "pdrec.weight_decay": Choice((0.0, 1e-3, 1e-2, 1e-1)),
+    "pdrec.clip_norm": Choice((0.0, 0.5, 1.0, 5.0)),
+}
 _MODULE_SPACES: dict[str, dict[str, Dimension]] = {
     "hbr": {
         "pdrec.hbr_clip": Range(0.1, 5.0, log=True),
@@ -85,19 +91,28 @@ _MODULE_SPACES: dict[str, dict[str, Dimension]] = {
 }
 
 
-def search_space(config: RunConfig, fixed: Collection[str] = ()) -> dict[str, Dimension]:
+def search_space(
+    config: RunConfig, fixed: Collection[str] = (), tried: Collection[str] = ()
+) -> dict[str, Dimension]:
     """What to search for a run: of the backbone, and of its modules. ``settings_of`` turns a point
     of the space into settings.
 
     Args:
         config: the run that the search begins with; the space is widened to include it.
         fixed: settings that keep the values of ``config``.
+        tried: settings that a first trial changes. Warm-up, weight decay and clipping are searched
+            where ``config`` has them on or they are tried.
     """
     space = dict(_BACKBONE)
+    for key, dimension in _IF_USED.items():
+        if value_of(config, key) or key in tried:
+            space[key] = dimension
     for module in config.pdrec.modules:
         space |= _MODULE_SPACES[module]
     if config.pdrec.similarity == "dot":
         del space["pdrec.temperature"]  # not used
+    if config.pdrec.lr_schedule == "cosine":
+        del space["pdrec.lr_decay"]  # not used
     space = {key: dimension for key, dimension in space.items() if key not in fixed}
     if {"pdrec.hbr_clip", "pdrec.hbr_rescale"} <= space.keys():
         del space["pdrec.hbr_rescale"]

@@ -49,6 +49,26 @@ def test_modules_add_their_settings(modules, wanted):
     assert search_space(config).keys() == wanted
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("pdrec.warmup_steps", 50), ("pdrec.weight_decay", 0.02), ("pdrec.clip_norm", 2.0)],
+)
+def test_what_is_off_is_searched_where_a_trial_or_the_run_has_it_on(key, value):
+    off = pf.RunConfig.from_preset("toy", modules=())
+    on = with_settings(off, {key: value})
+    assert search_space(off, tried=[key]).keys() == BACKBONE | {key}
+    space = search_space(on)
+    assert space.keys() == BACKBONE | {key}
+    assert {0, value} <= set(space[key].values)
+    assert search_space(on, fixed=[key]).keys() == BACKBONE
+
+
+def test_the_decay_of_a_cosine_is_not_searched():
+    config = pf.RunConfig.from_preset("toy", modules=())
+    config = with_settings(config, {"pdrec.lr_schedule": "cosine"})
+    assert search_space(config).keys() == BACKBONE - {"pdrec.lr_decay"}
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("preset", pf.PRESETS)
 def test_the_space_holds_the_presets_own_settings_and_the_readmes(preset, encoder):

@@ -83,6 +83,9 @@ def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(tensor.to(widest) for tensor in tensors)
 
 
+IMPLS = ("auto", "cpp", "triton", "reference")  # what ``impl`` may be, see ``offered``
+
+
 def offered(tensor: torch.Tensor) -> dict[str, str | None]:
     """The table for ``choose``: Triton first on a GPU, the extension first on a CPU.
 

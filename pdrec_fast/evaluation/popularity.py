@@ -1,0 +1,37 @@
+"""Popularity: the recommender that every other should be better than."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Histories, Interactions
+
+
+class Popularity:
+    """Scores an item by its number of records in the training interactions, whoever asks.
+
+    A scorer as every other, for ``evaluate`` and ``Preferences.infer``. All histories get the same
+    scores, so that ``full`` costs a sort of the items and no product with them.
+
+    Args:
+        train: the interactions that are counted.
+    """
+
+    def __init__(self, train: Interactions) -> None:
+        self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
+        self.trained_on = train.fingerprint()
+
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Counts: float64 [B, N], or [B, C] of ``items``.
+
+        Raises:
+            ValueError: the histories are over another number of items.
+        """
+        counts = torch.from_numpy(self.item_scores)
+        if histories.n_items != len(counts):
+            raise ValueError(
+                f"the histories are over {histories.n_items} items, the training interactions "
+                f"over {len(counts)}: index both by the same catalogue"
+            )
+        return counts.expand(len(histories), -1) if items is None else counts[items]
