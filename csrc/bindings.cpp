@@ -222,17 +222,147 @@ void packed_attention(const Heads& q, const Heads& k, const Heads& v, const Word
 
 void packed_attention_backward(const Heads& grad_out, const Heads& q, const Heads& k,
                                const Heads& v, const Words& words, Array<float> softmax,
-                               Array<float> grad_q, Array<float> grad_k, Array<float> grad_v,
-                               int n_threads) {
+                               Heads grad_q, Heads grad_k, Heads grad_v, int n_threads) {
   const pdrec::PackedAttentionArgs args = attention_args(q, k, v, words, softmax);
-  for (const Array<float>* gradient : {&grad_q, &grad_k, &grad_v}) {
-    heads_view(*gradient, q, "gradients of the shape of q");
+  const char* like_q = "gradients of the shape of q, strided alike, with adjacent heads";
+  const std::int64_t token = heads_view(grad_q, q, like_q).token;
+  for (const Heads* gradient : {&grad_q, &grad_k, &grad_v}) {
+    const pdrec::HeadsView view = heads_view(*gradient, q, like_q);
+    require(q.size() == 0 || ((q.shape(0) == 1 || view.token == token) &&
+                              (q.shape(1) == 1 || view.head == q.shape(2))), like_q);
   }
   const pdrec::PackedAttentionGradients gradients{
-      heads_view(grad_out, q, "grad_out of the shape of q"), grad_q.mutable_data(),
+      heads_view(grad_out, q, "grad_out of the shape of q"), token, grad_q.mutable_data(),
       grad_k.mutable_data(), grad_v.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::packed_attention_backward(args, gradients, n_threads);
+}
+
+using OptionalRows = std::optional<Array<float>>;
+
+void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
+                    const char* what) {
+  require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
+}
+
+void require_like(const OptionalRows& array, const Array<float>& x, const char* what) {
+  if (array) require_matrix(*array, x.shape(0), x.shape(1), what);
+}
+
+float* data_or_null(OptionalRows& array) { return array ? array->mutable_data() : nullptr; }
+const float* data_or_null(const OptionalRows& array) { return array ? array->data() : nullptr; }
+
+// Of a vector of parameters, or its gradient.
+void require_width(const Array<float>& vector, const Array<float>& x) {
+  require(x.ndim() == 2 && x.shape(1) > 0, "x of shape [n_tokens, width]");
+  require_rows(vector, x.shape(1), "parameters and their gradients of shape [width]");
+}
+
+void block_norm(const Array<float>& x, OptionalRows added, const OptionalRows& bias,
+                const Array<float>& gain, const Array<float>& shift, float eps, Array<float> out,
+                Array<float> statistics) {
+  require_width(gain, x);
+  require_width(shift, x);
+  require(added.has_value() == bias.has_value(), "added and bias, or none of them");
+  if (bias) require_width(*bias, x);
+  require_like(added, x, "added of the shape of x");
+  require_matrix(out, x.shape(0), x.shape(1), "out of the shape of x");
+  require_matrix(statistics, x.shape(0), 2, "statistics of shape [n_tokens, 2]");
+  const pdrec::NormArgs args{x.shape(0),          x.shape(1),         x.data(),
+                             data_or_null(bias),  gain.data(),        shift.data(),
+                             eps,                 data_or_null(added), out.mutable_data(),
+                             statistics.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::block_norm(args);
+}
+
+void block_norm_gradient(const Array<float>& grad, const OptionalRows& grad_other,
+                         const Array<float>& y, const Array<float>& statistics,
+                         const Array<float>& gain, bool add, Array<float> grad_y,
+                         Array<float> grad_gain, Array<float> grad_shift, OptionalRows grad_bias) {
+  require_width(gain, y);
+  require_width(grad_gain, y);
+  require_width(grad_shift, y);
+  if (grad_bias) require_width(*grad_bias, y);
+  require_matrix(grad, y.shape(0), y.shape(1), "grad of the shape of y");
+  require_like(grad_other, y, "grad_other of the shape of y");
+  require_matrix(grad_y, y.shape(0), y.shape(1), "grad_y of the shape of y");
+  require_matrix(statistics, y.shape(0), 2, "statistics of shape [n_tokens, 2]");
+  const pdrec::NormGradientArgs args{y.shape(0),
+                                     y.shape(1),
+                                     grad.data(),
+                                     data_or_null(grad_other),
+                                     y.data(),
+                                     statistics.data(),
+                                     gain.data(),
+                                     add,
+                                     grad_y.mutable_data(),
+                                     grad_gain.mutable_data(),
+                                     grad_shift.mutable_data(),
+                                     data_or_null(grad_bias)};
+  const py::gil_scoped_release release;
+  pdrec::block_norm_gradient(args);
+}
+
+void require_kept(const std::optional<Array<std::uint8_t>>& kept, const Array<float>& x) {
+  if (!kept) return;
+  require(kept->ndim() == 2 && kept->shape(0) == x.shape(0) && kept->shape(1) == x.shape(1),
+          "kept of the shape of x");
+}
+
+void block_dropout(const Array<float>& x, const Array<float>& bias, const Words& words,
+                   const OptionalRows& residual, std::optional<Array<std::uint8_t>> kept,
+                   Array<float> out) {
+  require_width(bias, x);
+  require_like(residual, x, "residual of the shape of x");
+  require_kept(kept, x);
+  require_matrix(out, x.shape(0), x.shape(1), "out of the shape of x");
+  const pdrec::SequenceDropout dropout = sequence_dropout(words, x.shape(0));
+  const auto& indptr = std::get<0>(words);
+  const pdrec::BiasDropoutArgs args{indptr.size() - 1,      x.shape(1), indptr.data(),
+                                    bias.data(),            dropout,    x.data(),
+                                    data_or_null(residual), kept ? kept->mutable_data() : nullptr,
+                                    out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::block_dropout(args);
+}
+
+void block_dropout_gradient(const Array<float>& grad, const OptionalRows& rectified,
+                            const std::optional<Array<std::uint8_t>>& kept, float keep_scale,
+                            OptionalRows grad_x, Array<float> grad_bias) {
+  require_width(grad_bias, grad);
+  require_like(rectified, grad, "rectified of the shape of grad");
+  require_kept(kept, grad);
+  require_like(grad_x, grad, "grad_x of the shape of grad");
+  const pdrec::DropoutGradientArgs args{grad.shape(0),
+                                        grad.shape(1),
+                                        grad.data(),
+                                        data_or_null(rectified),
+                                        kept ? kept->data() : nullptr,
+                                        keep_scale,
+                                        data_or_null(grad_x),
+                                        grad_bias.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::block_dropout_gradient(args);
+}
+
+// The parts of ``pdrec_fast.ops.packed.sasrec_block``.
+void def_sasrec_block(py::module_ m) {
+  using py::arg;
+  m.def("norm", &block_norm, arg("x").noconvert(), arg("added").noconvert(),
+        arg("bias").noconvert(), arg("gain").noconvert(), arg("shift").noconvert(), arg("eps"),
+        arg("out").noconvert(), arg("statistics").noconvert());
+  m.def("norm_gradient", &block_norm_gradient, arg("grad").noconvert(),
+        arg("grad_other").noconvert(), arg("y").noconvert(), arg("statistics").noconvert(),
+        arg("gain").noconvert(), arg("add"), arg("grad_y").noconvert(),
+        arg("grad_gain").noconvert(), arg("grad_shift").noconvert(),
+        arg("grad_bias").noconvert());
+  m.def("dropout", &block_dropout, arg("x").noconvert(), arg("bias").noconvert(),
+        arg("words").noconvert(), arg("residual").noconvert(), arg("kept").noconvert(),
+        arg("out").noconvert());
+  m.def("dropout_gradient", &block_dropout_gradient, arg("grad").noconvert(),
+        arg("rectified").noconvert(), arg("kept").noconvert(), arg("keep_scale"),
+        arg("grad_x").noconvert(), arg("grad_bias").noconvert());
 }
 
 pdrec::Candidates candidates(const Array<float>& states, const Array<float>& table,
@@ -250,11 +380,6 @@ void require_like(const Array<float>& array, const Array<std::int32_t>& items, c
   require(array.ndim() == 2 && array.shape(0) == items.shape(0) &&
               array.shape(1) == items.shape(1),
           what);
-}
-
-void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
-                    const char* what) {
-  require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
 }
 
 void item_logits(const Array<float>& states, const Array<float>& table,
@@ -535,6 +660,7 @@ PYBIND11_MODULE(_C, m) {
         arg("q").noconvert(), arg("k").noconvert(), arg("v").noconvert(),
         arg("words").noconvert(), arg("softmax").noconvert(), arg("grad_q").noconvert(),
         arg("grad_k").noconvert(), arg("grad_v").noconvert(), arg("n_threads"));
+  def_sasrec_block(m.def_submodule("sasrec_block"));
   m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
         arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
         arg("logits").noconvert(), arg("n_threads"));

@@ -215,6 +215,25 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                 });
 }
 
+void block_norm(const NormArgs& args) { current().load()->block_norm(args); }
+
+void block_norm_gradient(const NormGradientArgs& args) {
+  current().load()->block_norm_gradient(args);
+}
+
+void block_dropout(BiasDropoutArgs args) {
+  std::vector<float> bias(static_cast<std::size_t>(args.width + kBiasSlack));
+  for (std::size_t j = 0; j < bias.size(); ++j) {
+    bias[j] = args.bias[j % static_cast<std::size_t>(args.width)];
+  }
+  args.bias = bias.data();
+  current().load()->block_dropout(args);
+}
+
+void block_dropout_gradient(const DropoutGradientArgs& args) {
+  current().load()->block_dropout_gradient(args);
+}
+
 void item_logits(const ItemLogitsArgs& args, int n_threads) {
   run(args, args.candidates.n_rows, n_threads, current().load()->item_logits);
 }

@@ -22,6 +22,10 @@ void packed_dropout(const PackedDropoutArgs& args, int n_threads);
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads);
 void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, int n_threads);
+void block_norm(const NormArgs& args);
+void block_norm_gradient(const NormGradientArgs& args);
+void block_dropout(BiasDropoutArgs args);  // its bias [width]
+void block_dropout_gradient(const DropoutGradientArgs& args);
 void item_logits(const ItemLogitsArgs& args, int n_threads);
 double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise

@@ -17,6 +17,7 @@
 #include "fitting/sum_rows.hpp"
 #include "packed/packed_attention.hpp"
 #include "packed/packed_dropout.hpp"
+#include "packed/sasrec_block.hpp"
 #include "selection/sample_pool.hpp"
 #include "selection/select_unobserved.hpp"
 
@@ -40,6 +41,11 @@ struct KernelTable {
   void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
                                     std::int64_t begin, std::int64_t end,
                                     const PackedAttentionScratch&);
+  // These take all tokens at once.
+  void (*block_norm)(const NormArgs&);
+  void (*block_norm_gradient)(const NormGradientArgs&);
+  void (*block_dropout)(const BiasDropoutArgs&);
+  void (*block_dropout_gradient)(const DropoutGradientArgs&);
   void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
   void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
   void (*sampled_softmax)(const CandidateLoss&, std::int64_t begin, std::int64_t end);

@@ -109,6 +109,31 @@ class GruLayer(NamedTuple):
     bias: torch.Tensor
 
 
+class SasrecBlock(NamedTuple):
+    """Parameters of a block of SASRec of width d, see ``ops.packed.sasrec_block``.
+
+    Attributes:
+        query_gain, query_shift: [d], of the norm of the queries.
+        in_weight: [3 d, d], the products of queries, keys and values; in_bias: [3 d].
+        out_weight: [d, d], after the attention; out_bias: [d].
+        gain, shift: [d], of the norm before the feed-forward layers.
+        hidden_weight, last_weight: [d, d], of those layers; hidden_bias, last_bias: [d].
+    """
+
+    query_gain: torch.Tensor
+    query_shift: torch.Tensor
+    in_weight: torch.Tensor
+    in_bias: torch.Tensor
+    out_weight: torch.Tensor
+    out_bias: torch.Tensor
+    gain: torch.Tensor
+    shift: torch.Tensor
+    hidden_weight: torch.Tensor
+    hidden_bias: torch.Tensor
+    last_weight: torch.Tensor
+    last_bias: torch.Tensor
+
+
 class PackedDropout(NamedTuple):
     """Packed sequences and whose random words their dropout takes.
 

@@ -199,7 +199,7 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, std::int64_t begin,
                                std::int64_t end, const PackedAttentionScratch& scratch) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(args.width));
-  const std::int64_t width = args.width, out_row = args.n_heads * width;
+  const std::int64_t width = args.width, out_row = gradients.token;
   for (std::int64_t row = begin; row < end; ++row) {
     const Head head(args, row);
     const std::int64_t offset = head.first * out_row + head.index * width;

@@ -30,7 +30,8 @@ struct PackedAttentionArgs {
 
 struct PackedAttentionGradients {
   HeadsView grad_out;
-  float* grad_q;  // each [n_tokens, n_heads, width]
+  std::int64_t token;  // stride of the following, [n_tokens, n_heads, width] with adjacent heads
+  float* grad_q;
   float* grad_k;
   float* grad_v;
 };

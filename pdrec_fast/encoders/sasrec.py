@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.checks import check_choices, check_counts, check_dropout, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
-from pdrec_fast.ops.packed._sequences import IMPLS, DropoutKey
-from pdrec_fast.ops.packed.packed_attention import packed_attention
+from pdrec_fast.operands import SasrecBlock
+from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed._triton import IMPLS
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
+from pdrec_fast.ops.packed.sasrec_block import sasrec_block
 from pdrec_fast.random_keys import ENCODER
-
-_NORM_EPS = 1e-8
+from pdrec_fast.reference.packed.sasrec_block import NORM_EPS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class SASRec(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(config, ENCODER + 1 + 3 * number) for number in range(config.blocks)
         )
-        self.norm = nn.LayerNorm(config.width, eps=_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         xavier_init(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
@@ -100,12 +100,12 @@ class _Block(nn.Module):
         super().__init__()
         width, self.heads, self.dropout = config.width, config.heads, config.dropout
         self.stream, self.impl = stream, config.impl
-        self.query_norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.query_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.in_weight = nn.Parameter(torch.empty(3 * width, width))  # query, key, value
         self.in_bias = nn.Parameter(torch.zeros(3 * width))
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.bias)
-        self.forward_norm = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.forward_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.hidden = nn.Linear(width, width)
         self.forward_out = nn.Linear(width, width)
 
@@ -113,39 +113,31 @@ class _Block(nn.Module):
         self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None
     ) -> torch.Tensor:
         """Dropout where there is a key."""
-        queries = self.query_norm(x)
-        x = self.forward_norm(queries + self.out(self._attend(queries, x, indptr, key)))
-        hidden = F.relu(self._drop(self.hidden(x), indptr, key, self.stream + 1))
-        return x + self._drop(self.forward_out(hidden), indptr, key, self.stream + 2)
-
-    def _attend(
-        self,
-        queries: torch.Tensor,
-        x: torch.Tensor,
-        indptr: torch.Tensor,
-        key: DropoutKey | None,
-    ) -> torch.Tensor:
-        width = x.shape[-1]
-        # One split, so that its gradient is one concatenation.
-        q_weight, kv_weight = self.in_weight.split((width, 2 * width))
-        q_bias, kv_bias = self.in_bias.split((width, 2 * width))
-        q = F.linear(queries, q_weight, q_bias)
-        k, v = F.linear(x, kv_weight, kv_bias).unflatten(1, (2, self.heads, -1)).unbind(1)
-        attended = packed_attention(
-            q.unflatten(1, (self.heads, -1)),
-            k,
-            v,
+        fused = self.impl in ("auto", "cpp")
+        return sasrec_block(
+            x,
             indptr,
+            self._parameters_of_block(),
+            heads=self.heads,
             dropout=0.0 if key is None else self.dropout,
             key=key,
             stream=self.stream,
-            impl=self.impl,
+            impl=self.impl if fused else "layers",
+            parts=self.impl,
         )
-        return attended.flatten(1)
 
-    def _drop(
-        self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None, stream: int
-    ) -> torch.Tensor:
-        if key is None:
-            return x
-        return packed_dropout(x, indptr, self.dropout, key=key, stream=stream, impl=self.impl)
+    def _parameters_of_block(self) -> SasrecBlock:
+        return SasrecBlock(
+            self.query_norm.weight,
+            self.query_norm.bias,
+            self.in_weight,
+            self.in_bias,
+            self.out.weight,
+            self.out.bias,
+            self.forward_norm.weight,
+            self.forward_norm.bias,
+            self.hidden.weight,
+            self.hidden.bias,
+            self.forward_out.weight,
+            self.forward_out.bias,
+        )

@@ -11,6 +11,9 @@ from the function's parameters, so that none of them is written again::
     def _(saved: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor]:
         return (grad_out * saved.factor,)
 
+On plain tensors of the CPU the function is called without torch's dispatcher, whose custom ops cost
+a tenth of a millisecond in each direction; compilers, modes, autocast and all else see the op.
+
 A parameter may be a named tuple of tensors and numbers (``pdrec_fast.operands``): torch sees its
 fields, everything written here sees the tuple.
 """
@@ -65,6 +68,9 @@ class Operation:
         def of_flat(*arguments: Any) -> Any:
             return function(*self._grouped(arguments).values())
 
+        self._function, self._mutates = of_flat, bool(mutates)
+        self._directly: Any = None  # the function with its gradient, once that is registered
+
         returns = None if hints["return"] is type(None) else hints["return"]
         of_flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             flat, return_annotation=returns
@@ -82,7 +88,13 @@ class Operation:
                 flat.extend(argument)
             else:
                 flat.append(argument)
-        return self.op(*flat)
+        tensors = [value for value in flat if isinstance(value, torch.Tensor)]
+        if self._mutates or _torch_looks_on(tensors):
+            return self.op(*flat)
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            with torch.no_grad():
+                return self._function(*flat)
+        return (self._directly or self.op)(*flat)
 
     def gradient(
         self,
@@ -132,6 +144,7 @@ class Operation:
                 return tuple(result.values())
 
             self.op.register_autograd(full, setup_context=save)
+            self._directly = _function_of(self._function, save, full)
 
         return register
 
@@ -165,3 +178,34 @@ class Operation:
             else:  # torch leaves out a last argument that equals its default
                 values[name] = next(flat, self._signature.parameters[name].default)
         return values
+
+
+def _torch_looks_on(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether something needs to see an op on these tensors, not what happens within it."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(
+            type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu"
+            for tensor in tensors
+        )
+    )
+
+
+def _function_of(
+    function: Callable[..., Any], save: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """``function`` with its gradient, as torch's ``Function``."""
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = function(*arguments)
+        save(ctx, arguments, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    apply: Callable[..., Any] = type(
+        function.__name__, (torch.autograd.Function,), members
+    ).apply  # type: ignore[attr-defined]
+    return apply

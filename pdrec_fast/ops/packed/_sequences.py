@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.build_info import extension_problem, triton_problem
+from pdrec_fast.build_info import extension_problem
 from pdrec_fast.operands import PackedDropout
 from pdrec_fast.ops.arguments import check_dropout, random_keys, signed_seed
 
@@ -81,42 +81,6 @@ def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensors
     widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     return tuple(tensor.to(widest) for tensor in tensors)
-
-
-IMPLS = ("auto", "cpp", "triton", "reference")  # what ``impl`` may be, see ``offered``
-
-
-def offered(tensor: torch.Tensor) -> dict[str, str | None]:
-    """The table for ``choose``: Triton first on a GPU, the extension first on a CPU.
-
-    Triton's interpreter is for tests alone, so that on a CPU it comes after the reference.
-    """
-    cpp, triton = cpp_problem(tensor), _triton_problem(tensor)
-    if tensor.device.type == "cpu":
-        return {"cpp": cpp, "reference": None, "triton": triton}
-    return {"triton": triton, "cpp": cpp, "reference": None}
-
-
-def on_device(tokens: torch.Tensor, words: PackedDropout) -> PackedDropout:
-    """``words`` where a Triton kernel for ``tokens`` reads them.
-
-    Offsets on the host are checked; those on a GPU are not, for that would wait for it.
-
-    Raises:
-        ValueError: see ``offsets``.
-    """
-    if words.indptr.device.type == "cpu":
-        offsets(words.indptr, len(tokens))
-    indptr, users = (
-        tensor.to(tokens.device, non_blocking=True).contiguous() for tensor in words[:2]
-    )
-    return words._replace(indptr=indptr, users=users)
-
-
-def _triton_problem(tensor: torch.Tensor) -> str | None:
-    if tensor.dtype not in (torch.float32, torch.bfloat16):
-        return f"it takes float32 and bfloat16, got {tensor.dtype}"
-    return triton_problem(tensor.device.type)
 
 
 def cpp_problem(tensor: torch.Tensor) -> str | None:

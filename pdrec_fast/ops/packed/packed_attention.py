@@ -14,11 +14,10 @@ from pdrec_fast.ops.packed._sequences import (
     DropoutKey,
     cpp_arguments,
     of_one_dtype,
-    offered,
     offsets,
-    on_device,
     packed_dropout_of,
 )
+from pdrec_fast.ops.packed._triton import offered, on_device
 from pdrec_fast.random_keys import ENCODER
 from pdrec_fast.reference.packed import packed_attention as reference
 

@@ -13,11 +13,10 @@ from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed._sequences import (
     DropoutKey,
     cpp_arguments,
-    offered,
     offsets,
-    on_device,
     packed_dropout_of,
 )
+from pdrec_fast.ops.packed._triton import offered, on_device
 from pdrec_fast.reference.packed import packed_dropout as reference
 
 
