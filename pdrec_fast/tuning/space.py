@@ -57,8 +57,7 @@ _NEGATIVES = (1, 2, 4, 8, 16, 32)
 _MOST_NEGATIVES = 64
 
 _BACKBONE: dict[str, Dimension] = {
-    "pdrec.loss": Choice(("bce", "softmax", "shared_softmax")),
-    "pdrec.shared_negatives": Choice((256, 512, 1024, 2048)),
+    "pdrec.loss": Choice(("bce", "softmax")),  # and the one that the search begins with
     "pdrec.lr": Range(5e-4, 2e-2, log=True),
     "pdrec.lr_decay": Range(0.95, 1.0),
     "pdrec.temperature": Range(3.0, 15.0, log=True),
@@ -104,6 +103,8 @@ def search_space(
             where ``config`` has them on or they are tried.
     """
     space = dict(_BACKBONE)
+    if config.pdrec.loss == "shared_softmax":
+        space["pdrec.shared_negatives"] = Choice((256, 512, 1024, 2048))
     for key, dimension in _IF_USED.items():
         if value_of(config, key) or key in tried:
             space[key] = dimension

@@ -74,15 +74,15 @@ def test_it_continues_where_it_stopped(split: Split, tmp_path: Path, sampling: s
     }
     whole = fitted(split, **settings)
 
-    class Stop(Exception):
+    class Stopped(Exception):
         pass
 
     def stop(history):
         if history.epochs == 2:
-            raise Stop
+            raise Stopped
 
     interrupted = PDRec("sasrec", **(OPTIONS | settings))
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         interrupted.fit(split, checkpoint=tmp_path, progress=False, on_epoch_end=stop)
     resumed = PDRec("sasrec", **(OPTIONS | settings))
     resumed.fit(split, checkpoint=tmp_path, progress=False)

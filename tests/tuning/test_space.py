@@ -16,7 +16,6 @@ from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of
 
 BACKBONE = {
     "pdrec.loss",
-    "pdrec.shared_negatives",
     "pdrec.lr",
     "pdrec.lr_decay",
     "pdrec.temperature",
@@ -67,6 +66,14 @@ def test_the_decay_of_a_cosine_is_not_searched():
     config = pf.RunConfig.from_preset("toy", modules=())
     config = with_settings(config, {"pdrec.lr_schedule": "cosine"})
     assert search_space(config).keys() == BACKBONE - {"pdrec.lr_decay"}
+
+
+def test_a_run_with_shared_negatives_searches_their_number():
+    config = pf.RunConfig.from_preset("toy", modules=())
+    config = with_settings(config, {"pdrec.loss": "shared_softmax"})
+    space = search_space(config)
+    assert space.keys() == BACKBONE | {"pdrec.shared_negatives"}
+    assert set(space["pdrec.loss"].values) == {"bce", "softmax", "shared_softmax"}
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
