@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
 import pdrec_fast as pf
 from bench.head_to_head import EpochEnd, Settings
@@ -23,23 +24,9 @@ _UNKNOWN = -1e9  # score of items that RecTools has not seen in training
 
 def train(split: Split, settings: Settings, epoch_end: EpochEnd) -> None:
     """Train ``SASRecModel`` with RecTools' own trainer, batches and sampled softmax."""
-    # Warnings of workers and checkpoints that are not wanted here.
+    # Notes on workers and devices that are not wanted here.
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     seed_everything(settings.seed, verbose=False)
-    clock = _Clock(split.train, settings, epoch_end)
-
-    def trainer() -> Trainer:
-        return Trainer(
-            max_epochs=settings.epochs,
-            accelerator="cpu",
-            devices=1,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-
     options: dict[str, Any] = {
         "n_blocks": settings.blocks,
         "n_heads": settings.heads,
@@ -51,31 +38,50 @@ def train(split: Split, settings: Settings, epoch_end: EpochEnd) -> None:
         "lr": settings.lr,
         "batch_size": settings.batch_size,
     }
-    clock.model = SASRecModel(**(options | settings.more), get_trainer_func=trainer)
-    clock.model.fit(_dataset(split.train, settings.length))
+    # A class, as RecTools takes no object that it could not write to JSON.
+    attributes = {"train_data": split.train, "epoch_end": staticmethod(epoch_end)}
+    model = SASRecModel(
+        **(options | settings.more),
+        lightning_module_type=type("Timed", (TimedModule,), attributes),
+        get_trainer_func=trainer,
+        get_trainer_func_kwargs={"epochs": settings.epochs},
+    )
+    model.fit(dataset(split.train))
 
 
-class _Clock(Callback):
-    """Times the epochs, without what is done between them."""
+def trainer(epochs: int) -> Trainer:
+    """RecTools' default but for the device; it finds this function by its name."""
+    return Trainer(
+        max_epochs=epochs,
+        min_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
-    model: SASRecModel
 
-    def __init__(self, data: pf.Interactions, settings: Settings, epoch_end: EpochEnd) -> None:
-        self.data, self.settings, self.epoch_end = data, settings, epoch_end
-        self.started = 0.0
+class TimedModule(TransformerLightningModule):
+    """RecTools' module, which times its epochs without what is done between them."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+    train_data: pf.Interactions  # set by ``train``, like the next
+    epoch_end: EpochEnd
+
+    def on_train_epoch_start(self) -> None:
         self.started = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self) -> None:
         took = time.perf_counter() - self.started
-        known = self.model.data_preparator.get_known_item_ids()
-        scorer = _Scorer(pl_module.torch_model, self.data.item_index(known), self.settings.length)
+        known = self.train_data.item_index(self.data_preparator.get_known_item_ids())
         random_state = torch.get_rng_state()
-        go_on = self.epoch_end(took, scorer)
+        go_on = self.epoch_end(
+            took, _Scorer(self.torch_model, known, self.data_preparator.session_max_len)
+        )
         torch.set_rng_state(random_state)
-        pl_module.train()
-        trainer.should_stop = not go_on
+        self.train()
+        self.trainer.should_stop = not go_on
 
 
 class _Scorer:
@@ -106,8 +112,8 @@ class _Scorer:
         return scores if items is None else scores.gather(1, items)
 
 
-def _dataset(data: pf.Interactions, length: int) -> Dataset:
-    """The users' latest records, a second apart in their order."""
+def dataset(data: pf.Interactions) -> Dataset:
+    """The same records, a second apart in their order; RecTools reads the latest."""
     lengths = np.diff(data.indptr)
     place = np.arange(data.n_records) - np.repeat(data.indptr[:-1], lengths)
     frame = pd.DataFrame(
