@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -326,4 +327,16 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     peak = "" if metrics["peak_rss_gib"] is None else f"; peak {metrics['peak_rss_gib']} GiB"
-    return f"{format_results(results)}\n\nseconds: {seconds}{peak}"
+    remarks = "".join(f"{line}\n" for line in _remarks(metrics))
+    return f"{format_results(results)}\n\n{remarks}seconds: {seconds}{peak}"
+
+
+def _remarks(metrics: dict[str, Any]) -> Iterator[str]:
+    """What the trainings of a run have to tell; version 0.1.0 wrote nothing of it."""
+    for model, history in metrics["history"].items():
+        history = history or {}
+        n_users, of_users = history.get("validation_users"), history.get("of_users")
+        if n_users != of_users:
+            yield f"{model}: selected on a fixed sample of {n_users:,} of {of_users:,} users"
+        for kind, text in history.get("remarks", {}).items():
+            yield f"{'note' if kind == 'level' else 'warning'}: {model}: {text}"

@@ -88,6 +88,11 @@ def evaluation_negatives(seed: int, split_name: str) -> np.random.PCG64:
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=tuple(split_name.encode())))
 
 
+def validation_sample(seed: int) -> np.random.PCG64:
+    """Of the cases that early stopping looks at, where it does not look at all."""
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=tuple(b"validation sample")))
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """Seed of torch's generators in one epoch, below 2^32: the CPU generator ignores higher bits.
 

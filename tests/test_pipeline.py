@@ -20,6 +20,7 @@ import torch
 import pdrec_fast as pf
 from pdrec_fast import cli
 from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.evaluation import validation_sample
 from pdrec_fast.pipeline import SplitSpec
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES
@@ -140,8 +141,54 @@ def test_metrics_of_older_runs_print_without_popularity(finished):
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     del metrics["popularity"]
     text = cli._metrics_text(metrics, None)
-    assert "popularity" not in text
+    assert " popularity " not in text
     assert "sasrec+hbr+dpa+nns" in text
+
+
+def test_what_trainings_have_to_tell_is_printed(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    history = metrics["history"]["encoder"]
+    assert history["validation_users"] == history["of_users"] == 120
+    selected = metrics["config"]["pdrec"]["select_by"]
+    assert history["popularity"] == metrics["popularity"][selected]["valid"]["ndcg@10"]
+    history |= {"of_users": 2500, "remarks": {"below": "raise lr", "level": "by chance"}}
+    lines = cli._metrics_text(metrics, None).splitlines()
+    assert "encoder: selected on a fixed sample of 120 of 2,500 users" in lines
+    assert lines.index("warning: encoder: raise lr") < lines.index("note: encoder: by chance")
+    for key in ("validation_users", "of_users", "popularity", "remarks"):  # as version 0.1.0
+        del history[key]
+    text = cli._metrics_text(metrics, None)
+    assert "raise lr" not in text
+    assert "encoder: " not in text
+
+
+def test_a_hopeless_learning_rate_is_told(caplog):
+    settings = {"pdrec.lr": 30.0, "pdrec.similarity": "dot", "pdrec.select_by": "paper"}
+    config = pf.with_settings(fast_config(modules=()), settings | {"pdrec.epochs": 6})
+    result = pf.run(pf.synthetic(n_users=400, n_items=260, seed=3), config, progress=False)
+    history = result.metrics["history"]["encoder"]
+    assert history["best_value"] < history["popularity"]
+    assert "sasrec, epoch" in caplog.text
+    assert "lower the learning rate (lr, 30 here)" in caplog.text
+
+
+def test_early_stopping_on_a_sample_tests_all(data, tmp_path):
+    settings = {"diffusion.validation_users": 30, "pdrec.validation_users": 20}
+    config = pf.with_settings(fast_config(), settings)
+    result = pf.run(data, config, out=tmp_path / "out", progress=False)
+    for model, n_users in (("diffusion", 30), ("encoder", 20)):
+        history = result.metrics["history"][model]
+        assert (history["validation_users"], history["of_users"]) == (n_users, 120)
+    ranks = result.ranks["full"]
+    assert len(ranks["valid"]) == len(ranks["test"]) == 120
+    sampled = pf.evaluate(
+        result.model,
+        validation_sample(result.split, 20, seed=0),
+        on=["valid"],
+        protocols=[config.pdrec.select_by],
+    )
+    best = sampled[config.pdrec.select_by]["valid"]["ndcg@10"]
+    assert best == pytest.approx(result.model.history.best_value)
 
 
 def test_python_api_gives_the_same_numbers(finished, data_file):

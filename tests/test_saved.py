@@ -60,6 +60,11 @@ def test_a_diffusion_model_and_its_preferences_load():
     assert (kept.top_items == anew.top_items).mean() > 0.95
 
 
+def test_the_diffusion_model_has_the_fingerprint_that_runs_guided_by_it_wrote_down():
+    model = pf.DiffRec.load(SAVED / "run" / "diffusion", device="cpu")
+    assert model.fingerprint() == "31877c79cfa85b9a"
+
+
 def test_a_finished_run_is_taken_as_it_is(saved):
     before = (saved / "run" / "model" / "weights.safetensors").read_bytes()
     run("--out", str(saved / "run"))

@@ -42,6 +42,8 @@ class DiffusionConfig:
         batch_size: users per step.
         epochs, patience, eval_every: see ``LoopConfig``; selection is by validation NDCG@10.
         select_by: evaluation protocol of that NDCG@10.
+        validation_users: it is taken on at most so many users, a sample that ``seed`` fixes; 0: on
+            all. The final test is always on all.
         precision: of the large matrix products in training; weights, their update and inference
             are always fp32.
         seed: of weights, order, noise and dropout.
@@ -73,6 +75,7 @@ class DiffusionConfig:
     patience: int = 10
     eval_every: int = 1
     select_by: SelectBy = "paper"
+    validation_users: int = 0
     precision: Precision = "fp32"
     seed: int = 0
 
@@ -93,7 +96,7 @@ class DiffusionConfig:
                 f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
             )
         check_positive(self, "lr", "lr_decay", "batch_size")
-        check_not_negative(self, "weight_decay")
+        check_not_negative(self, "weight_decay", "validation_users")
         check_counts(self, "time_embedding")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
 from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
-from pdrec_fast.evaluation import Evaluator
+from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -79,10 +80,12 @@ class DiffRec:
         """
         train = data.train if isinstance(data, Split) else data
         config = self.config
+        evaluator = validation = None
+        if isinstance(data, Split):
+            evaluator, validation = self._validation(data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.denoiser = self._new_denoiser(train.n_items).to(self.device)
-        evaluator = Evaluator(data) if isinstance(data, Split) else None
         try:
             self.history = run_loop(
                 self.training_task(train, evaluator),
@@ -95,6 +98,7 @@ class DiffRec:
                     "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
                 },
                 defaults={"config": asdict(DiffusionConfig())},
+                validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
             )
@@ -129,7 +133,7 @@ class DiffRec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""
-        digest = hashlib.sha256(repr(self.config).encode())
+        digest = hashlib.sha256(_named(self.config).encode())
         for name, tensor in sorted(self.fitted_denoiser().state_dict().items()):
             digest.update(name.encode())
             digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
@@ -254,6 +258,17 @@ class DiffRec:
         """Forget what was derived from the denoiser's weights."""
         self._chain = None
 
+    def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
+        config = self.config
+        evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
+        advice = (
+            f"change the learning rate (lr, {config.lr:g} here): a lower one where the loss is "
+            "restless, a higher one or more epochs where it hardly falls"
+        )
+        popularity = evaluator.popularity_ndcg_at_10(config.select_by)
+        sizes = len(evaluator.split.valid), len(split.valid)
+        return evaluator, Validation(*sizes, popularity, advice)
+
     def _new_denoiser(self, n_items: int) -> Denoiser:
         config = self.config
         return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
@@ -263,3 +278,12 @@ class DiffRec:
         if self.denoiser is None:
             raise NotFittedError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
         return self.denoiser
+
+
+def _named(config: DiffusionConfig) -> str:
+    """``repr(config)`` without settings that version 0.1.0 did not have and that are not used, so
+    that its models keep their fingerprints."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    if not config.validation_users:
+        del values["validation_users"]
+    return f"DiffusionConfig({', '.join(f'{name}={value!r}' for name, value in values.items())})"

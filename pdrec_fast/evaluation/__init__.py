@@ -21,6 +21,7 @@ from pdrec_fast.evaluation.sampling import (
     PAPER_NEGATIVES,
     available_negatives,
     sample_negatives,
+    validation_sample,
 )
 from pdrec_fast.evaluation.scoring import (
     Scorer,
@@ -52,4 +53,5 @@ __all__ = [
     "sample_negatives",
     "summarize",
     "summarize_all",
+    "validation_sample",
 ]

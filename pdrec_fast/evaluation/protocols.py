@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pdrec_fast.data import Holdout, Split
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, summarize
+from pdrec_fast.evaluation.popularity import Popularity
 from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, sample_negatives
 from pdrec_fast.evaluation.scoring import Scorer, rank_among, rank_in_corpus
 from pdrec_fast.profiling import unit
@@ -90,6 +91,10 @@ class Evaluator:
     def ndcg_at_10(self, scorer: Scorer, protocol: str) -> float:
         """Validation NDCG@10: the figure that models are selected by."""
         return summarize(self.ranks(scorer, protocol), ks=(10,))["ndcg@10"]
+
+    def popularity_ndcg_at_10(self, protocol: str) -> float:
+        """``ndcg_at_10`` of popularity in training: what a model must at least be better than."""
+        return self.ndcg_at_10(Popularity(self.split.train), protocol)
 
     def negatives(self, on: str) -> npt.NDArray[np.int32]:
         """int32 [n, 99]: the sampled negatives of the cases of ``"valid"`` or ``"test"``."""

@@ -1,13 +1,16 @@
-"""Sampled negatives: items that a user never interacted with, drawn for every case."""
+"""Sampled negatives, items that a user never interacted with; and sampled validation cases."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pdrec_fast.data import Holdout, Interactions
+from pdrec_fast.data import Holdout, Interactions, Split
 from pdrec_fast.ragged import Ragged, indptr_of
 from pdrec_fast.random_keys import evaluation_negatives
+from pdrec_fast.random_keys import validation_sample as sample_words
 
 PAPER_NEGATIVES = 99
 _USERS_PER_BLOCK = 1 << 16
@@ -74,6 +77,21 @@ def sample_negatives(
 def available_negatives(data: Interactions) -> npt.NDArray[np.int64]:
     """int64 [n_users]: how many items ``sample_negatives`` can choose from."""
     return data.n_targets - _among_targets(data, data.unique_items()).lengths
+
+
+def validation_sample(split: Split, n_users: int, seed: int) -> Split:
+    """The split with ``n_users`` of its validation cases, drawn once and uniformly, in their order.
+
+    Args:
+        n_users: 0, or more than there are: all.
+        seed: of the draw; a smaller sample of the same seed is part of a larger one.
+    """
+    valid = split.valid
+    if n_users == 0 or n_users >= len(valid):
+        return split
+    words = sample_words(seed).random_raw(len(valid))
+    chosen = np.sort(np.argsort(words, kind="stable")[:n_users])
+    return replace(split, valid=Holdout(valid.histories[chosen], valid.targets[chosen]))
 
 
 def _among_targets(data: Interactions, items: Ragged) -> Ragged:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from pdrec_fast.checks import check_counts
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError, NonFiniteScoresError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
+from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 logger = logging.getLogger("pdrec_fast")
@@ -76,7 +77,14 @@ class LoopConfig:
 
 @dataclass
 class History:
-    """Loss and time of every epoch, and the validation figure where it was taken."""
+    """Loss and time of every epoch, and the validation figure where it was taken.
+
+    Attributes:
+        validation_users, of_users: cases that the figure is the mean of, and how many there are;
+            None where none was taken, and in histories of version 0.1.0.
+        popularity: popularity's figure on the same cases, or None as above.
+        remarks: what was found wrong, by kind (see ``Validation``), each told once.
+    """
 
     losses: list[float] = field(default_factory=list)
     validations: dict[str, float] = field(default_factory=dict)  # JSON keys are strings
@@ -85,6 +93,10 @@ class History:
     seconds: float = 0.0  # spent in epochs, over all runs that continued each other
     elapsed: list[float] = field(default_factory=list)  # ``seconds`` at the end of every epoch
     finished: bool = False
+    validation_users: int | None = None
+    of_users: int | None = None
+    popularity: float | None = None
+    remarks: dict[str, str] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -99,6 +111,7 @@ def run_loop(
     select_by: SelectBy,
     identity: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
+    validation: Validation | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
     on_epoch_end: Callable[[History], None] | None = None,
@@ -112,6 +125,8 @@ def run_loop(
             checkpoint of another identity is refused.
         defaults: of the settings in ``identity``, for those that a checkpoint of an older version
             does not name.
+        validation: what the figure is taken on and held against: a training that comes to nothing
+            is told in the log and in the history's ``remarks``. None says nothing.
         checkpoint: directory to resume from and to write to, first after one epoch; None keeps
             nothing.
         on_epoch_end: called with the history after every epoch, and first with that of a
@@ -129,6 +144,12 @@ def run_loop(
         logger.info("%s: resuming after epoch %d", name, history.epochs)
         if on_epoch_end is not None:
             on_epoch_end(history)
+    if validation is not None:
+        history.validation_users, history.of_users = validation.n_users, validation.of_users
+        history.popularity = validation.popularity
+        if validation.n_users < validation.of_users:
+            sizes = validation.n_users, validation.of_users
+            logger.info("%s: validating on a fixed sample of %d of %d users", name, *sizes)
     saved_at = -math.inf
     with tqdm(
         total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
@@ -145,9 +166,10 @@ def run_loop(
                         f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
                     ) from None
             history.finished = _is_over(config, history)
+            _remark(history, epoch, validation, name, bar)
             history.seconds += time.monotonic() - started
             history.elapsed.append(history.seconds)
-            bar.set_postfix_str(_describe(history, select_by), refresh=False)
+            bar.set_postfix_str(_describe(history, select_by, validation), refresh=False)
             bar.update()
             due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if checkpoint is not None and (due or history.finished):
@@ -181,12 +203,35 @@ def _is_over(config: LoopConfig, history: History) -> bool:
     return history.epochs - 1 - history.best_epoch >= config.patience
 
 
-def _describe(history: History, select_by: SelectBy) -> str:
+def _remark(
+    history: History, epoch: int, validation: Validation | None, name: str, bar: tqdm[Any]
+) -> None:
+    """Tell what the last validation shows to be wrong, if that has not been told yet."""
+    figures = list(history.validations.values())
+    if validation is None or not figures:
+        return
+    found = {}
+    if str(epoch) in history.validations:
+        found = validation.trouble(figures)
+    if history.finished:
+        found |= validation.verdict(figures)
+    for kind, text in found.items():
+        if kind not in history.remarks:
+            history.remarks[kind] = text
+            bar.clear()
+            level = logging.INFO if kind == "level" else logging.WARNING
+            logger.log(level, "%s, epoch %d: %s", name, epoch + 1, text)
+
+
+def _describe(history: History, select_by: SelectBy, validation: Validation | None) -> str:
     text = f"loss {history.losses[-1]:.4g}"
     if history.validations:
+        of = str(select_by)
+        if validation is not None and validation.n_users < validation.of_users:
+            of += f", {validation.n_users:,} of {validation.of_users:,} users"
         last = list(history.validations.values())[-1]
         best = f"{history.best_value:.4f} @ epoch {history.best_epoch + 1}"
-        text += f", valid ndcg@10 ({select_by}) {last:.4f} (best {best})"
+        text += f", valid ndcg@10 ({of}) {last:.4f} (best {best})"
     return text
 
 

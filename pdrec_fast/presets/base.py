@@ -85,6 +85,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
     OURS: {
         "all": {
             "diffusion.select_by": "paper",
+            "diffusion.validation_users": 0,
             "diffusion.precision": "fp32",
             "pdrec.dpa_start": 0,
             "pdrec.skip_cold_items": False,
@@ -97,6 +98,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "pdrec.min_epochs": 0,
             "pdrec.eval_every": 1,
             "pdrec.select_by": "paper",
+            "pdrec.validation_users": 0,
             "n_draws": 1024,
         }
     },

@@ -63,6 +63,8 @@ class PDRecConfig:
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
         select_by: evaluation protocol of that NDCG@10.
+        validation_users: it is taken on at most so many users, a sample that ``seed`` fixes; 0: on
+            all. The final test is always on all.
         seed: of weights, order, dropout and random negatives.
     """
 
@@ -96,6 +98,7 @@ class PDRecConfig:
     min_epochs: int = 0
     eval_every: int = 1
     select_by: SelectBy = "paper"
+    validation_users: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ class PDRecConfig:
         )
         check_seed(self)
         check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives")
-        check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm")
+        check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm", "validation_users")
         if self.dpa_start and self.dpa_start >= self.epochs:
             raise ValueError(
                 f"dpa_start={self.dpa_start}: in {self.epochs} epochs DPA never counts"

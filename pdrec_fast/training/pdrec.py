@@ -26,9 +26,10 @@ from pdrec_fast.encoders import (
     encoder_config,
 )
 from pdrec_fast.errors import CheckpointError, NotFittedError
-from pdrec_fast.evaluation import Evaluator, Results, evaluate
+from pdrec_fast.evaluation import Evaluator, Results, evaluate, validation_sample
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -122,17 +123,21 @@ class PDRec:
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         check_preferences(self.config, interactions, preferences)
+        evaluator = validation = None
+        if split is not None:
+            evaluator, validation = self._validation(split)
         self.encoder = self.new_encoder(interactions.n_items)
         self.data = split.data if split else interactions
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
             self.history = run_loop(
-                self.training_task(interactions, preferences, Evaluator(split) if split else None),
+                self.training_task(interactions, preferences, evaluator),
                 self.config.loop(),
                 name=self.name,
                 select_by=self.config.select_by,
                 identity=self._identity(interactions, split, preferences),
                 defaults=_defaults(self.encoder_spec),
+                validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
                 on_epoch_end=on_epoch_end,
@@ -305,6 +310,17 @@ class PDRec:
         self.fitted_encoder()
         assert self.data is not None
         return self.data
+
+    def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
+        config = self.config
+        evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
+        advice = (
+            f"lower the learning rate (lr, {config.lr:g} here), let it rise slowly (warmup_steps), "
+            "clip gradients (clip_norm=1) or train for more epochs"
+        )
+        popularity = evaluator.popularity_ndcg_at_10(config.select_by)
+        sizes = len(evaluator.split.valid), len(split.valid)
+        return evaluator, Validation(*sizes, popularity, advice)
 
     @property
     def _encoder_name(self) -> str:
