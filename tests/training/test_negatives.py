@@ -75,7 +75,7 @@ def test_seed_epoch_and_step_decide_the_shared_negatives(sampling: str) -> None:
     train = interactions_of(ROWS, 20)
 
     def drawn(seed: int, epoch: int, step: int) -> list[int]:
-        return SharedNegativeSampler(train, 30, sampling, seed).draw(epoch, step).items.tolist()
+        return SharedNegativeSampler(train, 30, sampling, seed).draw(epoch, step)[0].tolist()
 
     assert drawn(1, 2, 3) == drawn(1, 2, 3)
     others = [(1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 3, 2)]
