@@ -1,0 +1,120 @@
+"""Plain encoders on real data, each with settings chosen on validation: what guidance must beat.
+
+A recipe is what ``pdrec-fast run --modules none --preset default --set ...`` would be told; epochs
+are selected by validation NDCG@10 under ``full``. Every run appends a line of JSON with its
+command, its seconds (validation included) and all figures, under both protocols::
+
+    python -m bench.backbones --data DIR --out bench/results/backbones.jsonl --seeds 5
+
+DIR has toy.inter, book.inter, beauty.inter and ml-1m.inter. What is in ``--out`` already is not
+run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pdrec_fast as pf
+from bench.machine import environment
+from bench.target import CPU
+from pdrec_fast.settings import with_settings
+
+_SHARED: dict[str, Any] = {
+    "pdrec.loss": "shared_softmax",
+    "pdrec.similarity": "cosine",
+    "pdrec.select_by": "full",
+    "pdrec.skip_cold_items": True,
+}
+RECIPES: dict[str, dict[str, Any]] = {}
+"""Data set -> settings, on top of ``_SHARED`` and of the preset ``default``."""
+ENCODERS = ("sasrec", "gru4rec", "cl4srec")
+METRICS = ("ndcg@10", "hr@10", "ndcg@5", "hr@5")
+
+
+def settings_of(name: str, encoder: str) -> dict[str, Any]:
+    """The settings of a recipe that an encoder has."""
+    settings = _SHARED | RECIPES[name]
+    if encoder == "gru4rec":
+        settings = {
+            k: v for k, v in settings.items() if k not in ("encoder.blocks", "encoder.heads")
+        }
+    return settings
+
+
+def command_of(name: str, encoder: str, seed: int, settings: Mapping[str, Any]) -> str:
+    """What gives the same run on the command line."""
+    options = " ".join(f"--set {key}={value}" for key, value in settings.items())
+    return (
+        f"pdrec-fast run --data {name}.inter --encoder {encoder} --modules none --preset default "
+        f"--seed {seed} {options}"
+    )
+
+
+def train(folder: Path, name: str, encoder: str, seed: int) -> dict[str, Any]:
+    """One run; returns the line that is written."""
+    data = pf.Interactions.from_file(folder / f"{name}.inter")
+    settings = settings_of(name, encoder)
+    config = pf.RunConfig.from_preset("default", encoder=encoder, modules=(), seed=seed)
+    metrics = pf.run(data, with_settings(config, settings)).metrics
+    return {
+        "data": name,
+        "encoder": encoder,
+        "seed": seed,
+        "command": command_of(name, encoder, seed, settings),
+        "seconds": metrics["seconds"]["encoder"],
+        "epochs": metrics["epochs"]["encoder"],
+        "results": _short(metrics["protocols"]),
+        "popularity": _short(metrics["popularity"]),
+        "environment": environment(torch.get_num_threads(), CPU),
+    }
+
+
+def _short(protocols: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    return {
+        protocol: {
+            split: {metric: round(found[metric], 5) for metric in METRICS}
+            for split, found in splits.items()
+        }
+        for protocol, splits in protocols.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing in ``--out``."""
+    parser = argparse.ArgumentParser(prog="python -m bench.backbones", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--only", nargs="+", choices=sorted(RECIPES), default=list(RECIPES))
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["sasrec"])
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default 1)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    done = {_place(json.loads(line)) for line in lines}
+    for seed in range(options.seeds):
+        for name in options.only:
+            for encoder in options.encoders:
+                if (name, encoder, seed) in done:
+                    continue
+                line = train(options.data, name, encoder, seed)
+                with options.out.open("a") as stream:
+                    print(json.dumps(line), file=stream, flush=True)
+                test = {p: line["results"][p]["test"]["ndcg@10"] for p in line["results"]}
+                print(name, encoder, seed, test, f"{line['seconds']:.0f} s", flush=True)
+    return 0
+
+
+def _place(line: Mapping[str, Any]) -> tuple[str, str, int]:
+    return line["data"], line["encoder"], line["seed"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
