@@ -1,4 +1,6 @@
-"""What operations on a table's rows share: checks, and which implementations can run."""
+"""What operations on a table's rows share: checks, and which implementations can run.
+
+They write in place outside of any graph, as an optimiser does, so they are no custom ops."""
 
 from __future__ import annotations
 
