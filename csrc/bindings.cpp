@@ -140,6 +140,32 @@ void sample_pool(const Array<float>& scores, const Array<std::int64_t>& indptr,
   pdrec::sample_pool(args, n_threads);
 }
 
+// ``scores``: adjacent along a row, rows at any distance.
+void count_above(const py::array_t<float, 0>& scores, const Array<float>& bounds,
+                 Array<std::int64_t> greater, Array<std::int64_t> equal, Array<std::int64_t> nans,
+                 int n_threads) {
+  constexpr py::ssize_t kSize = sizeof(float);
+  require(scores.ndim() == 2 && scores.shape(1) < (py::ssize_t{1} << 31) &&
+              (scores.size() == 0 || scores.shape(1) == 1 || scores.strides(1) == kSize) &&
+              scores.strides(0) % kSize == 0,
+          "scores of shape [n_rows, n_items], adjacent along a row");
+  const py::ssize_t n_rows = scores.shape(0);
+  require_rows(bounds, n_rows, "bounds of shape [n_rows]");
+  require_rows(greater, n_rows, "greater of shape [n_rows]");
+  require_rows(equal, n_rows, "equal of shape [n_rows]");
+  require_rows(nans, n_rows, "nans of shape [n_rows]");
+  const pdrec::CountAboveArgs args{scores.data(),
+                                   n_rows,
+                                   static_cast<std::int32_t>(scores.shape(1)),
+                                   scores.strides(0) / kSize,
+                                   bounds.data(),
+                                   greater.mutable_data(),
+                                   equal.mutable_data(),
+                                   nans.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::count_above(args, n_threads);
+}
+
 template <class Out>
 void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
                  const Array<float>& values, const Array<float>& signal, const Array<float>& sigma,
@@ -638,6 +664,9 @@ PYBIND11_MODULE(_C, m) {
         arg("indptr").noconvert(), arg("observed").noconvert(), arg("first_rank").noconvert(),
         arg("top_items").noconvert(), arg("threshold_score").noconvert(),
         arg("threshold_item").noconvert(), arg("nan_column").noconvert(), arg("n_threads"));
+  m.def("count_above", &count_above, arg("scores").noconvert(), arg("bounds").noconvert(),
+        arg("greater").noconvert(), arg("equal").noconvert(), arg("nans").noconvert(),
+        arg("n_threads"));
   m.def("sample_pool", &sample_pool, arg("scores").noconvert(), arg("indptr").noconvert(),
         arg("observed").noconvert(), arg("threshold_score").noconvert(),
         arg("threshold_item").noconvert(), arg("replace"), arg("seed"), arg("epoch"),

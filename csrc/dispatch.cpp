@@ -183,6 +183,12 @@ void sample_pool(const PoolSamplingArgs& args, int n_threads) {
   });
 }
 
+void count_above(const CountAboveArgs& args, int n_threads) {
+  // Reading a score from a shared cache takes as long as about 8 operations.
+  const double operations = 8.0 * static_cast<double>(args.n_rows) * args.n_items;
+  run(args, args.n_rows, threads_for(operations, n_threads), current().load()->count_above);
+}
+
 void noisy_input(const NoisyInputArgs& args, float* out, int n_threads) {
   run_noisy_input(args, out, n_threads, current().load()->noisy_input_f32);
 }

@@ -11,6 +11,7 @@ const KernelTable table = {
     &random_words,
     &select_unobserved,
     &sample_pool,
+    &count_above,
     &noisy_input<float>,
     &noisy_input<std::uint16_t>,
     &packed_dropout,

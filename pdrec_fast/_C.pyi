@@ -43,6 +43,14 @@ def select_unobserved(
     nan_column: _I32,
     n_threads: int,
 ) -> None: ...
+def count_above(
+    scores: _F32,
+    bounds: _F32,
+    greater: _I64,
+    equal: _I64,
+    nans: _I64,
+    n_threads: int,
+) -> None: ...
 def sample_pool(
     scores: _F32,
     indptr: _I64,

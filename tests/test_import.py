@@ -16,7 +16,7 @@ LAYERS = [
         *("checks", "deprecation", "devices", "errors", "files"),
         *("operands", "profiling", "ragged", "settings"),
     },
-    {"build_info", "random_keys", "settings_format"},
+    {"buffers", "build_info", "random_keys", "settings_format"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"data", "fitting"},

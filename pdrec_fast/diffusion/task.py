@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.inputs import RowTensors, SparseRows
@@ -66,6 +67,7 @@ class DiffusionTask:
         self.scorer, self.evaluator = scorer, evaluator
         self.rows, self.users = rows, users
         self.working = WorkingCopy(denoiser, _DTYPES[config.precision])
+        self.buffers = Buffers()  # of the steps: inputs, errors and gradients over all items
         self.sampler = TimestepSampler(
             config.steps, importance=config.importance_sampling, device=self.device
         )
@@ -87,7 +89,7 @@ class DiffusionTask:
     def train_epoch(self, epoch: int) -> torch.Tensor:
         n_users = len(self.rows)
         counts = {"tokens": len(self.rows.items), "items": n_users * self.denoiser.n_items}
-        with unit("diffusion", users=n_users, **counts):
+        with unit("diffusion", users=n_users, **counts), self.buffers.lent():
             losses = self._train_epoch(epoch)
         self.scorer.weights_changed()
         return losses
@@ -155,7 +157,7 @@ class DiffusionTask:
             for dropout in (config.dropout, 0.0)
         )
         norm = torch.linalg.vector_norm(full, dim=1).clamp_min(1e-12)
-        return (x / norm[:, None]) @ weight
+        return x.div_(norm[:, None]) @ weight
 
     @torch.no_grad()
     def validate(self) -> float | None:

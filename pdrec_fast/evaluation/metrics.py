@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.errors import NonFiniteScoresError
+from pdrec_fast.ops.selection.count_above import count_above
 
 CUTOFFS = (1, 5, 10, 20, 50)
 
@@ -89,10 +90,11 @@ def rank_counts(
             "target_scores must be [n] and scores [n, C] with C > 0, "
             f"not {list(target_scores.shape)} and {list(scores.shape)}"
         )
-    _refuse_nan(target_scores, scores)
     n_cases = len(scores)
-    greater = _row_counts(scores > target_scores[:, None])
-    equal = _row_counts(scores == target_scores[:, None])
+    counts = count_above(scores, target_scores)
+    if (counts.nans > 0).any() | target_scores.isnan().any():
+        raise _nan_error(target_scores, scores)
+    greater, equal = counts.greater.cpu().numpy(), counts.equal.cpu().numpy()
     candidates = np.full(n_cases, scores.shape[1])
     if excluded is not None:
         # A few entries of each row: counted apart, they cost no mask of the size of the scores.
@@ -148,23 +150,15 @@ def summarize(ranks: Ranks, ks: Iterable[int] = CUTOFFS) -> dict[str, float]:
     return {name: math.fsum(per_case(ranks, name)) / len(ranks) for name in metric_names(ks)}
 
 
-def _refuse_nan(target_scores: torch.Tensor, scores: torch.Tensor) -> None:
-    for name, values in (("target_scores", target_scores[:, None]), ("scores", scores)):
-        # The maximum of a row is NaN where an entry is.
-        rows = values.amax(dim=1).isnan().nonzero()
-        if len(rows):
-            case = int(rows[0])
-            column = int(values[case].isnan().nonzero()[0])
-            raise NonFiniteScoresError(
-                f"{name} of case {case} is NaN (column {column}); a model that gives NaN scores "
-                "has diverged and cannot be ranked"
-            )
-
-
-def _row_counts(mask: torch.Tensor) -> npt.NDArray[np.int64]:
-    if mask.device.type == "cpu":  # NumPy counts several times faster than torch sums
-        return np.count_nonzero(mask.numpy(), axis=1)
-    return mask.sum(dim=1).cpu().numpy()
+def _nan_error(target_scores: torch.Tensor, scores: torch.Tensor) -> NonFiniteScoresError:
+    """Names the first NaN, of the targets where there is one."""
+    of_targets = bool(target_scores.isnan().any())
+    name, values = ("target_scores", target_scores[:, None]) if of_targets else ("scores", scores)
+    case, column = values.isnan().nonzero()[0].tolist()
+    return NonFiniteScoresError(
+        f"{name} of case {case} is NaN (column {column}); a model that gives NaN scores has "
+        "diverged and cannot be ranked"
+    )
 
 
 def _counts_by_row(rows: torch.Tensor, n_rows: int) -> npt.NDArray[np.int64]:

@@ -124,6 +124,7 @@ def rank_in_corpus(
             scores = scores.index_select(1, kept.to(scores.device))
         rows, columns = excluded.to(scores.device)
         parts.append(rank_counts(target_scores, scores, (rows, columns)))
+        del scores  # or the next block would take fresh memory beside it
     return Ranks.concatenate(parts)
 
 

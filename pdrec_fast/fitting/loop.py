@@ -252,11 +252,19 @@ def _check_weights(
     task: TrainingTask, name: str, epoch: int, checkpoint: str | Path | None
 ) -> None:
     for key, tensor in task.weights().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise NonFiniteLossError(
                 f"{name}: the weights {key} became NaN or infinite at the last step of epoch "
                 f"{epoch + 1}; " + _advice(checkpoint)
             )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are; both extremes of a tensor are NaN where one number is."""
+    if not tensor.numel():
+        return True
+    # ``isfinite`` of an item matrix would make four temporaries of its size.
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def _advice(checkpoint: str | Path | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pdrec_fast import buffers
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.operands import SparseTarget
 from pdrec_fast.ops.declaration import operation
@@ -104,7 +105,8 @@ def _corpus_error_dense(
 
         squares, difference = kernels.corpus_error(hidden, item_out, item_bias, target)
         return squares / len(item_out), difference
-    difference = torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T)
+    difference = buffers.empty((len(hidden), len(item_out)), hidden.dtype, hidden.device)
+    torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T, out=difference)
     # No pair comes twice, so nothing need accumulate, for which CUDA would sort.
     difference[target.rows, target.items] -= target.values.to(hidden.dtype)
     return _squared_norms(difference) / difference.shape[1], difference
@@ -123,7 +125,7 @@ def _(
         # The rows' scales go to the B x H side of every product, so B x N numbers are only read.
         scale = (2 / len(item_out) * grad_errors).to(hidden.dtype)
         grad_hidden = (difference @ item_out) * scale[:, None]
-        grad_items = difference.T @ (hidden * scale[:, None])
+        grad_items = buffers.mm(difference.T, hidden * scale[:, None])
         grad_bias = (scale @ difference).to(bias_dtype)
     if grad_difference is not None:  # in second derivatives
         grad_hidden = _plus(grad_hidden, grad_difference @ item_out)
@@ -175,7 +177,7 @@ def _(
         pulled = values.to(hidden.dtype) * scale[rows]  # what the non-zeros of x pull towards
         grad_hidden = torch.addcmul(scaled @ gram, scale[:, None], offset)
         grad_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
-        grad_items = torch.addmm(torch.outer(item_bias, total), item_out, scaled.T @ hidden)
+        grad_items = _of_items(item_bias, total, item_out, scaled.T @ hidden)
         grad_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
         grad_bias = torch.addmv(item_bias * scale.sum(), item_out, total)
         grad_bias.index_add_(0, items, pulled, alpha=-1)
@@ -185,6 +187,16 @@ def _(
         grad_items = _plus(grad_items, torch.outer(item_bias, grad_offset))
         grad_bias = _plus(grad_bias, item_out @ grad_offset)
     return grad_hidden, grad_items, grad_bias
+
+
+def _of_items(
+    item_bias: torch.Tensor, total: torch.Tensor, item_out: torch.Tensor, gram: torch.Tensor
+) -> torch.Tensor:
+    """``addmm(outer(item_bias, total), item_out, gram)``, [N, H], in memory that may be kept."""
+    if torch.is_grad_enabled():  # a second derivative may be asked for
+        return torch.addmm(torch.outer(item_bias, total), item_out, gram)
+    out = buffers.empty(item_out.shape, item_out.dtype, item_out.device)
+    return torch.outer(item_bias, total, out=out).addmm_(item_out, gram)
 
 
 def _plus(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:

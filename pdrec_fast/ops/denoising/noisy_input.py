@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pdrec_fast import buffers
 from pdrec_fast.build_info import extension, extension_problem, triton_problem
 from pdrec_fast.operands import ItemRows, Noise, contiguous
 from pdrec_fast.ops.declaration import operation
@@ -121,7 +122,7 @@ def _output(
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     if out is None:
-        return torch.empty(shape, dtype=dtype, device=device)
+        return buffers.empty(shape, dtype, device)
     if (
         out.shape != shape
         or out.dtype != dtype

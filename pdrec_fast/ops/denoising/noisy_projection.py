@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pdrec_fast import buffers
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.operands import ItemRows, Noise, contiguous
 from pdrec_fast.ops.declaration import operation
@@ -62,7 +63,8 @@ def noisy_projection(
         weight = _as_autocast(weight)
         arrays = indptr, items, values, len(weight), signal, sigma, dropout
         key: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
-        return noisy_input(*arrays, **key, dtype=weight.dtype, device=weight.device) @ weight
+        x = noisy_input(*arrays, **key, dtype=weight.dtype, device=weight.device)
+        return _input_projection(x, weight)
     rows = ItemRows._make((indptr, items, values, len(weight)))
     noise = Noise._make((signal, sigma, users, dropout, seed, epoch))
     rows, noise = noised_rows(rows, noise, weight.device if chosen == "triton" else None)
@@ -91,6 +93,17 @@ def _as_autocast(weight: torch.Tensor) -> torch.Tensor:
     ):
         return weight.bfloat16()
     return weight
+
+
+@operation(fake=lambda a: a.x.new_empty((len(a.x), a.weight.shape[1])))
+def _input_projection(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``x @ weight``, whose gradient may take kept memory."""
+    return x @ weight
+
+
+@_input_projection.gradient(of=["weight"], saves=["x"])
+def _(saved: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor]:
+    return (buffers.mm(saved.x.T, grad_out),)
 
 
 @operation(fake=lambda a: a.weight.new_empty((len(a.noise.users), a.weight.shape[1])))

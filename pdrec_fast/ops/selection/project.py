@@ -55,5 +55,13 @@ def project(
         impl = "onednn" if onednn is None and large else "torch"
     if choose("project", impl, {"onednn": onednn, "torch": None}) == "torch":
         return F.linear(vectors, table, bias)
-    # Two public steps instead of one: dense in, oneDNN inside, dense out.
+    return _onednn(vectors, table, bias)
+
+
+def _onednn(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Both ways give the same bits."""
+    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if fused is not None:  # what torch's compiler calls: dense in and out, without copies
+        scores: torch.Tensor = fused(vectors, table, bias, "none", [], "")
+        return scores
     return F.linear(vectors.to_mkldnn(), table, bias).to_dense()

@@ -45,6 +45,16 @@ def test_onednn_is_as_exact_as_torch(shape, with_bias):
 
 
 @needs_onednn
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_without_torchs_fused_product_the_scores_are_the_same(with_bias, monkeypatch):
+    vectors, table = normal(65, 33), normal(1001, 33, seed=1)
+    bias = normal(1001, seed=2) if with_bias else None
+    expected = project(vectors, table, bias, impl="onednn")
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    assert torch.equal(project(vectors, table, bias, impl="onednn"), expected)
+
+
+@needs_onednn
 def test_strided_inputs_and_parameters():
     vectors, table = normal(9, 12)[:, ::2], torch.nn.Parameter(normal(6, 301).T)
     actual = project(vectors, table, impl="onednn")
