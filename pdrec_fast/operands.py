@@ -198,8 +198,10 @@ class Similarity(NamedTuple):
         return cls(similarity, temperature)
 
     def detached(self) -> Similarity:
-        """Without the temperature's history."""
-        return self._replace(learned=None if self.learned is None else self.learned.detach())
+        """With the learned temperature in float32, without its history."""
+        return self._replace(
+            learned=None if self.learned is None else self.learned.detach().float()
+        )
 
     @property
     def cosine(self) -> bool:

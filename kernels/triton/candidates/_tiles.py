@@ -68,6 +68,15 @@ def tile_arguments(candidates: Candidates, tile: Tile) -> dict[str, Any]:
     }
 
 
+def similarity_arguments(similarity: Similarity) -> dict[str, Any]:
+    """Those of every kernel of a loss."""
+    return {
+        "temperature": similarity.scale,
+        "COSINE": similarity.cosine,
+        "LEARNED": similarity.learned is not None,
+    }
+
+
 def launch_loss(
     kernel: Any,
     candidates: Candidates,
@@ -90,12 +99,20 @@ def launch_loss(
             grad_dot_ptr=gradients.grad_dot,
             grad_item_ptr=gradients.grad_item,
             grad_state_ptr=gradients.grad_state,
-            temperature=similarity.temperature,
-            COSINE=similarity.cosine,
+            **similarity_arguments(similarity),
             **tile_arguments(candidates, tile),
             **own,
         )
     return losses.sum(), *gradients
+
+
+@triton.jit
+def number(value, LEARNED: tl.constexpr):
+    """A temperature, which comes as itself or, where it is learned, as a pointer."""
+    if LEARNED:
+        return tl.load(value)
+    else:
+        return value
 
 
 @triton.jit

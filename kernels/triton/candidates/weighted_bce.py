@@ -13,6 +13,7 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     Tile,
     launch_loss,
     logit_scale,
+    number,
     own_multiple,
     products,
     softplus,
@@ -38,6 +39,7 @@ def _bce_kernel(
     n_positives,
     temperature,
     COSINE: tl.constexpr,
+    LEARNED: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -47,6 +49,7 @@ def _bce_kernel(
     losses = tl.zeros([BLOCK_T], tl.float32)
     slopes_times_logits = tl.zeros([BLOCK_T], tl.float32)
     state_squares = tl.zeros([BLOCK_T], tl.float32)
+    temperature = number(temperature, LEARNED)
     for start in range(0, n_candidates, BLOCK_C):
         columns, mask, at = token_places(start, tokens, token_mask, n_candidates, BLOCK_C)
         items = tl.load(items_ptr + at, mask=mask, other=-1).to(tl.int64)

@@ -15,8 +15,9 @@ logits are then computed twice.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,15 +78,30 @@ class ItemVectors:
         gradient.addcmul_(self._unit, radial, value=-1).div_(self._norms.clamp_min(_NORM_EPS))
 
 
-class Kernel(Protocol):
-    """What lies between the products."""
+class Kernel(ABC):
+    """What lies between the products.
 
-    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
-        """Take a block of products into the losses of its tokens; ``items`` starts at 0 for the
-        first and ``last`` tells of the last. Where it is both, exponentials take their place."""
+    Attributes:
+        factors: [T], f of tokens whose last block is taken.
+        splits: whether blocks may have a part of the items, and ``exponentials`` exists.
+    """
+
+    factors: torch.Tensor
+    splits = False
+
+    @property
+    @abstractmethod
+    def loss(self) -> torch.Tensor:
+        """The sum of the tokens' losses, [], once all blocks are taken."""
+
+    @abstractmethod
+    def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        """Take a block of products into the losses of its tokens. Where it has all items,
+        exponentials take their place."""
 
     def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
-        """Put exponentials in the place of the products, once the tokens' losses are known."""
+        """Put exponentials in the place of the products of tokens whose losses are known."""
+        raise NotImplementedError
 
 
 class Gradients(NamedTuple):
@@ -113,28 +129,24 @@ def run(
     states: torch.Tensor,
     vectors: Callable[[slice], ItemVectors],
     n_items: int,
-    factors: torch.Tensor,
     wanted: Wanted,
 ) -> Gradients:
-    """Everything in blocks.
-
-    Args:
-        states: float32 [T, d].
-        vectors: gives those of a range of the items.
-        factors: [T], written by the kernel.
-    """
+    """Everything in blocks: ``vectors`` gives those of a range of the items; states in float32."""
     dtype = torch.bfloat16 if wanted.half else torch.float32
     gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype)
-    token_blocks, item_blocks = blocks(len(states), n_items, dtype)
+    token_blocks, item_blocks = blocks(
+        len(states), n_items, dtype.itemsize, states.device.type, splits=kernel.splits
+    )
     found = {items.start: vectors(items) for items in item_blocks} if len(item_blocks) == 1 else {}
     for tokens in token_blocks:
         for items in item_blocks:
             of_items = found.get(items.start) or vectors(items)
             block = _products(narrow[tokens], of_items)
-            kernel.take(block, tokens, items, last=items.stop == n_items)
+            kernel.take(block, tokens, items)
         if not (wanted.of_states or wanted.of_table):
             continue
-        scaled = _scaled(states[tokens], factors[tokens], dtype)
+        factors = kernel.factors[tokens, None]
+        scaled = _scaled(states[tokens], factors, dtype)
         for items in item_blocks:
             if not found:
                 of_items = vectors(items)
@@ -145,33 +157,38 @@ def run(
             if wanted.of_table:
                 _add_product(gradients.items[items], block.T, scaled)
         if wanted.of_states:
-            gradients.states[tokens].mul_(factors[tokens, None])
+            gradients.states[tokens].mul_(factors)
     if wanted.of_table:
         for items in item_blocks:
             (found.get(items.start) or vectors(items)).gradient(gradients.items[items])
     return gradients
 
 
-# A block stays in a core's second-level cache between the products and the kernel.
-_BLOCK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**24}
-_FEWEST_TOKENS = 64
-_MOST_BYTES = 2**24
+# A CPU core's second-level cache holds this, so that a block is still there between the products
+# and the kernel; a GPU wants few and large launches. More is taken only where so few tokens would not
+# pay for reading the items.
+_PREFERRED_BYTES, _MOST_BYTES = {"cpu": 3 * 2**19}, 2**24
+_ENOUGH_TOKENS, _FEWEST_TOKENS = 256, 64
+_TILE = 1024  # tokens, and items, where items are too many for a block to have all
 
 
-def blocks(n_tokens: int, n_items: int, dtype: torch.dtype) -> tuple[list[slice], list[slice]]:
-    """Ranges of tokens and of items, whose products make a block."""
-    n_values = _BLOCK_BYTES["cpu"] // dtype.itemsize
-    most = max(n_values // max(n_items, 1), 1)
-    if most < _FEWEST_TOKENS:
-        most = min(_FEWEST_TOKENS, _MOST_BYTES // dtype.itemsize // n_items)
-    return _ranges(n_tokens, most), [slice(0, n_items)]
+def blocks(
+    n_tokens: int, n_items: int, itemsize: int, device: str, *, splits: bool
+) -> tuple[list[slice], list[slice]]:
+    """Ranges of tokens and of items, whose products make a block.
+
+    All items at a time if that leaves tokens enough, because the logits are then computed once.
+    """
+    row = itemsize * max(n_items, 1)
+    most = _MOST_BYTES // row
+    n = max(_PREFERRED_BYTES.get(device, _MOST_BYTES) // row, min(most, _ENOUGH_TOKENS))
+    if n >= min(_FEWEST_TOKENS, n_tokens) or not splits:
+        return _ranges(n_tokens, max(n, 1)), [slice(0, n_items)]
+    return _ranges(n_tokens, _TILE), _ranges(n_items, _TILE)
 
 
 def _ranges(length: int, most: int) -> list[slice]:
-    """Of nearly equal lengths, at most ``most``."""
-    n = -(-length // max(most, 1))
-    edges = [length * i // n for i in range(n + 1)] if n else []
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(start, min(start + most, length)) for start in range(0, length, most)]
 
 
 _kept = threading.local()
@@ -196,8 +213,7 @@ def _products(states: torch.Tensor, vectors: ItemVectors) -> torch.Tensor:
 
 def _scaled(states: torch.Tensor, factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``factors * states``, 0 for states that do not count, whatever they hold."""
-    of_rows = factors[:, None]
-    return (states * of_rows).masked_fill_(of_rows == 0, 0).to(dtype)
+    return (states * factors).masked_fill_(factors == 0, 0).to(dtype)
 
 
 def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

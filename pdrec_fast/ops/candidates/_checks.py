@@ -10,6 +10,7 @@ import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
 from pdrec_fast.operands import Candidates, Similarity
+from pdrec_fast.ops.dispatch import choose
 
 # Multiply-adds that a thread must have to be worth its start, while torch's own threads still spin.
 _WORK_PER_THREAD = 2**21
@@ -91,6 +92,20 @@ def _tensor_problem(states: torch.Tensor, table: torch.Tensor, device: str) -> s
                 f"{name} is {tensor.dtype} on {tensor.device}"
             )
     return None
+
+
+def chosen_for(name: str, impl: str, candidates: Candidates) -> tuple[str, Candidates]:
+    """The implementation to run, and what it takes.
+
+    Raises:
+        ValueError: an item outside the table, where that is seen without waiting.
+    """
+    states, table, items = candidates
+    chosen = choose(name, impl, implementations(states, table))
+    if chosen == "reference":
+        item_indices(items.cpu(), len(table))
+        return chosen, candidates
+    return chosen, Candidates(states.float(), table.float() if chosen == "cpp" else table, items)
 
 
 def item_indices(items: torch.Tensor, n_items: int) -> npt.NDArray[np.int32]:

@@ -9,15 +9,22 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, Similarity
-from pdrec_fast.ops.candidates._blocks import Gradients, ItemVectors, Wanted, as_array, run
+from pdrec_fast.ops.candidates._blocks import (
+    Gradients,
+    ItemVectors,
+    Kernel,
+    Wanted,
+    as_array,
+    run,
+)
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
+    chosen_for,
     float_array,
     item_indices,
     temperature_value,
 )
 from pdrec_fast.ops.candidates._loss import with_temperature
-from pdrec_fast.ops.candidates._shared_loss import chosen_for
 from pdrec_fast.ops.declaration import operation
 from pdrec_fast.reference.candidates import corpus_softmax as reference
 
@@ -96,16 +103,13 @@ def _corpus_softmax(
 ) -> Outputs:
     states, table, _ = candidates
     grad_state = torch.empty(len(states), device=states.device)
-    factors = torch.empty_like(grad_state)
-    kernel = _CppKernel(candidates, weights, similarity, grad_state, factors)
-    gradients = run(
-        kernel,
-        states,
-        lambda items: ItemVectors(table[items], similarity, wanted.half),
-        len(table),
-        factors,
-        wanted,
-    )
+    make = _TritonKernel if impl == "triton" else _CppKernel
+    kernel = make(candidates, weights, similarity, grad_state)
+
+    def vectors(items: slice) -> ItemVectors:
+        return ItemVectors(table[items], similarity, wanted.half)
+
+    gradients = run(kernel, states, vectors, len(table), wanted)
     if wanted.of_states:
         gradients.states.addcmul_(states, grad_state[:, None])
     return kernel.loss, grad_state, *gradients
@@ -122,8 +126,8 @@ def _(
     )
 
 
-class _CppKernel:
-    """``_blocks.Kernel`` of the extension."""
+class _CppKernel(Kernel):
+    splits = True
 
     def __init__(
         self,
@@ -131,29 +135,78 @@ class _CppKernel:
         weights: torch.Tensor,
         similarity: Similarity,
         grad_state: torch.Tensor,
-        factors: torch.Tensor,
     ) -> None:
         states, table, items = candidates
-        squares = states.square().sum(dim=1)
-        positives = item_indices(items, len(table))[:, 0]
-        totals = np.empty((len(states), 4))
+        self._n_items = len(table)
+        positives = item_indices(items, self._n_items)[:, 0]
+        squares, totals = states.square().sum(dim=1), np.empty((len(states), 4))
         self._of_rows = float_array(squares), positives, float_array(weights), totals
-        self._out = float_array(factors), float_array(grad_state)
         self._how = similarity.cosine, temperature_value(similarity)
-        self.loss = torch.zeros(())
+        self.factors, self._losses = torch.empty_like(grad_state), [0.0]
+        self._outputs = float_array(self.factors), float_array(grad_state)
 
-    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
-        self.loss += extension.corpus_softmax(
-            *self._given(block, tokens, items),
+    @property
+    def loss(self) -> torch.Tensor:
+        return torch.tensor(sum(self._losses), dtype=torch.float32)
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        factors, grad_state = (x[tokens] for x in self._outputs)
+        loss = extension.corpus_softmax(
+            as_array(block),
+            items.start,
+            self._of_tokens(tokens),
+            *self._how,
             items.start == 0,
-            last,
-            *(x[tokens] for x in self._out),
+            items.stop == self._n_items,
+            factors,
+            grad_state,
+            torch.get_num_threads(),
+        )
+        self._losses.append(loss)
+
+    def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        extension.corpus_derivatives(
+            as_array(block),
+            items.start,
+            self._of_tokens(tokens),
+            *self._how,
             torch.get_num_threads(),
         )
 
-    def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
-        extension.corpus_derivatives(*self._given(block, tokens, items), torch.get_num_threads())
+    def _of_tokens(self, tokens: slice) -> tuple[Any, Any, Any, Any]:
+        squares, positives, weights, totals = self._of_rows
+        return squares[tokens], positives[tokens], weights[tokens], totals[tokens]
 
-    def _given(self, block: torch.Tensor, tokens: slice, items: slice) -> tuple[Any, ...]:
-        of_rows = tuple(x[tokens] for x in self._of_rows)
-        return as_array(block), items.start, of_rows, *self._how
+
+class _TritonKernel(Kernel):
+    splits = True
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        weights: torch.Tensor,
+        similarity: Similarity,
+        grad_state: torch.Tensor,
+    ) -> None:
+        from pdrec_fast.kernels.triton.candidates import corpus_softmax as kernels
+
+        states, table, items = candidates
+        self._kernels, self._similarity, self._n_items = kernels, similarity, len(table)
+        squares, totals = states.square().sum(dim=1), states.new_empty((len(states), 4))
+        positives = items[:, 0].contiguous()
+        self._rows = kernels.CorpusRows(squares, positives, weights.contiguous(), totals)
+        self.factors = torch.empty_like(grad_state)
+        self._outputs = torch.empty_like(grad_state), self.factors, grad_state
+
+    @property
+    def loss(self) -> torch.Tensor:
+        return self._outputs[0].sum()
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        losses, factors, grad_state = (x[tokens] for x in self._outputs)
+        outputs = losses, factors, grad_state
+        rows = self._rows.of(tokens)
+        self._kernels.corpus_softmax(block, items, self._n_items, rows, self._similarity, outputs)
+
+    def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        self._kernels.corpus_derivatives(block, items, self._rows.of(tokens), self._similarity)

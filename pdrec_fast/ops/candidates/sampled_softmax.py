@@ -39,7 +39,8 @@ def sampled_softmax(
             absent candidate.
         weights: [T].
         similarity: see ``item_logits``.
-        temperature, sparse_grad, impl: see ``weighted_bce``, of which all said there of bits holds here.
+        temperature, sparse_grad, impl: see ``weighted_bce``, of which all said there of bits holds
+            here.
 
     Returns:
         Scalar, float32 or wider. On a GPU, NaN where a state that contributes has an item outside

@@ -14,19 +14,20 @@ from pdrec_fast.ops.arguments import check_tensors
 from pdrec_fast.ops.candidates._blocks import (
     Gradients,
     ItemVectors,
+    Kernel,
     Wanted,
     as_array,
     run,
 )
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
+    chosen_for,
     cpp_arguments,
     float_array,
     temperature_value,
 )
 from pdrec_fast.ops.candidates._gradients import backward
 from pdrec_fast.ops.candidates._loss import with_temperature
-from pdrec_fast.ops.candidates._shared_loss import chosen_for
 from pdrec_fast.ops.declaration import operation
 from pdrec_fast.reference.candidates import shared_softmax as reference
 
@@ -109,13 +110,13 @@ negatives."""
 
 
 def _like_outputs(a: Any) -> Outputs:
-    states, table, items = a.candidates
+    states, _, items = a.candidates
     gradients = LogitGradients.empty(items)
     parts = Gradients.like(states, len(a.shared.negatives), a.wanted)
     return states.new_empty((), dtype=torch.float32), *gradients, *parts
 
 
-# Autocast decides on the products alone (``Wanted``); all else is in float32, as torch's losses are.
+# Autocast decides on the products alone (``Wanted``); all else is in float32.
 @operation(fake=_like_outputs, autocast=dict.fromkeys(("cpu", "cuda"), torch.float32))
 def _shared_softmax(
     candidates: Candidates,
@@ -126,13 +127,12 @@ def _shared_softmax(
     sparse_grad: bool,
     impl: str = "cpp",
 ) -> Outputs:
-    states, table, items = candidates
+    states, _, items = candidates
     of_candidates = LogitGradients.empty(items)
-    factors = torch.empty_like(of_candidates.grad_state)
-    given = candidates, shared, weights, similarity, of_candidates, factors
-    kernel = _CppKernel(*given)
-    vectors = ItemVectors(table.index_select(0, shared.negatives), similarity, wanted.half)
-    gradients = run(kernel, states, lambda _: vectors, len(shared.negatives), factors, wanted)
+    make = _TritonKernel if impl == "triton" else _CppKernel
+    kernel = make(candidates, shared, weights, similarity, of_candidates)
+    vectors = ItemVectors(kernel.rows, similarity, wanted.half)
+    gradients = run(kernel, states, lambda _: vectors, len(shared.negatives), wanted)
     return kernel.loss, *of_candidates, *gradients
 
 
@@ -164,9 +164,7 @@ def _(
     return grad_states, torch.sparse_coo_tensor(*both, shape, check_invariants=False)
 
 
-class _CppKernel:
-    """``_blocks.Kernel`` of the extension."""
-
+class _CppKernel(Kernel):
     def __init__(
         self,
         candidates: Candidates,
@@ -174,28 +172,75 @@ class _CppKernel:
         weights: torch.Tensor,
         similarity: Similarity,
         gradients: LogitGradients,
-        factors: torch.Tensor,
     ) -> None:
-        self._states, self._table, self._items = cpp_arguments(candidates)
-        negatives = check_shared(shared, len(self._table))
-        self._shared = negatives, float_array(shared.offsets)
-        self._of_tokens = [float_array(x) for x in (weights, factors, *gradients)]
+        self._candidates = cpp_arguments(candidates)
+        self._shared = check_shared(shared, len(candidates.table)), float_array(shared.offsets)
         self._how = similarity.cosine, temperature_value(similarity)
-        self.loss = torch.zeros(())
+        self.factors, self._losses = torch.empty_like(gradients.grad_state), [0.0]
+        self._of_tokens = [float_array(x) for x in (weights, self.factors, *gradients)]
+        self.rows = candidates.table.index_select(0, shared.negatives)
 
-    def take(self, block: torch.Tensor, tokens: slice, items: slice, *, last: bool) -> None:
-        weights, factors, *gradients = (x[tokens] for x in self._of_tokens)
-        self.loss += extension.shared_softmax(
-            self._states[tokens],
-            self._table,
-            self._items[tokens],
+    @property
+    def loss(self) -> torch.Tensor:
+        return torch.tensor(sum(self._losses), dtype=torch.float32)
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        states, table, candidates = self._candidates
+        weights, factors, grad_dot, grad_item, grad_state = (x[tokens] for x in self._of_tokens)
+        loss = extension.shared_softmax(
+            states[tokens],
+            table,
+            candidates[tokens],
             *self._shared,
             weights,
             *self._how,
             as_array(block),
             factors,
-            *gradients,
+            grad_dot,
+            grad_item,
+            grad_state,
             torch.get_num_threads(),
+        )
+        self._losses.append(loss)
+
+
+class _TritonKernel(Kernel):
+    def __init__(
+        self,
+        candidates: Candidates,
+        shared: SharedNegatives,
+        weights: torch.Tensor,
+        similarity: Similarity,
+        gradients: LogitGradients,
+    ) -> None:
+        states, table, items = candidates
+        inside = (shared.negatives >= 0) & (shared.negatives < len(table))
+        # Nothing outside the table is read; that it was asked for shows in the loss.
+        offsets = shared.offsets.masked_fill(~inside, torch.nan)
+        self._candidates = Candidates(states.contiguous(), table.contiguous(), items.contiguous())
+        self._shared = SharedNegatives(shared.negatives.contiguous(), offsets.contiguous())
+        self._weights, self._similarity = weights.contiguous(), similarity
+        self._gradients = gradients
+        self.factors = torch.empty_like(gradients.grad_state)
+        self._losses = torch.empty_like(self.factors)
+        self.rows = table.index_select(0, shared.negatives.clamp(0, len(table) - 1))
+
+    @property
+    def loss(self) -> torch.Tensor:
+        return self._losses.sum()
+
+    def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        from pdrec_fast.kernels.triton.candidates import shared_softmax as kernels
+
+        states, table, candidates = self._candidates
+        kernels.shared_softmax(
+            block,
+            Candidates(states[tokens], table, candidates[tokens]),
+            self._shared,
+            self._weights[tokens],
+            self._similarity,
+            LogitGradients(*(x[tokens] for x in self._gradients)),
+            (self._losses[tokens], self.factors[tokens]),
         )
 
 

@@ -116,7 +116,17 @@ class LossContract:
     def test_custom_op_contract(self, device):
         floats, (items, weights, *own) = self.make_inputs(5, 3, 9, 17, device=device)
         leaves = [tensor.requires_grad_() for tensor in floats]
-        arguments = (*leaves, items, weights.nan_to_num(), *own, "cosine", 5.0, False, "triton")
+        arguments = (
+            *leaves,
+            items,
+            weights.nan_to_num(),
+            *own,
+            "cosine",
+            5.0,
+            None,
+            False,
+            "triton",
+        )
         op = getattr(torch.ops.pdrec_fast, self.loss.__name__).default
         torch.library.opcheck(op, arguments)
 

@@ -196,7 +196,7 @@ class LossContract:
         operations = torch.ops.pdrec_fast
         op = getattr(operations, self.loss.__name__).default
         leaves = [tensor.requires_grad_() for tensor in floats]
-        arguments = (*leaves, items, weights.nan_to_num(), *own, "cosine", 5.0, False)
+        arguments = (*leaves, items, weights.nan_to_num(), *own, "cosine", 5.0, None, False)
         torch.library.opcheck(op, arguments)
         with torch.no_grad():
             _, *gradients = op(*arguments)
