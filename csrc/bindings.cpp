@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -264,131 +265,82 @@ void packed_attention_backward(const Heads& grad_out, const Heads& q, const Head
   pdrec::packed_attention_backward(args, gradients, n_threads);
 }
 
-using OptionalRows = std::optional<Array<float>>;
-
 void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
                     const char* what) {
   require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
 }
 
-void require_like(const OptionalRows& array, const Array<float>& x, const char* what) {
-  if (array) require_matrix(*array, x.shape(0), x.shape(1), what);
+// In the order of pdrec::BlockParameters.
+using Parameters = std::vector<Array<float>>;
+
+pdrec::BlockParameters<const float> block_parameters(const Parameters& arrays, py::ssize_t d) {
+  const py::ssize_t sizes[] = {d, d, 3 * d * d, 3 * d, d * d, d, d, d, d * d, d, d * d, d};
+  require(arrays.size() == 12, "12 parameters");
+  for (std::size_t i = 0; i < 12; ++i) {
+    require(arrays[i].size() == sizes[i], "parameters of a block of the width of x");
+  }
+  const auto at = [&arrays](std::size_t i) { return arrays[i].data(); };
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10), at(11)};
 }
 
-float* data_or_null(OptionalRows& array) { return array ? array->mutable_data() : nullptr; }
-const float* data_or_null(const OptionalRows& array) { return array ? array->data() : nullptr; }
-
-// Of a vector of parameters, or its gradient.
-void require_width(const Array<float>& vector, const Array<float>& x) {
+// states [8 d n_tokens], statistics [(4 + 2 n_heads) n_tokens] and kept [n_tokens, d], or nothing:
+// the forward pass keeps nothing, or all elements.
+pdrec::SasrecBlockArgs block_args(const Array<float>& x, const Parameters& parameters,
+                                  const Words& words, std::int64_t n_heads, float eps,
+                                  Array<float>& states, Array<float>& statistics,
+                                  Array<std::uint8_t>& kept) {
   require(x.ndim() == 2 && x.shape(1) > 0, "x of shape [n_tokens, width]");
-  require_rows(vector, x.shape(1), "parameters and their gradients of shape [width]");
-}
-
-void block_norm(const Array<float>& x, OptionalRows added, const OptionalRows& bias,
-                const Array<float>& gain, const Array<float>& shift, float eps, Array<float> out,
-                Array<float> statistics) {
-  require_width(gain, x);
-  require_width(shift, x);
-  require(added.has_value() == bias.has_value(), "added and bias, or none of them");
-  if (bias) require_width(*bias, x);
-  require_like(added, x, "added of the shape of x");
-  require_matrix(out, x.shape(0), x.shape(1), "out of the shape of x");
-  require_matrix(statistics, x.shape(0), 2, "statistics of shape [n_tokens, 2]");
-  const pdrec::NormArgs args{x.shape(0),          x.shape(1),         x.data(),
-                             data_or_null(bias),  gain.data(),        shift.data(),
-                             eps,                 data_or_null(added), out.mutable_data(),
-                             statistics.mutable_data()};
-  const py::gil_scoped_release release;
-  pdrec::block_norm(args);
-}
-
-void block_norm_gradient(const Array<float>& grad, const OptionalRows& grad_other,
-                         const Array<float>& y, const Array<float>& statistics,
-                         const Array<float>& gain, bool add, Array<float> grad_y,
-                         Array<float> grad_gain, Array<float> grad_shift, OptionalRows grad_bias) {
-  require_width(gain, y);
-  require_width(grad_gain, y);
-  require_width(grad_shift, y);
-  if (grad_bias) require_width(*grad_bias, y);
-  require_matrix(grad, y.shape(0), y.shape(1), "grad of the shape of y");
-  require_like(grad_other, y, "grad_other of the shape of y");
-  require_matrix(grad_y, y.shape(0), y.shape(1), "grad_y of the shape of y");
-  require_matrix(statistics, y.shape(0), 2, "statistics of shape [n_tokens, 2]");
-  const pdrec::NormGradientArgs args{y.shape(0),
-                                     y.shape(1),
-                                     grad.data(),
-                                     data_or_null(grad_other),
-                                     y.data(),
-                                     statistics.data(),
-                                     gain.data(),
-                                     add,
-                                     grad_y.mutable_data(),
-                                     grad_gain.mutable_data(),
-                                     grad_shift.mutable_data(),
-                                     data_or_null(grad_bias)};
-  const py::gil_scoped_release release;
-  pdrec::block_norm_gradient(args);
-}
-
-void require_kept(const std::optional<Array<std::uint8_t>>& kept, const Array<float>& x) {
-  if (!kept) return;
-  require(kept->ndim() == 2 && kept->shape(0) == x.shape(0) && kept->shape(1) == x.shape(1),
-          "kept of the shape of x");
-}
-
-void block_dropout(const Array<float>& x, const Array<float>& bias, const Words& words,
-                   const OptionalRows& residual, std::optional<Array<std::uint8_t>> kept,
-                   Array<float> out) {
-  require_width(bias, x);
-  require_like(residual, x, "residual of the shape of x");
-  require_kept(kept, x);
-  require_matrix(out, x.shape(0), x.shape(1), "out of the shape of x");
-  const pdrec::SequenceDropout dropout = sequence_dropout(words, x.shape(0));
+  const py::ssize_t n = x.shape(0), d = x.shape(1);
+  require(n_heads > 0 && d % n_heads == 0, "n_heads that divide the width");
+  const pdrec::SequenceDropout dropout = sequence_dropout(words, n);
+  const bool keep = states.size() > 0;
+  require(!keep || states.size() == 8 * n * d, "states of shape [8 * n_tokens * width]");
+  require(statistics.size() == (keep ? (4 + 2 * n_heads) * n : 0),
+          "statistics of shape [(4 + 2 n_heads) * n_tokens]");
+  require(kept.size() == (keep && dropout.keep_from ? n * d : 0), "kept of the shape of x");
+  float* s = states.mutable_data();
+  float* t = statistics.mutable_data();
   const auto& indptr = std::get<0>(words);
-  const pdrec::BiasDropoutArgs args{indptr.size() - 1,      x.shape(1), indptr.data(),
-                                    bias.data(),            dropout,    x.data(),
-                                    data_or_null(residual), kept ? kept->mutable_data() : nullptr,
-                                    out.mutable_data()};
-  const py::gil_scoped_release release;
-  pdrec::block_dropout(args);
+  return {indptr.size() - 1,
+          n_heads,
+          d,
+          indptr.data(),
+          dropout,
+          eps,
+          block_parameters(parameters, d),
+          x.data(),
+          {s, s + n * d, s + 2 * n * d, s + 3 * n * d, s + 4 * n * d, s + 5 * n * d, t, t + 2 * n,
+           t + 4 * n, t + (4 + n_heads) * n, kept.size() ? kept.mutable_data() : nullptr},
+          keep};
 }
 
-void block_dropout_gradient(const Array<float>& grad, const OptionalRows& rectified,
-                            const std::optional<Array<std::uint8_t>>& kept, float keep_scale,
-                            OptionalRows grad_x, Array<float> grad_bias) {
-  require_width(grad_bias, grad);
-  require_like(rectified, grad, "rectified of the shape of grad");
-  require_kept(kept, grad);
-  require_like(grad_x, grad, "grad_x of the shape of grad");
-  const pdrec::DropoutGradientArgs args{grad.shape(0),
-                                        grad.shape(1),
-                                        grad.data(),
-                                        data_or_null(rectified),
-                                        kept ? kept->data() : nullptr,
-                                        keep_scale,
-                                        data_or_null(grad_x),
-                                        grad_bias.mutable_data()};
+void sasrec_block(const Array<float>& x, const Parameters& parameters, const Words& words,
+                  std::int64_t n_heads, float eps, Array<float> out, Array<float> states,
+                  Array<float> statistics, Array<std::uint8_t> kept, int n_threads) {
+  const pdrec::SasrecBlockArgs args =
+      block_args(x, parameters, words, n_heads, eps, states, statistics, kept);
+  require_matrix(out, x.shape(0), x.shape(1), "out of the shape of x");
+  float* data = out.mutable_data();
   const py::gil_scoped_release release;
-  pdrec::block_dropout_gradient(args);
+  pdrec::sasrec_block(args, data, n_threads);
 }
 
-// The parts of ``pdrec_fast.ops.packed.sasrec_block``.
-void def_sasrec_block(py::module_ m) {
-  using py::arg;
-  m.def("norm", &block_norm, arg("x").noconvert(), arg("added").noconvert(),
-        arg("bias").noconvert(), arg("gain").noconvert(), arg("shift").noconvert(), arg("eps"),
-        arg("out").noconvert(), arg("statistics").noconvert());
-  m.def("norm_gradient", &block_norm_gradient, arg("grad").noconvert(),
-        arg("grad_other").noconvert(), arg("y").noconvert(), arg("statistics").noconvert(),
-        arg("gain").noconvert(), arg("add"), arg("grad_y").noconvert(),
-        arg("grad_gain").noconvert(), arg("grad_shift").noconvert(),
-        arg("grad_bias").noconvert());
-  m.def("dropout", &block_dropout, arg("x").noconvert(), arg("bias").noconvert(),
-        arg("words").noconvert(), arg("residual").noconvert(), arg("kept").noconvert(),
-        arg("out").noconvert());
-  m.def("dropout_gradient", &block_dropout_gradient, arg("grad").noconvert(),
-        arg("rectified").noconvert(), arg("kept").noconvert(), arg("keep_scale"),
-        arg("grad_x").noconvert(), arg("grad_bias").noconvert());
+void sasrec_block_backward(const Array<float>& grad_out, const Array<float>& x,
+                           const Parameters& parameters, const Words& words, std::int64_t n_heads,
+                           float eps, Array<float> states, Array<float> statistics,
+                           Array<std::uint8_t> kept, Array<float> grad_x, Array<float> gradients,
+                           int n_threads) {
+  const pdrec::SasrecBlockArgs args =
+      block_args(x, parameters, words, n_heads, eps, states, statistics, kept);
+  require(args.keep || x.size() == 0, "states of the forward pass");
+  require_matrix(grad_out, x.shape(0), x.shape(1), "grad_out of the shape of x");
+  require_matrix(grad_x, x.shape(0), x.shape(1), "grad_x of the shape of x");
+  require_rows(gradients, pdrec::block_parameters_size(x.shape(1)),
+               "gradients of all parameters");
+  float* to_x = grad_x.mutable_data();
+  float* to_parameters = gradients.mutable_data();
+  const py::gil_scoped_release release;
+  pdrec::sasrec_block_backward(args, grad_out.data(), to_x, to_parameters, n_threads);
 }
 
 pdrec::Candidates candidates(const Array<float>& states, const Array<float>& table,
@@ -689,7 +641,15 @@ PYBIND11_MODULE(_C, m) {
         arg("q").noconvert(), arg("k").noconvert(), arg("v").noconvert(),
         arg("words").noconvert(), arg("softmax").noconvert(), arg("grad_q").noconvert(),
         arg("grad_k").noconvert(), arg("grad_v").noconvert(), arg("n_threads"));
-  def_sasrec_block(m.def_submodule("sasrec_block"));
+  m.def("sasrec_block", &sasrec_block, arg("x").noconvert(), arg("parameters").noconvert(),
+        arg("words").noconvert(), arg("n_heads"), arg("eps"), arg("out").noconvert(),
+        arg("states").noconvert(), arg("statistics").noconvert(), arg("kept").noconvert(),
+        arg("n_threads"));
+  m.def("sasrec_block_backward", &sasrec_block_backward, arg("grad_out").noconvert(),
+        arg("x").noconvert(), arg("parameters").noconvert(), arg("words").noconvert(),
+        arg("n_heads"), arg("eps"), arg("states").noconvert(), arg("statistics").noconvert(),
+        arg("kept").noconvert(), arg("grad_x").noconvert(), arg("gradients").noconvert(),
+        arg("n_threads"));
   m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
         arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
         arg("logits").noconvert(), arg("n_threads"));

@@ -21,8 +21,8 @@ const std::vector<Isa>& isas() {
   static const std::vector<Isa> all = {
       {&baseline::table, true},
 #ifdef PDREC_X86_KERNELS
-      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-                         __builtin_cpu_supports("popcnt")},
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt")},
       {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512dq") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi") &&
@@ -118,6 +118,81 @@ void run_attention(const PackedAttentionArgs& args, int n_products, int n_thread
                                                   weights, weights + kQueries * padded,
                                                   words.data()};
              for (RowRange rows; next(rows);) kernel(rows.begin, rows.end, scratch);
+           });
+}
+
+// Whole sequences with about equally many tokens, the same whatever the number of threads: each part
+// has sums of its own over its tokens.
+std::vector<RowRange> block_parts(const SasrecBlockArgs& args) {
+  constexpr std::int64_t kPartTokens = 320, kMostParts = 16;
+  const std::int64_t n_tokens = args.indptr[args.n_sequences];
+  const std::int64_t n_parts =
+      std::max<std::int64_t>(1, std::min(kMostParts, n_tokens / kPartTokens));
+  std::vector<RowRange> parts;
+  std::int64_t begin = 0;
+  for (std::int64_t part = 1; part <= n_parts && begin < args.n_sequences; ++part) {
+    std::int64_t end = part == n_parts ? args.n_sequences : begin;
+    while (end < args.n_sequences && args.indptr[end] < n_tokens * part / n_parts) ++end;
+    if (end > begin) parts.push_back({begin, end});
+    begin = end;
+  }
+  return parts;
+}
+
+struct BlockSize {
+  std::int64_t tokens, longest;  // of a chunk, of a sequence
+};
+
+BlockSize block_size(const SasrecBlockArgs& args) {
+  BlockSize size{kChunkTokens, 0};
+  for (std::int64_t b = 0; b < args.n_sequences; ++b) {
+    size.longest = std::max(size.longest, args.indptr[b + 1] - args.indptr[b]);
+  }
+  size.tokens = std::max(size.tokens, size.longest);
+  return size;
+}
+
+// The states of one chunk, in scratch memory.
+BlockStates states_of_chunk(float* memory, std::int64_t n, std::int64_t d, std::int64_t heads) {
+  float* rest = memory + 8 * n * d;
+  return {memory,         memory + n * d, memory + 2 * n * d, memory + 3 * n * d,
+          memory + 4 * n * d, memory + 5 * n * d, rest,       rest + 2 * n,
+          rest + 4 * n,   rest + 4 * n + heads * n, nullptr};
+}
+
+// Calls kernel(args, rows, part, scratch) for all parts.
+template <class Kernel>
+void run_block(const SasrecBlockArgs& args, bool backward, int n_threads, const Kernel& kernel) {
+  const std::vector<RowRange> parts = block_parts(args);
+  const BlockSize size = block_size(args);
+  const std::int64_t d = args.width, n = size.tokens;
+  const std::int64_t padded = (size.longest + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+  const double tokens = static_cast<double>(args.indptr[args.n_sequences]);
+  const double operations = (backward ? 24.0 : 12.0) * tokens * static_cast<double>(d * d);
+  for_rows(static_cast<std::int64_t>(parts.size()), threads_for(operations, n_threads),
+           [&](const NextRows& next) {
+             const std::int64_t attention = 2 * (d + kQueries) * padded;
+             const std::int64_t states = args.keep ? 0 : (8 * d + 4 + 2 * args.n_heads) * n;
+             const std::int64_t own = backward ? 7 * n * d : 6 * d * d + states;
+             const std::unique_ptr<float[]> floats(
+                 new float[static_cast<std::size_t>(attention + own)]);
+             const std::unique_ptr<std::uint32_t[]> words(
+                 new std::uint32_t[static_cast<std::size_t>(kQueries * padded + kWordsSlack)]);
+             std::vector<std::int64_t> indptr(static_cast<std::size_t>(args.n_sequences + 1));
+             float* keys = floats.get();
+             float* values = keys + d * padded;
+             float* weights = values + d * padded;
+             float* memory = floats.get() + attention;
+             const SasrecBlockScratch scratch{
+                 {keys, values, weights, weights + kQueries * padded, words.get()},
+                 memory, indptr.data(), memory};
+             SasrecBlockArgs here = args;
+             if (!args.keep) here.states = states_of_chunk(memory + 6 * d * d, n, d, args.n_heads);
+             for (RowRange taken; next(taken);) {
+               for (std::int64_t part = taken.begin; part < taken.end; ++part) {
+                 kernel(here, parts[static_cast<std::size_t>(part)], part, scratch);
+               }
+             }
            });
 }
 
@@ -221,23 +296,57 @@ void packed_attention_backward(const PackedAttentionArgs& args,
                 });
 }
 
-void block_norm(const NormArgs& args) { current().load()->block_norm(args); }
-
-void block_norm_gradient(const NormGradientArgs& args) {
-  current().load()->block_norm_gradient(args);
+void sasrec_block(const SasrecBlockArgs& args, float* out, int n_threads) {
+  const KernelTable* table = current().load();
+  run_block(args, false, n_threads,
+            [&](const SasrecBlockArgs& here, RowRange rows, std::int64_t,
+                const SasrecBlockScratch& scratch) {
+              table->sasrec_block(here, out, rows.begin, rows.end, scratch);
+            });
 }
 
-void block_dropout(BiasDropoutArgs args) {
-  std::vector<float> bias(static_cast<std::size_t>(args.width + kBiasSlack));
-  for (std::size_t j = 0; j < bias.size(); ++j) {
-    bias[j] = args.bias[j % static_cast<std::size_t>(args.width)];
+void sasrec_block_backward(const SasrecBlockArgs& args, const float* grad_out, float* grad_x,
+                           float* gradients, int n_threads) {
+  const KernelTable* table = current().load();
+  const std::size_t n_parts = block_parts(args).size();
+  const auto size = static_cast<std::size_t>(block_parameters_size(args.width));
+  std::vector<float> of_parts(n_parts * size);
+  run_block(args, true, n_threads,
+            [&](const SasrecBlockArgs& here, RowRange rows, std::int64_t part,
+                const SasrecBlockScratch& scratch) {
+              float* memory = of_parts.data() + static_cast<std::size_t>(part) * size;
+              const SasrecBlockGradients to{grad_out, grad_x,
+                                            block_parameters(memory, args.width)};
+              table->sasrec_block_backward(here, to, rows.begin, rows.end, scratch);
+            });
+  std::fill(gradients, gradients + size, 0.0f);
+  for (std::size_t part = 0; part < n_parts; ++part) {
+    for (std::size_t i = 0; i < size; ++i) gradients[i] += of_parts[part * size + i];
   }
-  args.bias = bias.data();
-  current().load()->block_dropout(args);
 }
 
-void block_dropout_gradient(const DropoutGradientArgs& args) {
-  current().load()->block_dropout_gradient(args);
+std::int64_t block_parameters_size(std::int64_t width) { return (6 * width + 10) * width; }
+
+BlockParameters<float> block_parameters(float* memory, std::int64_t d) {
+  BlockParameters<float> p{};
+  const auto take = [&memory](std::int64_t size) {
+    float* const at = memory;
+    memory += size;
+    return at;
+  };
+  p.query_gain = take(d);
+  p.query_shift = take(d);
+  p.in_weight = take(3 * d * d);
+  p.in_bias = take(3 * d);
+  p.out_weight = take(d * d);
+  p.out_bias = take(d);
+  p.gain = take(d);
+  p.shift = take(d);
+  p.hidden_weight = take(d * d);
+  p.hidden_bias = take(d);
+  p.last_weight = take(d * d);
+  p.last_bias = take(d);
+  return p;
 }
 
 void item_logits(const ItemLogitsArgs& args, int n_threads) {

@@ -23,10 +23,12 @@ void packed_dropout(const PackedDropoutArgs& args, int n_threads);
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads);
 void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, int n_threads);
-void block_norm(const NormArgs& args);
-void block_norm_gradient(const NormGradientArgs& args);
-void block_dropout(BiasDropoutArgs args);  // its bias [width]
-void block_dropout_gradient(const DropoutGradientArgs& args);
+void sasrec_block(const SasrecBlockArgs& args, float* out, int n_threads);
+// gradients: of the parameters, one after another in the order of BlockParameters.
+void sasrec_block_backward(const SasrecBlockArgs& args, const float* grad_out, float* grad_x,
+                           float* gradients, int n_threads);
+std::int64_t block_parameters_size(std::int64_t width);
+BlockParameters<float> block_parameters(float* memory, std::int64_t width);
 void item_logits(const ItemLogitsArgs& args, int n_threads);
 double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.losses, set here
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise

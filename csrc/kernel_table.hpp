@@ -43,11 +43,10 @@ struct KernelTable {
   void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
                                     std::int64_t begin, std::int64_t end,
                                     const PackedAttentionScratch&);
-  // These take all tokens at once.
-  void (*block_norm)(const NormArgs&);
-  void (*block_norm_gradient)(const NormGradientArgs&);
-  void (*block_dropout)(const BiasDropoutArgs&);
-  void (*block_dropout_gradient)(const DropoutGradientArgs&);
+  void (*sasrec_block)(const SasrecBlockArgs&, float* out, std::int64_t begin, std::int64_t end,
+                       const SasrecBlockScratch&);
+  void (*sasrec_block_backward)(const SasrecBlockArgs&, const SasrecBlockGradients&,
+                                std::int64_t begin, std::int64_t end, const SasrecBlockScratch&);
   void (*item_logits)(const ItemLogitsArgs&, std::int64_t begin, std::int64_t end);
   void (*weighted_bce)(const WeightedBceArgs&, std::int64_t begin, std::int64_t end);
   void (*sampled_softmax)(const CandidateLoss&, std::int64_t begin, std::int64_t end);

@@ -1,249 +1,256 @@
 #include "packed/sasrec_block.hpp"
 
-#include <cmath>
-
 #include "counter_rng.hpp"
-#include "lanes.hpp"
+#include "packed/_columns.hpp"
+#include "packed/_norm.hpp"
+#include "packed/_product.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
 
-// 16 neighbouring columns of a token. Beyond the width they read as 0 and are not written.
-struct Columns {
-  Vector part[kParts];
+// Sequences [begin, end) as a batch of their own: pointers are to its first token.
+struct Chunk {
+  Chunk(const SasrecBlockArgs& args, std::int64_t begin, std::int64_t end, std::int64_t* offsets)
+      : width(args.width),
+        n_sequences(end - begin),
+        first(args.indptr[begin]),
+        n_tokens(args.indptr[end] - first),
+        indptr(offsets),
+        dropout(args.dropout),
+        x(args.x + first * width),
+        s(args.states) {
+    dropout.users += begin;
+    for (std::int64_t b = 0; b <= n_sequences; ++b) offsets[b] = args.indptr[begin + b] - first;
+    if (!args.keep) return;
+    s.queries += first * width;
+    s.attended += first * width;
+    s.total += first * width;
+    s.normed += first * width;
+    s.hidden += first * width;
+    s.projected += 3 * first * width;
+    s.query_statistics += 2 * first;
+    s.forward_statistics += 2 * first;
+    s.maximum += first * args.n_heads;
+    s.inverse += first * args.n_heads;
+    if (s.kept) s.kept += first * width;
+  }
+
+  SequenceDropout stream(std::uint32_t offset) const {
+    SequenceDropout result = dropout;
+    result.stream += offset;
+    return result;
+  }
+
+  PackedAttentionArgs attention(const SasrecBlockArgs& args) const {
+    const std::int64_t token = 3 * width, head = width / args.n_heads;
+    return {n_sequences,
+            args.n_heads,
+            head,
+            indptr,
+            {s.projected, token, head},
+            {s.projected + width, token, head},
+            {s.projected + 2 * width, token, head},
+            dropout,
+            s.maximum,
+            s.inverse};
+  }
+
+  std::int64_t width, n_sequences, first, n_tokens;
+  const std::int64_t* indptr;
+  SequenceDropout dropout;
+  const float* x;
+  BlockStates s;
 };
 
-inline Columns load_columns(const float* from, std::int64_t left) {
-  Columns columns = {};
-  if (left >= kPartialSums) {
-    for (int i = 0; i < kParts; ++i) columns.part[i] = load(from + i * kVector);
-  } else {
-    std::memcpy(&columns, from, 4 * static_cast<std::size_t>(left));
-  }
-  return columns;
-}
-
-inline void store_columns(const Columns& columns, float* to, std::int64_t left) {
-  if (left >= kPartialSums) {
-    for (int i = 0; i < kParts; ++i) store(columns.part[i], to + i * kVector);
-  } else {
-    std::memcpy(to, &columns, 4 * static_cast<std::size_t>(left));
-  }
-}
-
-inline Columns operator+(const Columns& a, const Columns& b) {
-  Columns sum;
-  for (int i = 0; i < kParts; ++i) sum.part[i] = a.part[i] + b.part[i];
-  return sum;
-}
-
-inline Columns operator-(const Columns& a, const Columns& b) {
-  Columns difference;
-  for (int i = 0; i < kParts; ++i) difference.part[i] = a.part[i] - b.part[i];
-  return difference;
-}
-
-inline Columns operator*(const Columns& a, const Columns& b) {
-  Columns product;
-  for (int i = 0; i < kParts; ++i) product.part[i] = a.part[i] * b.part[i];
-  return product;
-}
-
-inline Columns operator-(const Columns& a, float b) {
-  Columns difference;
-  for (int i = 0; i < kParts; ++i) difference.part[i] = a.part[i] - b;
-  return difference;
-}
-
-inline Columns operator*(const Columns& a, float b) {
-  Columns product;
-  for (int i = 0; i < kParts; ++i) product.part[i] = a.part[i] * b;
-  return product;
-}
-
-// to[0 .. left) += columns.
-inline void add_columns(const Columns& columns, float* to, std::int64_t left) {
-  store_columns(load_columns(to, left) + columns, to, left);
-}
-
-inline void fill_zero(float* row, std::int64_t width) {
-  if (row) std::memset(row, 0, 4 * static_cast<std::size_t>(width));
-}
-
-// x - mean, but 0 beyond the width.
-inline Columns centred(const float* x, std::int64_t left, float mean) {
-  Columns columns = load_columns(x, left) - mean;
-  if (left < kPartialSums) {
-    std::memset(reinterpret_cast<float*>(&columns) + left, 0,
-                4 * static_cast<std::size_t>(kPartialSums - left));
-  }
-  return columns;
-}
-
-struct Statistics {
-  float mean, inverse;
+// x -> max(dropout(x), 0), or residual + dropout(x) where that is given.
+struct DropoutInPlace {
+  float* x;
+  const float* residual;
+  std::uint8_t* kept;  // or null
 };
 
-Statistics statistics_of(const float* y, std::int64_t width, float eps) {
-  Columns sum = {}, squares = {};
-  for (std::int64_t j = 0; j < width; j += kPartialSums) sum = sum + load_columns(y + j, width - j);
-  const float mean = total(sum.part) / static_cast<float>(width);
-  for (std::int64_t j = 0; j < width; j += kPartialSums) {
-    const Columns difference = centred(y + j, width - j, mean);
-    squares = squares + difference * difference;
-  }
-  const float variance = total(squares.part) / static_cast<float>(width);
-  return {mean, 1.0f / std::sqrt(variance + eps)};
+inline float dropped(const DropoutInPlace& at, std::int64_t i, float value) {
+  if (at.residual) return at.residual[i] + value;
+  return value < 0.0f ? 0.0f : value;  // as written, NaN stays NaN
 }
 
-// Of one group of columns: the gradient by out, and y normalised.
-struct NormGradient {
-  Columns grad, normalised;
-};
-
-inline NormGradient norm_gradient(const NormGradientArgs& args, std::int64_t at, std::int64_t left,
-                                  const Statistics& statistics) {
-  Columns grad = load_columns(args.grad + at, left);
-  if (args.grad_other) grad = grad + load_columns(args.grad_other + at, left);
-  return {grad, centred(args.y + at, left, statistics.mean) * statistics.inverse};
-}
-
-void clear_gradients(const NormGradientArgs& args) {
-  fill_zero(args.grad_gain, args.width);
-  fill_zero(args.grad_shift, args.width);
-  fill_zero(args.grad_bias, args.width);
-}
-
-// `count` elements from column `column` on, which have `words`; moves `column` on.
-inline void drop(const BiasDropoutArgs& args, std::int64_t at, std::int64_t count,
-                 const std::uint32_t* words, std::int64_t& column) {
-  const SequenceDropout& dropout = args.dropout;
+inline void drop_words(const SequenceDropout& dropout, const std::uint32_t* words,
+                       std::int64_t begin, std::int64_t count, const DropoutInPlace& to) {
   std::int64_t i = 0;
   for (; i + kVector <= count; i += kVector) {
-    const Vector v = (load(args.x + at + i) + load(args.bias + column)) * dropout.keep_scale;
-    const Vector kept = load(words + i) >= dropout.keep_from ? v : Vector{};
-    // As written, NaN stays NaN.
-    store(args.residual ? load(args.residual + at + i) + kept : (kept < 0.0f ? Vector{} : kept),
-          args.out + at + i);
-    for (column += kVector; column >= args.width;) column -= args.width;
+    float* x = to.x + begin + i;
+    const Vector scaled = load(x) * dropout.keep_scale;
+    const Vector value = load(words + i) >= dropout.keep_from ? scaled : Vector{};
+    store(to.residual ? load(to.residual + begin + i) + value
+                      : (value < 0.0f ? Vector{} : value), x);
   }
   for (; i < count; ++i) {
-    const float v = (args.x[at + i] + args.bias[column]) * dropout.keep_scale;
-    const float kept = words[i] >= dropout.keep_from ? v : 0.0f;
-    args.out[at + i] = args.residual ? args.residual[at + i] + kept : (kept < 0.0f ? 0.0f : kept);
-    if (++column == args.width) column = 0;
+    const float value =
+        words[i] >= dropout.keep_from ? to.x[begin + i] * dropout.keep_scale : 0.0f;
+    to.x[begin + i] = dropped(to, begin + i, value);
   }
-  if (args.kept) {
-    for (i = 0; i < count; ++i) args.kept[at + i] = words[i] >= dropout.keep_from;
+  if (to.kept) {
+    for (i = 0; i < count; ++i) to.kept[begin + i] = words[i] >= dropout.keep_from;
   }
 }
 
-// The gradient before dropout, and before ReLU where that followed.
-inline Columns undropped(const DropoutGradientArgs& args, std::int64_t at, std::int64_t left) {
-  Columns grad = load_columns(args.grad + at, left);
-  if (args.rectified) {
-    const Columns rectified = load_columns(args.rectified + at, left);
-    for (int i = 0; i < kParts; ++i) {
-      grad.part[i] = rectified.part[i] > 0.0f ? grad.part[i] * args.keep_scale : Vector{};
-    }
-  } else if (args.kept) {
-    std::uint32_t kept[kPartialSums] = {};
-    const std::int64_t count = left < kPartialSums ? left : kPartialSums;
-    for (std::int64_t i = 0; i < count; ++i) kept[i] = args.kept[at + i];
-    for (int i = 0; i < kParts; ++i) {
-      grad.part[i] = load(kept + i * kVector) > 0 ? grad.part[i] * args.keep_scale : Vector{};
+void drop(const Chunk& chunk, const SequenceDropout& dropout, const DropoutInPlace& to) {
+  std::uint32_t words[kWordsPerCall] = {};
+  for (std::int64_t row = 0; row < chunk.n_sequences; ++row) {
+    const PhiloxStream id{dropout.seed, static_cast<std::uint32_t>(dropout.users[row]),
+                          dropout.epoch, dropout.stream};
+    const std::int64_t begin = chunk.indptr[row] * chunk.width;
+    const std::int64_t size = chunk.indptr[row + 1] * chunk.width - begin;
+    for (std::int64_t first = 0; first < size; first += kWordsPerCall) {
+      if (dropout.keep_from) philox_words(id, static_cast<std::uint32_t>(first / 4), words);
+      const std::int64_t left = size - first;
+      drop_words(dropout, words, begin + first, left < kWordsPerCall ? left : kWordsPerCall, to);
     }
   }
-  return grad;
+}
+
+// What came through dropout, or through dropout and ReLU.
+struct Passed {
+  const std::uint8_t* kept;  // or null:
+  const float* rectified;    // what passed is positive here; or null: all
+  float scale;
+};
+
+inline Columns before(const Passed& passed, const float* grad, std::int64_t at,
+                      std::int64_t left) {
+  Columns result = load_columns(grad + at, left);
+  if (passed.kept) {
+    std::uint32_t kept[kPartialSums] = {};
+    const std::int64_t count = left < kPartialSums ? left : kPartialSums;
+    for (std::int64_t i = 0; i < count; ++i) kept[i] = passed.kept[at + i];
+    for (int i = 0; i < kParts; ++i) {
+      result.part[i] =
+          load(kept + i * kVector) > 0 ? result.part[i] * passed.scale : Vector{};
+    }
+  } else if (passed.rectified) {
+    const Columns rectified = load_columns(passed.rectified + at, left);
+    for (int i = 0; i < kParts; ++i) {
+      result.part[i] = rectified.part[i] > 0.0f ? result.part[i] * passed.scale : Vector{};
+    }
+  }
+  return result;
+}
+
+// grad [n_tokens, width] -> the gradient of what was dropped, and its sum added to grad_bias.
+void undrop(std::int64_t n_tokens, std::int64_t width, const Passed& passed, const float* grad,
+            float* out, float* grad_bias) {
+  for (std::int64_t token = 0; token < n_tokens; ++token) {
+    for (std::int64_t j = 0; j < width; j += kPartialSums) {
+      const std::int64_t at = token * width + j, left = width - j;
+      const Columns result = before(passed, grad, at, left);
+      if (out) store_columns(result, out + at, left);
+      add_columns(result, grad_bias + j, left);
+    }
+  }
+}
+
+// [rows, columns] -> [columns, rows].
+void transpose(const float* matrix, std::int64_t rows, std::int64_t columns, float* out) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) out[j * rows + i] = matrix[i * columns + j];
+  }
+}
+
+// The weights [out, in] as [in, out], one after another.
+struct Transposed {
+  Transposed(const BlockParameters<const float>& p, std::int64_t d, float* memory)
+      : q(memory), kv(q + d * d), out(kv + 2 * d * d), hidden(out + d * d), last(hidden + d * d) {
+    transpose(p.in_weight, d, d, memory);
+    transpose(p.in_weight + d * d, 2 * d, d, memory + d * d);
+    transpose(p.out_weight, d, d, memory + 3 * d * d);
+    transpose(p.hidden_weight, d, d, memory + 4 * d * d);
+    transpose(p.last_weight, d, d, memory + 5 * d * d);
+  }
+
+  const float *q, *kv, *out, *hidden, *last;
+};
+
+void forward(const SasrecBlockArgs& args, const Chunk& chunk, const Transposed& weights,
+             float* out, const PackedAttentionScratch& scratch) {
+  const BlockParameters<const float>& p = args.parameters;
+  const BlockStates& s = chunk.s;
+  const std::int64_t n = chunk.n_tokens, d = chunk.width;
+  normalise({n, d, args.eps, p.query_gain, p.query_shift}, chunk.x, nullptr, s.queries,
+            s.query_statistics);
+  layer(s.queries, d, n, weights.q, d, d, p.in_bias, s.projected, 3 * d);
+  layer(chunk.x, d, n, weights.kv, d, 2 * d, p.in_bias + d, s.projected + d, 3 * d);
+  packed_attention(chunk.attention(args), s.attended, 0, chunk.n_sequences * args.n_heads,
+                   scratch);
+  layer(s.attended, d, n, weights.out, d, d, p.out_bias, s.total, d);
+  normalise({n, d, args.eps, p.gain, p.shift}, s.queries, s.total, s.normed,
+            s.forward_statistics);
+  layer(s.normed, d, n, weights.hidden, d, d, p.hidden_bias, s.hidden, d);
+  drop(chunk, chunk.stream(1), {s.hidden, nullptr, nullptr});
+  layer(s.hidden, d, n, weights.last, d, d, p.last_bias, out, d);
+  drop(chunk, chunk.stream(2), {out, s.normed, s.kept});
+}
+
+void backward(const SasrecBlockArgs& args, const Chunk& chunk, const float* grad_out,
+              float* grad_x, const BlockParameters<float>& g, const SasrecBlockScratch& scratch) {
+  const BlockParameters<const float>& p = args.parameters;
+  const BlockStates& s = chunk.s;
+  const std::int64_t n = chunk.n_tokens, d = chunk.width;
+  const float scale = args.dropout.keep_scale;
+  float* grad_hidden = scratch.gradients;
+  float* grad_normed = grad_hidden + n * d;
+  float* grad_total = grad_normed + n * d;
+  float* grad_projected = grad_total + n * d;  // [n, 3 d]
+  float* grad_last = grad_projected;           // until that is needed
+
+  undrop(n, d, {s.kept, nullptr, scale}, grad_out, grad_last, g.last_bias);
+  layer_gradient(grad_last, d, s.hidden, n, d, d, g.last_weight);
+  layer(grad_last, d, n, p.last_weight, d, d, nullptr, grad_hidden, d);
+  undrop(n, d, {nullptr, s.hidden, scale}, grad_hidden, grad_hidden, g.hidden_bias);
+  layer_gradient(grad_hidden, d, s.normed, n, d, d, g.hidden_weight);
+  layer(grad_hidden, d, n, p.hidden_weight, d, d, nullptr, grad_normed, d);
+  norm_gradient({n, d, args.eps, p.gain, p.shift}, grad_normed, grad_out, s.total,
+                s.forward_statistics, false, grad_total, {g.gain, g.shift, g.out_bias});
+  layer_gradient(grad_total, d, s.attended, n, d, d, g.out_weight);
+  float* grad_attended = grad_normed;
+  layer(grad_total, d, n, p.out_weight, d, d, nullptr, grad_attended, d);
+  packed_attention_backward(
+      chunk.attention(args),
+      {{grad_attended, d, d / args.n_heads}, 3 * d, grad_projected, grad_projected + d,
+       grad_projected + 2 * d},
+      0, chunk.n_sequences * args.n_heads, scratch.attention);
+  undrop(n, 3 * d, {nullptr, nullptr, 1.0f}, grad_projected, nullptr, g.in_bias);
+  layer_gradient(grad_projected, 3 * d, s.queries, n, d, d, g.in_weight);
+  layer_gradient(grad_projected + d, 3 * d, chunk.x, n, 2 * d, d, g.in_weight + d * d);
+  float* grad_queries = grad_hidden;
+  layer(grad_projected, 3 * d, n, p.in_weight, d, d, nullptr, grad_queries, d);
+  layer(grad_projected + d, 3 * d, n, p.in_weight + d * d, 2 * d, d, nullptr, grad_x, d);
+  norm_gradient({n, d, args.eps, p.query_gain, p.query_shift}, grad_queries, grad_total, chunk.x,
+                s.query_statistics, true, grad_x, {g.query_gain, g.query_shift, nullptr});
 }
 
 }  // namespace
 
-void block_norm(const NormArgs& args) {
-  const std::int64_t width = args.width;
-  for (std::int64_t token = 0; token < args.n_tokens; ++token) {
-    const std::int64_t at = token * width;
-    const float* y = args.x + at;
-    if (args.added) {
-      float* sum = args.added + at;
-      for (std::int64_t j = 0; j < width; j += kPartialSums) {
-        const std::int64_t left = width - j;
-        const Columns biased = load_columns(sum + j, left) + load_columns(args.bias + j, left);
-        store_columns(load_columns(y + j, left) + biased, sum + j, left);
-      }
-      y = sum;
-    }
-    const Statistics statistics = statistics_of(y, width, args.eps);
-    args.statistics[2 * token] = statistics.mean;
-    args.statistics[2 * token + 1] = statistics.inverse;
-    for (std::int64_t j = 0; j < width; j += kPartialSums) {
-      const std::int64_t left = width - j;
-      const Columns normalised =
-          (load_columns(y + j, left) - statistics.mean) * statistics.inverse;
-      store_columns(normalised * load_columns(args.gain + j, left) +
-                        load_columns(args.shift + j, left),
-                    args.out + at + j, left);
-    }
+void sasrec_block(const SasrecBlockArgs& args, float* out, std::int64_t begin, std::int64_t end,
+                  const SasrecBlockScratch& scratch) {
+  const Transposed weights(args.parameters, args.width, scratch.weights);
+  while (begin < end) {
+    const std::int64_t stop = chunk_end(args.indptr, begin, end);
+    const Chunk chunk(args, begin, stop, scratch.indptr);
+    forward(args, chunk, weights, out + chunk.first * args.width, scratch.attention);
+    begin = stop;
   }
 }
 
-void block_norm_gradient(const NormGradientArgs& args) {
-  const std::int64_t width = args.width;
-  const float scale = 1.0f / static_cast<float>(width);
-  clear_gradients(args);
-  for (std::int64_t token = 0; token < args.n_tokens; ++token) {
-    const std::int64_t at = token * width;
-    const Statistics statistics{args.statistics[2 * token], args.statistics[2 * token + 1]};
-    Columns sum = {}, projection = {};
-    for (std::int64_t j = 0; j < width; j += kPartialSums) {
-      const std::int64_t left = width - j;
-      const NormGradient g = norm_gradient(args, at + j, left, statistics);
-      const Columns scaled = g.grad * load_columns(args.gain + j, left);
-      add_columns(g.grad * g.normalised, args.grad_gain + j, left);
-      add_columns(g.grad, args.grad_shift + j, left);
-      sum = sum + scaled;
-      projection = projection + scaled * g.normalised;
-    }
-    const float mean = total(sum.part) * scale, along = total(projection.part) * scale;
-    for (std::int64_t j = 0; j < width; j += kPartialSums) {
-      const std::int64_t left = width - j;
-      const NormGradient g = norm_gradient(args, at + j, left, statistics);
-      const Columns scaled = g.grad * load_columns(args.gain + j, left);
-      Columns grad = (scaled - mean - g.normalised * along) * statistics.inverse;
-      if (args.grad_bias) add_columns(grad, args.grad_bias + j, left);
-      if (args.add) grad = grad + load_columns(args.grad_y + at + j, left);
-      store_columns(grad, args.grad_y + at + j, left);
-    }
-  }
-}
-
-void block_dropout(const BiasDropoutArgs& args) {
-  std::uint32_t words[kWordsPerCall] = {};
-  for (std::int64_t row = 0; row < args.n_sequences; ++row) {
-    const PhiloxStream id{args.dropout.seed, static_cast<std::uint32_t>(args.dropout.users[row]),
-                          args.dropout.epoch, args.dropout.stream};
-    const std::int64_t begin = args.indptr[row] * args.width;
-    const std::int64_t size = args.indptr[row + 1] * args.width - begin;
-    std::int64_t column = 0;
-    for (std::int64_t first = 0; first < size; first += kWordsPerCall) {
-      if (args.dropout.keep_from) {
-        philox_words(id, static_cast<std::uint32_t>(first / 4), words);
-      }
-      const std::int64_t left = size - first;
-      drop(args, begin + first, left < kWordsPerCall ? left : kWordsPerCall, words, column);
-    }
-  }
-}
-
-void block_dropout_gradient(const DropoutGradientArgs& args) {
-  fill_zero(args.grad_bias, args.width);
-  for (std::int64_t token = 0; token < args.n_tokens; ++token) {
-    for (std::int64_t j = 0; j < args.width; j += kPartialSums) {
-      const std::int64_t at = token * args.width + j, left = args.width - j;
-      const Columns grad = undropped(args, at, left);
-      if (args.grad_x) store_columns(grad, args.grad_x + at, left);
-      add_columns(grad, args.grad_bias + j, left);
-    }
+void sasrec_block_backward(const SasrecBlockArgs& args, const SasrecBlockGradients& gradients,
+                           std::int64_t begin, std::int64_t end,
+                           const SasrecBlockScratch& scratch) {
+  while (begin < end) {
+    const std::int64_t stop = chunk_end(args.indptr, begin, end);
+    const Chunk chunk(args, begin, stop, scratch.indptr);
+    const std::int64_t at = chunk.first * args.width;
+    backward(args, chunk, gradients.grad_out + at, gradients.grad_x + at, gradients.parameters,
+             scratch);
+    begin = stop;
   }
 }
 

@@ -6,11 +6,16 @@ from typing import Any
 
 import torch
 
+from pdrec_fast.build_info import extension
 from pdrec_fast.operands import PackedDropout, SasrecBlock
 from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.ops.packed._block_parts import BlockParts, gradient_sizes
-from pdrec_fast.ops.packed._sequences import DropoutKey, cpp_problem, packed_dropout_of
+from pdrec_fast.ops.packed._sequences import (
+    DropoutKey,
+    cpp_arguments,
+    cpp_problem,
+    packed_dropout_of,
+)
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
@@ -112,15 +117,38 @@ def _sasrec_block(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(out, and what the gradient needs besides the arguments, empty unless ``keep``)."""
     outputs = _like_outputs(x, words, heads, keep)
-    BlockParts(x.contiguous(), words, block, heads).forward(*outputs)
+    extension.sasrec_block(
+        *_arrays(x, words, block, heads),
+        *(tensor.numpy() for tensor in outputs),
+        torch.get_num_threads(),
+    )
     return outputs
+
+
+def _arrays(
+    x: torch.Tensor, words: PackedDropout, block: SasrecBlock, heads: int
+) -> tuple[Any, ...]:
+    """What the extension's functions begin with."""
+    parameters = [p.detach().contiguous().numpy() for p in block]
+    array = x.detach().contiguous().numpy()
+    return array, parameters, cpp_arguments(len(x), words), heads, reference.NORM_EPS
+
+
+def _gradient_sizes(width: int) -> tuple[int, ...]:
+    """Numbers of elements of a block's parameters."""
+    square = width * width
+    return (
+        *(width, width, 3 * square, 3 * width, square, width),
+        *(width, width, square, width, square, width),
+    )
 
 
 def _like_outputs(
     x: torch.Tensor, words: PackedDropout, heads: int, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """out [T, d]; states [8 T d]: of every part, see ``BlockParts``; statistics [(4 + 2 heads) T]
-    likewise; kept, uint8 [T, d]: whether dropout kept an element of the last layer."""
+    """out [T, d]; states [8 T d]: queries, attention's output, their sum, its norm, the hidden layer,
+    [T, d] each, and queries, keys and values [T, 3 d]; statistics [(4 + 2 heads) T] of the norms
+    and the attention; kept, uint8 [T, d]: whether the last dropout kept an element."""
     n_tokens = len(x) if keep else 0
     return (
         x.new_empty(x.shape),
@@ -131,7 +159,7 @@ def _like_outputs(
 
 
 @operation(
-    fake=lambda a: (a.x.new_empty(a.x.shape), a.x.new_empty(sum(gradient_sizes(a.x.shape[1]))))
+    fake=lambda a: (a.x.new_empty(a.x.shape), a.x.new_empty(sum(_gradient_sizes(a.x.shape[1]))))
 )
 def _sasrec_block_backward(
     grad_out: torch.Tensor,
@@ -144,9 +172,16 @@ def _sasrec_block_backward(
     kept: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(gradient of x, those of the parameters one after another)."""
-    grad_x = x.new_empty(x.shape)
-    parts = BlockParts(x.contiguous(), words, block, heads)
-    return grad_x, parts.backward(grad_out, states, statistics, kept, grad_x)
+    grad_x, gradients = x.new_empty(x.shape), x.new_empty(sum(_gradient_sizes(x.shape[1])))
+    extension.sasrec_block_backward(
+        grad_out.detach().numpy(),
+        *_arrays(x, words, block, heads),
+        *(tensor.detach().numpy() for tensor in (states, statistics, kept)),
+        grad_x.numpy(),
+        gradients.numpy(),
+        torch.get_num_threads(),
+    )
+    return grad_x, gradients
 
 
 @_sasrec_block.gradient(
@@ -159,5 +194,5 @@ def _(saved: Any, grad_out: torch.Tensor, *_: None) -> tuple[torch.Tensor, ...]:
     grad_x, flat = _sasrec_block_backward(
         grad_out.contiguous(), saved.x, saved.words, saved.block, saved.heads, *saved.outputs
     )
-    gradients = flat.split(gradient_sizes(saved.x.shape[1]))
+    gradients = flat.split(_gradient_sizes(saved.x.shape[1]))
     return grad_x, *(g.view(p.shape) for g, p in zip(gradients, saved.block, strict=True))
