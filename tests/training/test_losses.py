@@ -74,15 +74,15 @@ def test_it_continues_where_it_stopped(split: Split, tmp_path: Path, sampling: s
     }
     whole = fitted(split, **settings)
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(history):
         if history.epochs == 2:
-            raise Stopped
+            raise StoppedError
 
     interrupted = PDRec("sasrec", **(OPTIONS | settings))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         interrupted.fit(split, checkpoint=tmp_path, progress=False, on_epoch_end=stop)
     resumed = PDRec("sasrec", **(OPTIONS | settings))
     resumed.fit(split, checkpoint=tmp_path, progress=False)
