@@ -11,6 +11,7 @@ domains (``Interactions.target_items``), candidates are items of the target doma
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +71,10 @@ class Evaluator:
         n_users = len(holdout)
         data = self.split.data
         n_candidates = PAPER_NEGATIVES + 1 if protocol == "paper" else data.n_targets
-        with unit("evaluation", users=n_users, items=n_users * n_candidates):
+        # Popularity scores nothing: a profile's rates are those of models.
+        alike = getattr(scorer, "item_scores", None) is not None
+        counts = {"users": n_users, "items": n_users * n_candidates}
+        with nullcontext() if alike else unit("evaluation", **counts):
             if protocol == "full":
                 return rank_in_corpus(scorer, holdout, data.target_items, block_size=blocks)
             return rank_among(scorer, holdout, self.negatives(on), block_size=blocks)

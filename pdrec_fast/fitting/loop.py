@@ -144,12 +144,7 @@ def run_loop(
         logger.info("%s: resuming after epoch %d", name, history.epochs)
         if on_epoch_end is not None:
             on_epoch_end(history)
-    if validation is not None:
-        history.validation_users, history.of_users = validation.n_users, validation.of_users
-        history.popularity = validation.popularity
-        if validation.n_users < validation.of_users:
-            sizes = validation.n_users, validation.of_users
-            logger.info("%s: validating on a fixed sample of %d of %d users", name, *sizes)
+    _note(history, validation, name)
     saved_at = -math.inf
     with tqdm(
         total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
@@ -159,12 +154,7 @@ def run_loop(
             history.losses.append(_checked_mean(task.train_epoch(epoch), name, epoch, checkpoint))
             _check_weights(task, name, epoch, checkpoint)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-                try:
-                    best = _validate(task, history, epoch, best)
-                except NonFiniteScoresError as error:
-                    raise NonFiniteLossError(
-                        f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
-                    ) from None
+                best = _validate(task, history, best, name, epoch, checkpoint)
             history.finished = _is_over(config, history)
             _remark(history, epoch, validation, name, bar)
             history.seconds += time.monotonic() - started
@@ -182,10 +172,32 @@ def run_loop(
     return history
 
 
+def _note(history: History, validation: Validation | None, name: str) -> None:
+    """Keep in the history what its validation figures are taken on and held against."""
+    if validation is None:
+        return
+    sizes = validation.n_users, validation.of_users
+    history.validation_users, history.of_users = sizes
+    history.popularity = validation.popularity
+    if validation.n_users < validation.of_users:
+        logger.info("%s: validating on a fixed sample of %d of %d users", name, *sizes)
+
+
 def _validate(
-    task: TrainingTask, history: History, epoch: int, best: dict[str, torch.Tensor] | None
+    task: TrainingTask,
+    history: History,
+    best: dict[str, torch.Tensor] | None,
+    name: str,
+    epoch: int,
+    checkpoint: str | Path | None,
 ) -> dict[str, torch.Tensor] | None:
-    value = task.validate()
+    """The best weights so far, this epoch's among them."""
+    try:
+        value = task.validate()
+    except NonFiniteScoresError as error:
+        raise NonFiniteLossError(
+            f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
+        ) from None
     if value is None:
         return best
     history.validations[str(epoch)] = value

@@ -9,7 +9,7 @@ from typing import Any
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.diffusion import DiffusionConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
-from pdrec_fast.presets import current_name, kind_of, preset_of
+from pdrec_fast.presets import backbone_of, current_name, kind_of, preset_of
 from pdrec_fast.settings import with_settings
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES, Module, PDRecConfig
@@ -104,6 +104,8 @@ class RunConfig:
 
         A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
         encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.
+        The default preset has one backbone for both: encoder, loss, number of negatives, budget
+        and selection are the same.
 
         Raises:
             ValueError: no such preset, or it has nothing for this encoder.
@@ -114,7 +116,7 @@ class RunConfig:
         )
         config = cls(
             diffusion=replace(preset.diffusion, seed=seed),
-            pdrec=replace(preset.pdrec, modules=modules, seed=seed),
+            pdrec=backbone_of(name, replace(preset.pdrec, modules=modules, seed=seed)),
             encoder=encoder,
             guide=guide,
             top_m=preset.top_m,

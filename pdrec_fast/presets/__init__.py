@@ -1,6 +1,13 @@
 """Settings by name: the paper's, one for data of your own, and what searches found."""
 
-from pdrec_fast.presets.base import DEFAULT, FORMER_NAMES, PRESETS, Preset, current_name
+from pdrec_fast.presets.base import (
+    DEFAULT,
+    FORMER_NAMES,
+    PRESETS,
+    Preset,
+    backbone_of,
+    current_name,
+)
 from pdrec_fast.presets.tuned import kind_of, preset_names, preset_of
 
 __all__ = [
@@ -8,6 +15,7 @@ __all__ = [
     "FORMER_NAMES",
     "PRESETS",
     "Preset",
+    "backbone_of",
     "current_name",
     "kind_of",
     "preset_names",

@@ -1,6 +1,6 @@
 """The presets' values against the paper's text and the authors' repository, typed in again here."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +9,7 @@ import pdrec_fast as pf
 from pdrec_fast import cli
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.presets import base
+from pdrec_fast.training import MODULES
 
 NAMES = ("toy", "game", "book", "music")
 # "Parameter settings" of the paper.
@@ -100,6 +101,35 @@ def test_single_settings_of_a_preset_change():
             pf.with_settings(toy, wrong)
     with pytest.warns(DeprecationWarning, match=r"write pdrec_fast\.with_settings"):
         assert toy.with_settings({"top_m": 9}).top_m == 9
+
+
+@pytest.mark.parametrize("encoder", sorted(ENCODERS))
+def test_the_default_trains_plain_and_guided_alike(encoder):
+    plain, guided = (
+        pf.RunConfig.from_preset("default", encoder=encoder, modules=modules)
+        for modules in ((), MODULES)
+    )
+    assert plain.encoder_options == guided.encoder_options
+    negatives = guided.pdrec.random_negatives + guided.pdrec.safe_negatives
+    assert plain.pdrec.random_negatives == negatives
+    alike = replace(plain.pdrec, modules=MODULES, random_negatives=guided.pdrec.random_negatives)
+    assert alike == guided.pdrec
+    some = pf.RunConfig.from_preset("default", encoder=encoder, modules=("hbr", "dpa"))
+    assert some.pdrec.random_negatives == negatives
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_negatives_come_on_top(name):
+    plain = pf.RunConfig.from_preset(name, modules=()).pdrec
+    assert (plain.random_negatives, plain.safe_negatives) == (1, 1)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "default"])
+def test_only_the_default_selects_by_the_whole_corpus_and_on_a_sample(name):
+    preset = pf.PRESETS[name]
+    wanted = ("full", 100_000) if name == "default" else ("paper", 0)
+    for config in (preset.diffusion, preset.pdrec):
+        assert (config.select_by, config.validation_users) == wanted
 
 
 def test_the_default_was_called_none():

@@ -59,7 +59,9 @@ def test_the_printed_run_reaches_what_the_search_found(data_file, tmp_path, modu
     ran = command(*words[1:], *quick)
     assert ran.exit_code == 0, ran.output
     metrics = json.loads((out / "best" / "metrics.json").read_text())
-    assert metrics["protocols"]["paper"]["valid"]["ndcg@10"] == best["after"]
+    selected = metrics["config"]["pdrec"]["select_by"]
+    assert best["metric"] == f"validation NDCG@10 ({selected})"
+    assert metrics["protocols"][selected]["valid"]["ndcg@10"] == best["after"]
     # The file is a preset: it gives what the command sets one by one.
     assert f"merged into {file}" in result.stdout
     diffusion = ("--diffusion", out) if modules != "none" else ()
