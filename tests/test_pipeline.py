@@ -570,7 +570,11 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--set", "pdrec.lr=fast"], 1, "type float"),
         ([*RUN, "--set", "pdrec.skip_cold_items=1"], 1, "type bool"),
         ([*RUN, "--set", "pdrec.dpa_start=999"], 1, "dpa_start=999: in "),
-        ([*RUN, "--set", "pdrec.loss=bpr"], 1, "loss='bpr': choose one of ('bce', 'gbce', 'softmax', 'shared_softmax', "),
+        (
+            [*RUN, "--set", "pdrec.loss=bpr"],
+            1,
+            "loss='bpr': choose one of ('bce', 'gbce', 'softmax', 'shared_softmax', ",
+        ),
         (
             [*RUN, "--set", "pdrec.lr=-1"],
             1,

@@ -213,7 +213,7 @@ class PDRec:
     def temperature(self) -> float:
         """That of the logits: of the configuration, or what was learned from it."""
         if self.config.learn_temperature and self.encoder is not None:
-            return float(self.encoder.log_temperature.detach().exp())
+            return float(self.fitted_encoder().log_temperature.detach().exp())
         return self.config.temperature
 
     def evaluate(self, split: Split, **options: Any) -> Results:

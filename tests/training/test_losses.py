@@ -8,7 +8,12 @@ import pytest
 from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
 
 LOSSES = ("gbce", "shared_softmax", "corpus_softmax")
-OPTIONS = {"encoder_options": {"width": 16, "blocks": 1}, "lr": 5e-3, "batch_size": 64, "select_by": "full"}
+OPTIONS = {
+    "encoder_options": {"width": 16, "blocks": 1},
+    "lr": 5e-3,
+    "batch_size": 64,
+    "select_by": "full",
+}
 
 
 @pytest.fixture(scope="module")
