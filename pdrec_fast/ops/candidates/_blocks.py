@@ -62,7 +62,7 @@ class ItemVectors:
     """
 
     def __init__(self, vectors: torch.Tensor, similarity: Similarity, half: bool) -> None:
-        self._unit, self._norms = vectors.float(), None
+        self._unit, self._norms = vectors.float().contiguous(), None
         if similarity.cosine:
             self._norms = torch.linalg.vector_norm(self._unit, dim=1, keepdim=True)
             self._unit = self._unit / self._norms.clamp_min(_NORM_EPS)
@@ -133,7 +133,7 @@ def run(
 ) -> Gradients:
     """Everything in blocks: ``vectors`` gives those of a range of the items; states in float32."""
     dtype = torch.bfloat16 if wanted.half else torch.float32
-    gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype)
+    gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype).contiguous()
     token_blocks, item_blocks = blocks(
         len(states), n_items, dtype.itemsize, states.device.type, splits=kernel.splits
     )

@@ -69,7 +69,7 @@ def corpus_softmax(
     """
     if positives.ndim != 1:
         raise ValueError(f"positives must have shape [T], got {tuple(positives.shape)}")
-    given = Candidates(states, table, positives[:, None])
+    given = Candidates(states, table, positives.unsqueeze(1))
     how = Similarity.of(similarity, temperature)
     check_candidates(given, how, weights=weights)
     if weights.shape != states.shape[:1]:
