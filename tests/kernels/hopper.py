@@ -31,12 +31,17 @@ from pdrec_fast.operands import (
     Noise,
     ObservedRows,
     PackedDropout,
+    SharedNegatives,
     Similarity,
     SparseTarget,
 )
 
 ITEMS, HIDDEN = 500, 1000
-SIMILARITIES = Similarity("dot", 1.0), Similarity("cosine", 1.0)
+SIMILARITIES = (
+    Similarity("dot", 1.0),
+    Similarity("cosine", 1.0),
+    Similarity("cosine", 1.0, torch.ones(())),
+)
 # Triton compiles for a one, for multiples of 16 and for other integers, unless told not to.
 N_ROWS, OTHER_N_ROWS = 40, (48, 1)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -69,6 +74,33 @@ def sampled_softmax(dtype: torch.dtype, n: int) -> None:
     for similarity in SIMILARITIES:
         given = candidates(dtype, n), torch.ones(n), similarity
         kernels("candidates.sampled_softmax").sampled_softmax(*given)
+
+
+def shared_softmax(dtype: torch.dtype, n: int) -> None:
+    """A block of products in ``dtype``; states and candidates are in float32."""
+    block, shared = torch.ones(n, ITEMS, dtype=dtype), SharedNegatives(*negatives())
+    for similarity in SIMILARITIES:
+        given = candidates(torch.float32, n)
+        outputs = torch.ones(n), torch.ones(n)
+        gradients = LogitGradients.empty(given.items)
+        kernels("candidates.shared_softmax").shared_softmax(
+            block, given, shared, torch.ones(n), similarity, gradients, outputs
+        )
+
+
+def negatives() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(ITEMS, dtype=torch.int64), torch.zeros(ITEMS)
+
+
+def corpus_softmax(dtype: torch.dtype, n: int) -> None:
+    module, block = kernels("candidates.corpus_softmax"), torch.ones(n, ITEMS, dtype=dtype)
+    ones = torch.ones(n)
+    rows = module.CorpusRows(ones, torch.zeros(n, dtype=torch.int64), ones, torch.ones(n, 4))
+    for similarity in SIMILARITIES:
+        for first, n_items in ((0, ITEMS), (0, 3 * ITEMS), (ITEMS, 3 * ITEMS), (ITEMS, 2 * ITEMS)):
+            given = block, slice(first, first + ITEMS), n_items, rows, similarity
+            module.corpus_softmax(*given, (ones, ones, ones))
+        module.corpus_derivatives(block, slice(ITEMS, 2 * ITEMS), rows, similarity)
 
 
 def candidate_gradients(dtype: torch.dtype, n: int) -> None:
@@ -155,6 +187,8 @@ LAUNCHES = {
         item_logits,
         weighted_bce,
         sampled_softmax,
+        shared_softmax,
+        corpus_softmax,
         candidate_gradients,
         packed_dropout,
         packed_attention,

@@ -5,6 +5,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pdrec_fast.ops.candidates._blocks import Wanted
+from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
+from pdrec_fast.ops.candidates.shared_softmax import shared_softmax
 from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
@@ -88,6 +91,20 @@ def test_the_loss_of_candidates_is_float32(dtype):
         loss = weighted_bce(states, table, items, weights, 1, **settings)
     assert kind(loss) == ("cuda", FP32)
     assert given.dtypes == {FP32}
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("loss", [shared_softmax, corpus_softmax])
+def test_losses_of_shared_items_are_float32_of_products_in_bfloat16(loss, dtype):
+    states, table = floats(TOKENS, WIDTH, dtype=dtype), floats(ITEMS, WIDTH)
+    positives, weights = integers(TOKENS), floats(TOKENS, dtype=dtype)
+    given = [states, table, positives, weights]
+    if loss is shared_softmax:
+        given[2:3] = integers((TOKENS, 1)), integers(4), floats(4)
+    assert Wanted.of(states, table).half
+    with Given() as seen:
+        assert kind(loss(*given, similarity="cosine", temperature=2.0)) == ("cuda", FP32)
+    assert seen.dtypes == {FP32}
 
 
 @pytest.mark.parametrize(("impl", "inside"), [("triton", BF16), ("dense", BF16), ("gram", FP32)])

@@ -71,7 +71,8 @@ def find_logits(
         shift = tl.where(largest == float("-inf"), 0.0, largest)
         sums *= tl.exp(before - shift)
         sums += tl.sum(tl.exp(negatives - shift[:, None]), axis=1)
-    return positives, largest, sums, state_squares
+    # Whatever a state that does not count holds, its derivatives are zeros.
+    return positives, largest, sums, tl.where(counts, state_squares, 1.0)
 
 
 @triton.jit

@@ -157,8 +157,9 @@ def _corpus_softmax_kernel(
         share = slope / safe_sums
         product = share * slopes_times_logits - tl.where(slope != 0, slope * own, 0.0)
         tl.store(losses_ptr + token + one, tl.where(counts, loss * weight, 0.0))
-        tl.store(factors_ptr + token + one, share * scale)
-        tl.store(grad_state_ptr + token + one, own_multiple(product, square, COSINE))
+        tl.store(factors_ptr + token + one, tl.where(counts, share * scale, 0.0))
+        grad_state = tl.where(counts, own_multiple(product, square, COSINE), 0.0)
+        tl.store(grad_state_ptr + token + one, grad_state)
     if IS_FIRST and IS_LAST:
         _put_positive(block_ptr, token, n_columns, first_item, positive, counts, sums)
     else:

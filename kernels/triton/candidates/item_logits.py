@@ -9,7 +9,9 @@ import triton.language as tl
 from pdrec_fast.kernels.triton.candidates._tiles import (
     Tile,
     logit_scale,
+    number,
     products,
+    similarity_arguments,
     tile_arguments,
     tile_of,
     token_places,
@@ -30,6 +32,7 @@ def _logits_kernel(
     width,
     temperature,
     COSINE: tl.constexpr,
+    LEARNED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -46,7 +49,7 @@ def _logits_kernel(
     dots, state_squares, item_squares = products(
         states_ptr, table_ptr, tokens, token_mask, items, in_table, width, COSINE, BLOCK_D
     )
-    logits = dots * logit_scale(state_squares, item_squares, temperature, COSINE)
+    logits = dots * logit_scale(state_squares, item_squares, number(temperature, LEARNED), COSINE)
     if HAS_BIAS:
         logits += tl.load(bias_ptr + items, mask=in_table, other=0.0).to(tl.float32)
     refused = tl.where(items == -1, float("-inf"), float("nan"))
@@ -71,8 +74,7 @@ def item_logits(
         _logits_kernel[(n_blocks,)](
             bias_ptr=logits if bias is None else bias.contiguous(),
             logits_ptr=logits,
-            temperature=similarity.temperature,
-            COSINE=similarity.cosine,
+            **similarity_arguments(similarity),
             HAS_BIAS=bias is not None,
             **tile_arguments(candidates, tile),
         )

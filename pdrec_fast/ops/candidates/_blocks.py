@@ -62,7 +62,7 @@ class ItemVectors:
     """
 
     def __init__(self, vectors: torch.Tensor, similarity: Similarity, half: bool) -> None:
-        self._unit, self._norms = vectors.float(), None
+        self._unit, self._norms = vectors.float().contiguous(), None
         if similarity.cosine:
             self._norms = torch.linalg.vector_norm(self._unit, dim=1, keepdim=True)
             self._unit = self._unit / self._norms.clamp_min(_NORM_EPS)
@@ -133,7 +133,7 @@ def run(
 ) -> Gradients:
     """Everything in blocks: ``vectors`` gives those of a range of the items; states in float32."""
     dtype = torch.bfloat16 if wanted.half else torch.float32
-    gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype)
+    gradients, narrow = Gradients.like(states, n_items, wanted), states.to(dtype).contiguous()
     token_blocks, item_blocks = blocks(
         len(states), n_items, dtype.itemsize, states.device.type, splits=kernel.splits
     )
@@ -146,7 +146,7 @@ def run(
         if not (wanted.of_states or wanted.of_table):
             continue
         factors = kernel.factors[tokens, None]
-        scaled = _scaled(states[tokens], factors, dtype)
+        of_tokens = scaled(states[tokens], factors).to(dtype)
         for items in item_blocks:
             if not found:
                 of_items = vectors(items)
@@ -155,7 +155,7 @@ def run(
             if wanted.of_states:
                 _add_product(gradients.states[tokens], block, of_items.factors)
             if wanted.of_table:
-                _add_product(gradients.items[items], block.T, scaled)
+                _add_product(gradients.items[items], block.T, of_tokens)
         if wanted.of_states:
             gradients.states[tokens].mul_(factors)
     if wanted.of_table:
@@ -165,8 +165,8 @@ def run(
 
 
 # A CPU core's second-level cache holds this, so that a block is still there between the products
-# and the kernel; a GPU wants few and large launches. More is taken only where so few tokens would not
-# pay for reading the items.
+# and the kernel; a GPU wants few and large launches. More is taken only where so few tokens would
+# not pay for reading the items.
 _PREFERRED_BYTES, _MOST_BYTES = {"cpu": 3 * 2**19}, 2**24
 _ENOUGH_TOKENS, _FEWEST_TOKENS = 256, 64
 _TILE = 1024  # tokens, and items, where items are too many for a block to have all
@@ -211,9 +211,9 @@ def _products(states: torch.Tensor, vectors: ItemVectors) -> torch.Tensor:
     return torch.mm(states, vectors.factors.T, out=block)
 
 
-def _scaled(states: torch.Tensor, factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def scaled(states: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """``factors * states``, 0 for states that do not count, whatever they hold."""
-    return (states * factors).masked_fill_(factors == 0, 0).to(dtype)
+    return (states * factors).masked_fill_(factors == 0, 0)
 
 
 def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from pdrec_fast.ops.candidates._blocks import (
     Wanted,
     as_array,
     run,
+    scaled,
 )
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
@@ -68,7 +69,7 @@ def corpus_softmax(
     """
     if positives.ndim != 1:
         raise ValueError(f"positives must have shape [T], got {tuple(positives.shape)}")
-    given = Candidates(states, table, positives[:, None])
+    given = Candidates(states, table, positives.unsqueeze(1))
     how = Similarity.of(similarity, temperature)
     check_candidates(given, how, weights=weights)
     if weights.shape != states.shape[:1]:
@@ -111,18 +112,30 @@ def _corpus_softmax(
 
     gradients = run(kernel, states, vectors, len(table), wanted)
     if wanted.of_states:
-        gradients.states.addcmul_(states, grad_state[:, None])
+        gradients.states.add_(scaled(states, grad_state[:, None]))
     return kernel.loss, grad_state, *gradients
 
 
-@_corpus_softmax.gradient(of=["states", "table"], saves=[], outputs=(2, 3), constant=(1, 2, 3))
+@operation(fake=lambda a: a.gradient.new_empty(a.gradient.shape))
+def _corpus_gradient(
+    grad_loss: torch.Tensor, of: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
+    """``of`` is there for autograd, which refuses derivatives of what has no formula: without it
+    second derivatives would silently be 0."""
+    return grad_loss * gradient
+
+
+@_corpus_softmax.gradient(
+    of=["states", "table"], saves=["candidates"], outputs=(2, 3), constant=(1, 2, 3)
+)
 def _(
     saved: Any, grad_loss: torch.Tensor, *_: None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     of_states, of_table = saved.outputs
+    states, table, _ = saved.candidates
     return (
-        grad_loss * of_states if "states" in saved.needs else None,
-        grad_loss * of_table if "table" in saved.needs else None,
+        _corpus_gradient(grad_loss, states, of_states) if "states" in saved.needs else None,
+        _corpus_gradient(grad_loss, table, of_table) if "table" in saved.needs else None,
     )
 
 

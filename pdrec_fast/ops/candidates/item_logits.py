@@ -12,6 +12,7 @@ from pdrec_fast.ops.candidates._checks import (
     float_array,
     implementations,
     item_indices,
+    temperature_value,
     thread_count,
 )
 from pdrec_fast.ops.declaration import operation
@@ -26,7 +27,7 @@ def item_logits(
     items: torch.Tensor,
     *,
     similarity: str = "dot",
-    temperature: float = 1.0,
+    temperature: float | torch.Tensor = 1.0,
     bias: torch.Tensor | None = None,
     impl: str = "auto",
 ) -> torch.Tensor:
@@ -41,7 +42,8 @@ def item_logits(
         items: int64 or int32 [T, C], rows of the table; -1 marks an absent candidate.
         similarity: ``"dot"``, or ``"cosine"``: the product of both sides as
             ``torch.nn.functional.normalize`` scales them, times ``temperature``.
-        temperature: of the cosine; the dot product does not use it.
+        temperature: of the cosine, a number or a floating tensor of shape []; the dot product does
+            not use it.
         bias: [N], or None.
         impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``. The C++ result has
             the same bits whatever the number of threads and the instruction set.
@@ -54,7 +56,7 @@ def item_logits(
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
         BackendError: the named implementation cannot run here.
     """
-    candidates, how = Candidates(states, table, items), Similarity(similarity, temperature)
+    candidates, how = Candidates(states, table, items), Similarity.of(similarity, temperature)
     check_candidates(candidates, how, bias=bias)
     if bias is not None and bias.shape != table.shape[:1]:
         raise ValueError(f"bias must have shape [{len(table)}], got {tuple(bias.shape)}")
@@ -64,7 +66,7 @@ def item_logits(
         return reference.item_logits(candidates, how, bias)
     if chosen == "cpp":
         candidates = Candidates(states.float(), table.float(), items)
-    return _item_logits(candidates, how, None if bias is None else bias.float(), chosen)
+    return _item_logits(candidates, how.detached(), None if bias is None else bias.float(), chosen)
 
 
 @operation(
@@ -82,7 +84,7 @@ def _item_logits(
     extension.item_logits(
         *cpp_arguments(candidates),
         similarity.cosine,
-        similarity.temperature,
+        temperature_value(similarity),
         None if bias is None else float_array(bias),
         logits.numpy(),
         thread_count(candidates),

@@ -152,7 +152,8 @@ def _(
         grad_states = grad_states + grad_loss * of_states
     if grad_table is None:
         return grad_states, None
-    rows = saved.shared.negatives
+    # One outside the table, whose gradient is NaN, is refused before on a CPU.
+    rows = saved.shared.negatives.clamp(0, len(saved.candidates.table) - 1)
     scaled = (grad_loss * of_negatives).to(grad_table.dtype)
     if not saved.sparse_grad:
         return grad_states, grad_table.index_add(0, rows, scaled)

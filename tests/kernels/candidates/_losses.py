@@ -105,13 +105,25 @@ class LossContract:
             torch.tensor([[0.0, 0.0], [3e-13, 4e-13]], device=device),
             torch.tensor([[0.0, 0.0], [1.0, 1.0]], device=device),
         ]
-        _, (_, weights, *own) = self.make_inputs(2, 2, 3, 5, device=device)
+        _, (_, weights, *own) = self.make_inputs(2, 2, 3, 2, device=device)
         for items in ([[0, 1], [0, 1]], [[0, 1], [1, 0]]):
             rest = torch.tensor(items, device=device), torch.ones_like(weights), *own
             _, expected = self.run([x.double() for x in floats], rest, COSINE, impl="reference")
             _, found = self.run(floats, rest, COSINE, way=way)
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+
+    def test_a_learned_temperature(self, device):
+        floats, rest = self.make_inputs(9, 4, 20, 5, device=device)
+        found = []
+        for impl, given in (("triton", floats), ("reference", [x.double() for x in floats])):
+            learned = torch.tensor(5.0, device=device, requires_grad=True)
+            leaves = [*(x.detach().requires_grad_() for x in given), learned]
+            settings = {"similarity": "cosine", "temperature": learned}
+            value = self.loss(*leaves[:2], *rest, impl=impl, **settings)
+            found.append((value.detach(), *torch.autograd.grad(value * -0.7, leaves)))
+        for one, true in zip(*found, strict=True):
+            assert relative_error(one, true) <= 2e-6
 
     def test_custom_op_contract(self, device):
         floats, (items, weights, *own) = self.make_inputs(5, 3, 9, 17, device=device)

@@ -92,7 +92,9 @@ def test_custom_op_contract(device):
     states, table, items, bias = make_inputs(5, 7, 9, 17, device, torch.bfloat16)
     operation = torch.ops.pdrec_fast.item_logits.default
     for last in (bias.float(), None):
-        torch.library.opcheck(operation, (states, table, items, "cosine", 5.0, last, "triton"))
+        torch.library.opcheck(
+            operation, (states, table, items, "cosine", 5.0, None, last, "triton")
+        )
 
 
 def test_compiles_without_a_graph_break(device):

@@ -65,7 +65,7 @@ def test_an_item_outside_the_table_makes_the_loss_nan(outside, column, device):
 def test_tokens_of_weight_zero_are_not_read(device):
     floats, _ = make_inputs(3, 3, 5, 7, device=device)
     items = torch.tensor([[1, 2, 3], [4, 4, 5], [1, 3, 2]], device=device)
-    floats[1][4:6] = math.nan
+    floats[0][1], floats[1][4:6] = math.nan, math.nan
     weights = torch.tensor([1.0, 0, 2], device=device)
     loss, gradients = run(sampled_softmax, floats, (items, weights), COSINE)
     assert loss.isfinite()

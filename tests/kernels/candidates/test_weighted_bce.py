@@ -149,7 +149,7 @@ def test_custom_op_contracts(device):
     floats, (items, weights, n_positives) = make_inputs(5, 3, 9, 17, 2, device=device)
     operations = torch.ops.pdrec_fast
     leaves = [tensor.requires_grad_() for tensor in floats]
-    settings = (n_positives, "cosine", 5.0, False, "triton")
+    settings = (n_positives, "cosine", 5.0, None, False, "triton")
     arguments = (*leaves, items, weights.nan_to_num(), *settings)
     torch.library.opcheck(operations.weighted_bce.default, arguments)
     with torch.no_grad():

@@ -96,7 +96,7 @@ class LossContract:
             torch.tensor([[0.0, 0.0], [3e-13, 4e-13]]),
             torch.tensor([[0.0, 0.0], [1.0, 1.0]]),
         ]
-        _, (_, weights, *own) = self.make_inputs(2, 2, 3, 5)
+        _, (_, weights, *own) = self.make_inputs(2, 2, 3, 2)
         for items in ([[0, 1], [0, 1]], [[0, 1], [1, 0]]):
             rest = torch.tensor(items), torch.ones_like(weights), *own
             _, expected = self.run([x.double() for x in floats], rest, COSINE, impl="reference")
@@ -133,6 +133,33 @@ class LossContract:
         extension.set_isa(before)
         for result in results:
             assert all(map(torch.equal, result, results[0]))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_a_learned_temperature_has_its_gradient(self, impl, dtype):
+        floats, rest = self.make_inputs(33, 7, 37, 50)
+        values = []
+        for kind, given in ((impl, floats), ("reference", [x.double() for x in floats])):
+            learned = torch.tensor(5.0, dtype=dtype, requires_grad=True)
+            leaves = [*(x.detach().requires_grad_() for x in given), learned]
+            loss = self.loss(
+                *leaves[:2], *rest, impl=kind, similarity="cosine", temperature=learned
+            )
+            values.append((loss.detach(), *torch.autograd.grad(loss * -0.7, leaves)))
+        plain, gradients = self.run(floats, rest, COSINE, impl=impl, grad_loss=-0.7)
+        for found, expected in zip(values[0], (plain, *gradients), strict=False):
+            torch.testing.assert_close(found, expected, check_dtype=False)
+        torch.testing.assert_close(values[0][3], values[1][3], check_dtype=False)
+
+    def test_a_temperature_that_is_a_tensor_may_be_the_only_leaf(self, impl):
+        floats, rest = self.make_inputs(9, 4, 5, 7)
+        learned = torch.tensor(5.0, requires_grad=True)
+        self.loss(*floats, *rest, impl=impl, similarity="cosine", temperature=learned).backward()
+        assert learned.grad.isfinite()
+        assert learned.grad != 0
+        constant = torch.tensor(5.0)
+        loss = self.loss(*floats, *rest, impl=impl, similarity="cosine", temperature=constant)
+        assert not loss.requires_grad
+        torch.testing.assert_close(loss, self.loss(*floats, *rest, impl=impl, **COSINE))
 
     def test_no_gradient_flows_to_the_weights(self, impl):
         floats, (items, weights, *own) = self.make_inputs(5, 7, 9, 17)
@@ -171,6 +198,15 @@ class LossContract:
         floats[wanted].requires_grad_()
         self.loss(*floats, *rest, impl="cpp", **COSINE).backward()
         assert floats[wanted].grad.any()
+
+    @needs_extension
+    @pytest.mark.parametrize("value", [0.0, math.nan])
+    def test_a_learned_temperature_that_has_gone_astray_is_refused(self, value):
+        floats, rest = self.make_inputs(5, 7, 9, 17)
+        with pytest.raises(ValueError, match=f"finite and not 0, got a tensor that holds {value}"):
+            self.loss(
+                *floats, *rest, impl="cpp", similarity="cosine", temperature=torch.tensor(value)
+            )
 
     @needs_extension
     def test_float64_runs_in_the_reference(self):
@@ -223,6 +259,11 @@ class LossContract:
             ),
             ({"similarity": "l2"}, "similarity must be 'cosine' or 'dot', got 'l2'"),
             ({"temperature": math.inf}, "temperature must be finite, got inf"),
+            ({"temperature": torch.tensor(1.0)}, "for similarity='cosine': a dot product carries"),
+            (
+                {"temperature": torch.ones(1), "similarity": "cosine"},
+                r"floating tensor of shape \[\], got torch.float32 of shape \(1,\)",
+            ),
             ({"impl": "tritn"}, "unknown impl='tritn'"),
         ],
     )

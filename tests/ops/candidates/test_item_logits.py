@@ -148,7 +148,7 @@ def test_custom_op_contract():
     states, table, items, bias = make_inputs(5, 7, 9, 17)
     operation = torch.ops.pdrec_fast.item_logits.default
     for last in (bias, None):
-        torch.library.opcheck(operation, (states, table, items, "cosine", 5.0, last))
+        torch.library.opcheck(operation, (states, table, items, "cosine", 5.0, None, last))
 
 
 def test_compiles_without_a_graph_break():
