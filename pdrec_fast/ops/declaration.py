@@ -205,7 +205,5 @@ def _function_of(
         return output
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    apply: Callable[..., Any] = type(
-        function.__name__, (torch.autograd.Function,), members
-    ).apply  # type: ignore[attr-defined]
+    apply: Callable[..., Any] = type(function.__name__, (torch.autograd.Function,), members).apply  # type: ignore[attr-defined]
     return apply

@@ -146,9 +146,9 @@ def _gradient_sizes(width: int) -> tuple[int, ...]:
 def _like_outputs(
     x: torch.Tensor, words: PackedDropout, heads: int, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """out [T, d]; states [8 T d]: queries, attention's output, their sum, its norm, the hidden layer,
-    [T, d] each, and queries, keys and values [T, 3 d]; statistics [(4 + 2 heads) T] of the norms
-    and the attention; kept, uint8 [T, d]: whether the last dropout kept an element."""
+    """out [T, d]; states [8 T d]: queries, attention's output, sum, its norm and hidden layer, [T, d]
+    each, then queries, keys and values [T, 3 d]; statistics [(4 + 2 heads) T] of the norms and the
+    attention; kept, uint8 [T, d]: whether the last dropout kept an element."""
     n_tokens = len(x) if keep else 0
     return (
         x.new_empty(x.shape),
