@@ -12,47 +12,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "arrays.hpp"
 #include "dispatch.hpp"
 #include "candidates/_item_groups.hpp"
 #include "random_keys.hpp"
 
-namespace py = pybind11;
-
 namespace {
-
-// Without forcecast an array of another dtype or layout is refused, not copied.
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(std::string("expected ") + what);
-}
-
-template <class T>
-void require_rows(const Array<T>& array, py::ssize_t n_rows, const char* what) {
-  require(array.ndim() == 1 && array.shape(0) == n_rows, what);
-}
-
-void require_csr(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
-                 py::ssize_t n_rows) {
-  require_rows(indptr, n_rows + 1, "indptr of shape [n_rows + 1]");
-  require(items.ndim() == 1 && indptr.at(0) >= 0 && indptr.at(n_rows) <= items.shape(0),
-          "indptr within items of shape [n]");
-}
-
-// Adjacent along the last dimension, with any strides along the others.
-using Heads = py::array_t<float, 0>;
-
-pdrec::HeadsView heads_view(const py::array& array, const Heads& like, const char* what) {
-  bool holds = array.ndim() == 3 && (array.size() == 0 || array.shape(2) == 1 ||
-                                     array.strides(2) == sizeof(float));
-  for (int d = 0; holds && d < 3; ++d) {
-    holds = array.shape(d) == like.shape(d) && array.strides(d) % sizeof(float) == 0;
-  }
-  require(holds, what);
-  return {static_cast<const float*>(array.data()), array.strides(0) / py::ssize_t{sizeof(float)},
-          array.strides(1) / py::ssize_t{sizeof(float)}};
-}
 
 py::dict build_info() {
   py::dict info;
@@ -263,11 +228,6 @@ void packed_attention_backward(const Heads& grad_out, const Heads& q, const Head
       grad_k.mutable_data(), grad_v.mutable_data()};
   const py::gil_scoped_release release;
   pdrec::packed_attention_backward(args, gradients, n_threads);
-}
-
-void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
-                    const char* what) {
-  require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
 }
 
 // In the order of pdrec::BlockParameters.

@@ -160,6 +160,14 @@ BlockStates states_of_chunk(float* memory, std::int64_t n, std::int64_t d, std::
           rest + 4 * n,   rest + 4 * n + heads * n, nullptr};
 }
 
+// This thread's memory for intermediate results, kept from call to call: fresh memory would cost
+// more than what is computed in it.
+float* kept_scratch(std::int64_t size) {
+  static thread_local std::vector<float> memory;
+  if (memory.size() < static_cast<std::size_t>(size)) memory.resize(static_cast<std::size_t>(size));
+  return memory.data();
+}
+
 // Calls kernel(args, rows, part, scratch) for all parts.
 template <class Kernel>
 void run_block(const SasrecBlockArgs& args, bool backward, int n_threads, const Kernel& kernel) {
@@ -174,17 +182,15 @@ void run_block(const SasrecBlockArgs& args, bool backward, int n_threads, const 
              const std::int64_t attention = 2 * (d + kQueries) * padded;
              const std::int64_t states = args.keep ? 0 : (8 * d + 4 + 2 * args.n_heads) * n;
              const std::int64_t own = backward ? 7 * n * d : 6 * d * d + states;
-             const std::unique_ptr<float[]> floats(
-                 new float[static_cast<std::size_t>(attention + own)]);
-             const std::unique_ptr<std::uint32_t[]> words(
-                 new std::uint32_t[static_cast<std::size_t>(kQueries * padded + kWordsSlack)]);
+             std::vector<std::uint32_t> words(
+                 static_cast<std::size_t>(kQueries * padded + kWordsSlack));
              std::vector<std::int64_t> indptr(static_cast<std::size_t>(args.n_sequences + 1));
-             float* keys = floats.get();
+             float* keys = kept_scratch(attention + own);
              float* values = keys + d * padded;
              float* weights = values + d * padded;
-             float* memory = floats.get() + attention;
+             float* memory = keys + attention;
              const SasrecBlockScratch scratch{
-                 {keys, values, weights, weights + kQueries * padded, words.get()},
+                 {keys, values, weights, weights + kQueries * padded, words.data()},
                  memory, indptr.data(), memory};
              SasrecBlockArgs here = args;
              if (!args.keep) here.states = states_of_chunk(memory + 6 * d * d, n, d, args.n_heads);
@@ -310,11 +316,13 @@ void sasrec_block_backward(const SasrecBlockArgs& args, const float* grad_out, f
   const KernelTable* table = current().load();
   const std::size_t n_parts = block_parts(args).size();
   const auto size = static_cast<std::size_t>(block_parameters_size(args.width));
-  std::vector<float> of_parts(n_parts * size);
+  static thread_local std::vector<float> of_parts;  // kept as well
+  of_parts.assign(n_parts * size, 0.0f);
+  float* const first = of_parts.data();
   run_block(args, true, n_threads,
             [&](const SasrecBlockArgs& here, RowRange rows, std::int64_t part,
                 const SasrecBlockScratch& scratch) {
-              float* memory = of_parts.data() + static_cast<std::size_t>(part) * size;
+              float* memory = first + static_cast<std::size_t>(part) * size;
               const SasrecBlockGradients to{grad_out, grad_x,
                                             block_parameters(memory, args.width)};
               table->sasrec_block_backward(here, to, rows.begin, rows.end, scratch);

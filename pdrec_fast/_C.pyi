@@ -107,6 +107,32 @@ def packed_attention_backward(
     grad_v: _F32,
     n_threads: int,
 ) -> None: ...
+def sasrec_block(
+    x: _F32,
+    parameters: list[_F32],
+    words: _Words,
+    n_heads: int,
+    eps: float,
+    out: _F32,
+    states: _F32,
+    statistics: _F32,
+    kept: npt.NDArray[np.uint8],
+    n_threads: int,
+) -> None: ...
+def sasrec_block_backward(
+    grad_out: _F32,
+    x: _F32,
+    parameters: list[_F32],
+    words: _Words,
+    n_heads: int,
+    eps: float,
+    states: _F32,
+    statistics: _F32,
+    kept: npt.NDArray[np.uint8],
+    grad_x: _F32,
+    gradients: _F32,
+    n_threads: int,
+) -> None: ...
 def item_logits(
     states: _F32,
     table: _F32,

@@ -268,6 +268,6 @@ def test_prefetching_passes_errors_on_and_can_be_left_early():
 
 
 def test_tensors_of_the_meta_device_take_the_course_of_a_gpu():
-    from pdrec_fast.ops.packed._sequences import offered
+    from pdrec_fast.ops.packed._triton import offered
 
     assert choose("test", "auto", offered(torch.empty(3, device="meta"))) == "triton"

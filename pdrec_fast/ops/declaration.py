@@ -68,6 +68,7 @@ class Operation:
         def of_flat(*arguments: Any) -> Any:
             return function(*self._grouped(arguments).values())
 
+        of_flat.__name__ = function.__name__.lstrip("_")  # as profilers show it
         self._function, self._mutates = of_flat, bool(mutates)
         self._directly: Any = None  # the function with its gradient, once that is registered
 

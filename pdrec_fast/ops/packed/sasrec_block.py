@@ -116,22 +116,24 @@ def _sasrec_block(
     x: torch.Tensor, words: PackedDropout, block: SasrecBlock, heads: int, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(out, and what the gradient needs besides the arguments, empty unless ``keep``)."""
-    outputs = _like_outputs(x, words, heads, keep)
+    out, states, statistics, kept = outputs = _like_outputs(x, words, heads, keep)
     extension.sasrec_block(
-        *_arrays(x, words, block, heads),
-        *(tensor.numpy() for tensor in outputs),
+        _array(x),
+        [_array(p) for p in block],
+        cpp_arguments(len(x), words),
+        heads,
+        reference.NORM_EPS,
+        out.numpy(),
+        states.numpy(),
+        statistics.numpy(),
+        kept.numpy(),
         torch.get_num_threads(),
     )
     return outputs
 
 
-def _arrays(
-    x: torch.Tensor, words: PackedDropout, block: SasrecBlock, heads: int
-) -> tuple[Any, ...]:
-    """What the extension's functions begin with."""
-    parameters = [p.detach().contiguous().numpy() for p in block]
-    array = x.detach().contiguous().numpy()
-    return array, parameters, cpp_arguments(len(x), words), heads, reference.NORM_EPS
+def _array(tensor: torch.Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
 
 
 def _gradient_sizes(width: int) -> tuple[int, ...]:
@@ -146,8 +148,8 @@ def _gradient_sizes(width: int) -> tuple[int, ...]:
 def _like_outputs(
     x: torch.Tensor, words: PackedDropout, heads: int, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """out [T, d]; states [8 T d]: queries, attention's output, their sum, its norm, the hidden layer,
-    [T, d] each, and queries, keys and values [T, 3 d]; statistics [(4 + 2 heads) T] of the norms
+    """out [T, d]; states [8 T d]: queries, attention's output, sum, its norm and hidden layer,
+    [T, d] each, then queries, keys and values [T, 3 d]; statistics [(4 + 2 heads) T] of the norms
     and the attention; kept, uint8 [T, d]: whether the last dropout kept an element."""
     n_tokens = len(x) if keep else 0
     return (
@@ -174,9 +176,15 @@ def _sasrec_block_backward(
     """(gradient of x, those of the parameters one after another)."""
     grad_x, gradients = x.new_empty(x.shape), x.new_empty(sum(_gradient_sizes(x.shape[1])))
     extension.sasrec_block_backward(
-        grad_out.detach().numpy(),
-        *_arrays(x, words, block, heads),
-        *(tensor.detach().numpy() for tensor in (states, statistics, kept)),
+        _array(grad_out),
+        _array(x),
+        [_array(p) for p in block],
+        cpp_arguments(len(x), words),
+        heads,
+        reference.NORM_EPS,
+        _array(states),
+        _array(statistics),
+        _array(kept),
         grad_x.numpy(),
         gradients.numpy(),
         torch.get_num_threads(),
