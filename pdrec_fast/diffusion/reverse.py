@@ -64,6 +64,7 @@ class HiddenChain:
         )
 
 
+@torch.no_grad()
 def dense_reverse(
     denoiser: Denoiser,
     schedule: NoiseSchedule,
@@ -91,15 +92,19 @@ def dense_reverse(
 
     if sampling_steps:
         t = sampling_steps - 1
-        x = float(schedule.signal[t]) * x + float(schedule.sigma[t]) * noise(FORWARD_EPOCH)
+        x.mul_(float(schedule.signal[t]))
+        x.add_(noise(FORWARD_EPOCH).mul_(float(schedule.sigma[t])))
     for t in range(schedule.steps - 1, -1, -1):
         step = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
         output = denoiser(x, step)
         if prediction == "eps":
-            output = (x - float(schedule.sigma[t]) * output) / float(schedule.signal[t])
-        x = float(schedule.x0_coefficient[t]) * output + float(schedule.xt_coefficient[t]) * x
+            output.mul_(float(schedule.sigma[t]))
+            torch.sub(x, output, out=output).div_(float(schedule.signal[t]))
+        # In place: a fresh B x N array costs about as much as the arithmetic on it.
+        x.mul_(float(schedule.xt_coefficient[t]))
+        x = output.mul_(float(schedule.x0_coefficient[t])).add_(x)
         if sampling_noise and t > 0:
-            x = x + float(schedule.posterior_variance[t]) ** 0.5 * noise(SAMPLING_EPOCH + t)
+            x.add_(noise(SAMPLING_EPOCH + t).mul_(float(schedule.posterior_variance[t]) ** 0.5))
     return x
 
 
