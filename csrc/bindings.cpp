@@ -404,8 +404,7 @@ double shared_softmax(const Array<float>& states, const Array<float>& table,
 }
 
 // squares, positives, weights and totals of a corpus softmax, [n_rows] and [n_rows, 4].
-using CorpusRows =
-    std::tuple<Array<float>, Array<std::int32_t>, Array<float>, Array<double>>;
+using CorpusRows = std::tuple<Array<float>, Array<std::int32_t>, Array<float>, Array<double>>;
 
 pdrec::CorpusSoftmaxArgs corpus_block(py::array& block, std::int32_t first_item,
                                       CorpusRows& of_rows, bool cosine, float temperature) {
@@ -417,13 +416,8 @@ pdrec::CorpusSoftmaxArgs corpus_block(py::array& block, std::int32_t first_item,
   require(totals.ndim() == 2 && totals.shape(0) == n_rows && totals.shape(1) == 4,
           "totals of shape [n_rows, 4]");
   static_assert(sizeof(pdrec::CorpusTotals) == 4 * sizeof(double));
-  return {logit_block(block, n_rows),
-          n_rows,
-          first_item,
-          {cosine, temperature},
-          squares.data(),
-          positives.data(),
-          weights.data(),
+  return {logit_block(block, n_rows), n_rows, first_item, {cosine, temperature}, squares.data(),
+          positives.data(), weights.data(),
           reinterpret_cast<pdrec::CorpusTotals*>(totals.mutable_data())};
 }
 
@@ -431,10 +425,7 @@ double corpus_softmax(py::array block, std::int32_t first_item, CorpusRows of_ro
                       float temperature, bool is_first, bool is_last, Array<float> factors,
                       Array<float> grad_state, int n_threads) {
   const pdrec::CorpusLosses args{corpus_block(block, first_item, of_rows, cosine, temperature),
-                                 is_first,
-                                 is_last,
-                                 nullptr,
-                                 factors.mutable_data(),
+                                 is_first, is_last, nullptr, factors.mutable_data(),
                                  grad_state.mutable_data()};
   require_rows(factors, args.n_rows, "factors of shape [n_rows]");
   require_rows(grad_state, args.n_rows, "grad_state of shape [n_rows]");

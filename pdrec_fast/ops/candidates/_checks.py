@@ -105,7 +105,8 @@ def chosen_for(name: str, impl: str, candidates: Candidates) -> tuple[str, Candi
     if chosen == "reference":
         item_indices(items.cpu(), len(table))
         return chosen, candidates
-    return chosen, Candidates(states.float(), table.float() if chosen == "cpp" else table, items)
+    # The table is widened within: autograd's way back would not take a sparse gradient.
+    return chosen, Candidates(states.float(), table, items)
 
 
 def item_indices(items: torch.Tensor, n_items: int) -> npt.NDArray[np.int32]:
@@ -127,13 +128,14 @@ def item_indices(items: torch.Tensor, n_items: int) -> npt.NDArray[np.int32]:
 def cpp_arguments(
     candidates: Candidates,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """States, table and items as the extension takes them.
+    """States, table and items as the extension takes them, floats of half precision widened.
 
     Raises:
-        ValueError: states or table are not float32 on the CPU, or an item is outside the table.
+        ValueError: states or table are not on the CPU, or an item is outside the table.
     """
     states, table, items = candidates
-    return float_array(states), float_array(table), item_indices(items, len(table))
+    indices = item_indices(items, len(table))
+    return float_array(states.float()), float_array(table.float()), indices
 
 
 def temperature_value(similarity: Similarity) -> float:

@@ -91,6 +91,7 @@ def _cpp_table_gradient(
         out.numpy(),
         thread_count(candidates),
     )
+    out = out.to(candidates.table.dtype)
     if not sparse:
         return out
     rows = torch.from_numpy(groups[0]).long()[None]

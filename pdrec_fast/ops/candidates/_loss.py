@@ -58,7 +58,8 @@ def compute(
         item_indices(items.cpu(), len(table))
         return reference(candidates, weights, *own, similarity, sparse_grad)
     if chosen == "cpp":
-        candidates = Candidates(states.float(), table.float(), items)
+        # The table is widened within: autograd's way back would not take a sparse gradient.
+        candidates = Candidates(states.float(), table, items)
     given = candidates, weights.float(), *own, similarity.detached(), sparse_grad
     value, _, _, grad_state = op(*given, chosen)
     return with_temperature(value, states, grad_state, similarity)

@@ -227,6 +227,18 @@ class LossContract:
         assert half.grad.dtype == torch.bfloat16
 
     @needs_extension
+    @pytest.mark.parametrize("sparse_grad", [False, True])
+    def test_a_table_of_half_precision_has_such_a_gradient(self, sparse_grad):
+        floats, rest = self.make_inputs(9, 3, 16, 17)
+        floats = [x.bfloat16().float() for x in floats]
+        _, (_, expected) = self.run(floats, rest, COSINE, impl="cpp")
+        given = floats[0], floats[1].bfloat16()
+        _, (_, found) = self.run(given, rest, COSINE, impl="cpp", sparse_grad=sparse_grad)
+        assert found.dtype == torch.bfloat16
+        error = (found.to_dense().float() - expected).norm()
+        assert error <= 1e-2 * expected.norm()
+
+    @needs_extension
     def test_custom_op_contracts(self):
         floats, (items, weights, *own) = self.make_inputs(5, 7, 9, 17)
         operations = torch.ops.pdrec_fast
