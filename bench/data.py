@@ -13,7 +13,12 @@ from pdrec_fast.data import Split
 
 TOY = {"users": 7_996, "items": 37_868}
 BOOK = {"users": 12_170, "items": 33_697}
-_REAL = {(7_996, 37_868): "toy.inter", (12_170, 33_697): "book.inter"}
+BEAUTY = {"users": 22_363, "items": 12_101}
+_REAL = {
+    (7_996, 37_868): "toy.inter",
+    (12_170, 33_697): "book.inter",
+    (22_363, 12_101): "beauty.inter",
+}
 
 
 def data_folder() -> Path:

@@ -110,10 +110,12 @@ def _typed(key: str, value: Any, current: Any) -> Any:
 
 
 def _read(text: str) -> Any:
-    """A JSON value, ``True`` or ``False``, or the text itself."""
+    """A JSON value, ``True`` or ``False``, another way to write a number, or the text itself."""
     if text in ("True", "False"):
         return text == "True"
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    for read in (json.loads, float):  # JSON has no .95
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return text

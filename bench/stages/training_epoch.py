@@ -117,11 +117,10 @@ def _epoch_flops(lengths: np.ndarray, modules: tuple[str, ...]) -> float:
     return 3 * float(encoder + candidates + distillation)
 
 
-def encoder_flops(lengths: np.ndarray) -> float:
+def encoder_flops(lengths: np.ndarray, width: int = WIDTH) -> float:
     """Products of SASRec's forward pass over sequences of these lengths."""
-    return BLOCKS * (
-        _DENSE_LAYERS * lengths.sum() + _ATTENTION * (lengths * (lengths + 1) / 2).sum()
-    )
+    dense, attention = _DENSE_LAYERS * (width / WIDTH) ** 2, _ATTENTION * width / WIDTH
+    return BLOCKS * (dense * lengths.sum() + attention * (lengths * (lengths + 1) / 2).sum())
 
 
 def last_state_flops(lengths: np.ndarray) -> float:

@@ -29,7 +29,8 @@ class SASRecConfig:
         blocks, heads: number of attention blocks, and heads in each.
         max_length: longest sequence; older items are dropped.
         dropout: of embeddings, attention weights and the feed-forward layers.
-        impl: of ``packed_attention`` and ``packed_dropout``.
+        impl: of ``packed_attention`` and ``packed_dropout``; with ``"auto"`` and ``"cpp"`` a block
+            is one operation where it can be, see ``sasrec_block``.
     """
 
     width: int = 64
@@ -113,7 +114,6 @@ class _Block(nn.Module):
         self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None
     ) -> torch.Tensor:
         """Dropout where there is a key."""
-        fused = self.impl in ("auto", "cpp")
         return sasrec_block(
             x,
             indptr,
@@ -122,7 +122,8 @@ class _Block(nn.Module):
             dropout=0.0 if key is None else self.dropout,
             key=key,
             stream=self.stream,
-            impl=self.impl if fused else "layers",
+            # With "cpp" too the block is in layers where autocast asks for half precision.
+            impl="auto" if self.impl in ("auto", "cpp") else "layers",
             parts=self.impl,
         )
 
