@@ -227,6 +227,7 @@ def test_directory_of_another_run_is_refused(finished, data_file):
 
 def test_a_run_older_than_a_setting_had_its_default(data, tmp_path):
     out, config = tmp_path / "out", fast_config(modules=())
+    config = pf.with_settings(config, {"pdrec.loss": "bce"})
     first = pf.run(data, config, out=out, progress=False)
     marker = json.loads((out / "run.json").read_text())
     del marker["config"]["pdrec"]["loss"], marker["config"]["guide"]

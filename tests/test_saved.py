@@ -18,10 +18,8 @@ from pdrec_fast.cli import app
 SAVED = Path(__file__).parent / "saved" / "v0.1.0"
 # What made the runs, beside --out and the run's own options.
 SETTINGS = [
-    *("--data", str(SAVED / "data.csv"), "--preset", "none", "--threads", "1", "--quiet"),
+    *("--data", str(SAVED / "data.csv"), "--preset", "default-0.1", "--threads", "1", "--quiet"),
     *("--set", "diffusion.hidden=8", "--set", "diffusion.epochs=2", "--set", "pdrec.epochs=3"),
-    # What the default preset has other values for today.
-    *("--set", "diffusion.validation_users=0", "--set", "pdrec.validation_users=0"),
     *("--set", "encoder.width=8", "--set", "top_m=5", "--set", "n_draws=16"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.diffusion import DiffusionConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
-from pdrec_fast.presets import backbone_of, current_name, kind_of, preset_of
+from pdrec_fast.presets import current_name, kind_of, preset_of
 from pdrec_fast.settings import with_settings
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES, Module, PDRecConfig
@@ -116,7 +116,7 @@ class RunConfig:
         )
         config = cls(
             diffusion=replace(preset.diffusion, seed=seed),
-            pdrec=backbone_of(name, replace(preset.pdrec, modules=modules, seed=seed)),
+            pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
             guide=guide,
             top_m=preset.top_m,

@@ -5,7 +5,6 @@ from pdrec_fast.presets.base import (
     FORMER_NAMES,
     PRESETS,
     Preset,
-    backbone_of,
     current_name,
 )
 from pdrec_fast.presets.tuned import kind_of, preset_names, preset_of
@@ -15,7 +14,6 @@ __all__ = [
     "FORMER_NAMES",
     "PRESETS",
     "Preset",
-    "backbone_of",
     "current_name",
     "kind_of",
     "preset_names",

@@ -200,7 +200,7 @@ def test_a_diverging_trial_is_kept_as_failed(data, search, tmp_path, monkeypatch
     original = pf.PDRec.fit
 
     def fit(self, *arguments, **options):
-        if self.config.lr == 0.005:
+        if self.config.lr == 0.002:  # the preset's
             raise NonFiniteLossError("the loss became nan")
         return original(self, *arguments, **options)
 
@@ -268,7 +268,7 @@ def test_another_search_in_the_directory_is_refused(data, search, tmp_path):
     tune(data, plain, out=tmp_path / "out", progress=False)
     with pytest.raises(CheckpointError, match=r"config.pdrec.epochs \(1 there, 2 here\)"):
         tune(data, replace(plain, epochs=2), out=tmp_path / "out", progress=False)
-    fixed = plain.fixed | {"pdrec.lr": 0.005}
+    fixed = plain.fixed | {"pdrec.lr": 0.002}
     with pytest.raises(CheckpointError, match=r"search with other space\.pdrec\.lr"):
         tune(data, replace(plain, fixed=fixed), out=tmp_path / "out", progress=False)
     (tmp_path / "thesis").mkdir()
