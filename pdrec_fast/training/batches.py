@@ -87,6 +87,11 @@ class TrainingBatches:
             stops=np.concatenate([inputs.stops, complete.stops]),
         )
 
+    @property
+    def users_per_step(self) -> int:
+        """See ``PDRecConfig.users_per_step``."""
+        return self.config.users_per_step(self.tokens.n_users)
+
     def dpa_at(self, epoch: int) -> Preferences | None:
         """The preferences that DPA's soft positives are from; None without DPA, and before the
         epoch it starts at."""
@@ -105,7 +110,7 @@ class TrainingBatches:
         with span("negatives"):
             negatives = self.guidance.token_negatives(epoch)
         shared = self.guidance.shared_negatives
-        size = self.config.batch_size
+        size = self.users_per_step
         for step in range(-(-len(order) // size)):
             with span("batch"):
                 batch = self.batch(order[step * size : (step + 1) * size], negatives, epoch)

@@ -39,7 +39,7 @@ class BatchShape:
     def for_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
         """The least shape that holds every batch of the users in ``order``."""
         tokens, max_length = batches.tokens, batches.max_length
-        batch_size, dpa = batches.config.batch_size, batches.dpa_at(epoch) is not None
+        batch_size, dpa = batches.users_per_step, batches.dpa_at(epoch) is not None
         starts = np.arange(0, len(order), batch_size)
         lengths = tokens.lengths[order]
         inputs = np.add.reduceat(lengths, starts)

@@ -59,7 +59,8 @@ class PDRecConfig:
             as Adam's running means go on without a gradient; with ``"rows"`` those of the batch's
             items alone, as ``torch.optim.SparseAdam`` does, which costs much less where items are
             many. They are different rules and give different models.
-        batch_size: users per step.
+        batch_size, min_steps: users per step, and fewer where they would make less than so many
+            steps in an epoch; see ``users_per_step``.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
         select_by: evaluation protocol of that NDCG@10.
@@ -93,6 +94,7 @@ class PDRecConfig:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     batch_size: int = 128
+    min_steps: int = 0
     epochs: int = 300
     patience: int = 20
     min_epochs: int = 0
@@ -117,7 +119,7 @@ class PDRecConfig:
             table_optimizer=get_args(TableOptimizer),
         )
         check_seed(self)
-        check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives")
+        check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives", "min_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm", "validation_users")
         if self.dpa_start and self.dpa_start >= self.epochs:
             raise ValueError(
@@ -143,6 +145,12 @@ class PDRecConfig:
                 f"random_negatives={self.random_negatives}: without nns at least 1 is needed"
             )
         self.loop()
+
+    def users_per_step(self, n_users: int) -> int:
+        """Users of every step but the last, of the ``n_users`` that are trained on."""
+        if not self.min_steps:
+            return self.batch_size
+        return max(min(self.batch_size, n_users // self.min_steps), 1)
 
     @property
     def own_negatives(self) -> bool:

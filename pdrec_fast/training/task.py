@@ -61,7 +61,7 @@ class PDRecTask:
                 "learn_temperature out"
             )
         self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
-        n_steps = -(-self.batches.tokens.n_users // self.config.batch_size)
+        n_steps = -(-self.batches.tokens.n_users // self.batches.users_per_step)
         self.learning_rate = self.config.learning_rate(n_steps)
         self.optimizer = with_state(self._new_optimizer())
         rows = self.config.table_optimizer == "rows"

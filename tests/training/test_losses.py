@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pdrec_fast as pf
 from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
 
 LOSSES = ("gbce", "shared_softmax", "corpus_softmax")
@@ -50,6 +51,15 @@ def test_modules_guide_it(split, preferences, loss):
     for module in modules:
         guided = fitted(split, preferences, modules=(module,), **settings)
         assert guided.history.losses != plain.history.losses, module
+
+
+def test_few_users_make_smaller_steps(split):
+    assert pf.PDRecConfig(batch_size=64).users_per_step(100) == 64
+    config = pf.PDRecConfig(batch_size=64, min_steps=20, modules=())
+    assert [config.users_per_step(n) for n in (5, 60, 200, 1000, 10_000)] == [1, 3, 10, 50, 64]
+    model = PDRec("sasrec", config, encoder_options={"width": 8}, loss="shared_softmax")
+    model.encoder = model.new_encoder(split.train.n_items)
+    assert 20 <= len(model.training_task(split.train).train_epoch(0)) <= 22
 
 
 def test_all_items_leave_nns_nothing_to_add():
