@@ -1,4 +1,4 @@
-// Products of a batch's tokens with matrices of a layer, small enough to stay in the cache.
+// Products of matrices small enough to stay in the cache, as of a batch's tokens with a layer's.
 //
 // Every element is one sum in the order of the inner index, whatever the shapes. Where the
 // instruction set has fused multiply-adds they are used, twice as fast, so that sums are rounded
@@ -11,10 +11,19 @@
 #endif
 
 #include "lanes.hpp"
-#include "packed/_small_product.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
+
+struct LeftMatrix {
+  const float* data;
+  std::int64_t row, column;  // strides
+};
+
+struct RowMatrix {
+  const float* data;
+  std::int64_t row;  // stride; columns are adjacent
+};
 
 inline Vector multiply_add(const Vector& a, const Vector& b, const Vector& sum) {
 #if defined(__AVX512F__)
