@@ -50,7 +50,9 @@ constexpr int kTileRows = 6, kTileVectors = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
-enum class Start { kZero, kRow, kSum };  // of a sum: zero, an element of `start`, or that of c
+// Of a sum: zero, an element of `start`, or that of c; or zero, and c is added at the end, which
+// keeps more digits where c is a longer sum.
+enum class Start { kZero, kRow, kSum, kAddLast };
 
 struct LayerProduct {
   LeftMatrix a;  // [m, depth]
@@ -63,7 +65,7 @@ struct LayerProduct {
 };
 
 inline float start_of(const LayerProduct& p, std::int64_t i, std::int64_t j) {
-  if (p.from == Start::kZero) return 0.0f;
+  if (p.from == Start::kZero || p.from == Start::kAddLast) return 0.0f;
   return p.from == Start::kRow ? p.start[j] : p.c[i * p.c_row + j];
 }
 
@@ -73,9 +75,9 @@ inline void product_tile(const LayerProduct& p, std::int64_t i, std::int64_t j) 
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kColumns; ++s) {
       const std::int64_t column = j + s * kVector;
-      sum[r][s] = p.from == Start::kZero  ? Vector{}
-                  : p.from == Start::kRow ? load(p.start + column)
-                                          : load(p.c + (i + r) * p.c_row + column);
+      sum[r][s] = p.from == Start::kRow   ? load(p.start + column)
+                  : p.from == Start::kSum ? load(p.c + (i + r) * p.c_row + column)
+                                          : Vector{};
     }
   }
   const float* a = p.a.data + i * p.a.row;
@@ -89,7 +91,10 @@ inline void product_tile(const LayerProduct& p, std::int64_t i, std::int64_t j) 
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kColumns; ++s) store(sum[r][s], p.c + (i + r) * p.c_row + j + s * kVector);
+    for (int s = 0; s < kColumns; ++s) {
+      float* const c = p.c + (i + r) * p.c_row + j + s * kVector;
+      store(p.from == Start::kAddLast ? load(c) + sum[r][s] : sum[r][s], c);
+    }
   }
 }
 
@@ -107,7 +112,7 @@ inline void product_rows(const LayerProduct& p, std::int64_t i) {
         sum = multiply_add(p.a.data[r * p.a.row + k * p.a.column], p.b.data[k * p.b.row + j],
                            sum);
       }
-      p.c[r * p.c_row + j] = sum;
+      p.c[r * p.c_row + j] = p.from == Start::kAddLast ? p.c[r * p.c_row + j] + sum : sum;
     }
   }
 }

@@ -63,7 +63,7 @@ inline void add_gradients(const ItemProducts& p, const LogitBlock& block, std::i
   constexpr std::int64_t kItems = 96;  // at a time
   const std::int64_t at = block.first_row * p.width, w = p.width;
   float* const grad_states = p.grad_states ? p.grad_states + at : nullptr;
-  const Start sums = block.first_row == part.begin ? Start::kZero : Start::kSum;
+  const Start sums = block.first_row == part.begin ? Start::kZero : Start::kAddLast;
   if (part.grad_items) {
     for (std::int64_t t = 0; t < n; ++t) {
       scale_row(p.states + at + t * w, factors[t], w, part.scaled + t * w);
@@ -74,7 +74,7 @@ inline void add_gradients(const ItemProducts& p, const LogitBlock& block, std::i
     const std::int64_t m = p.n_items - i < kItems ? p.n_items - i : kItems;
     if (grad_states) {
       product({{values, block.row, 1}, {p.items + i * w, w}, grad_states, w, n, w, m,
-               i == 0 ? Start::kZero : Start::kSum, nullptr});
+               i == 0 ? Start::kZero : Start::kAddLast, nullptr});
     }
     if (part.grad_items) {
       product({{values, 1, block.row}, {part.scaled, w}, part.grad_items + i * w, w, m, w, n,
