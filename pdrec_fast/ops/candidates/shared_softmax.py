@@ -78,7 +78,8 @@ def shared_softmax(
         impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``.
 
     Returns:
-        Scalar, float32 or wider. On a GPU, NaN where an item is outside the table: to refuse it
+        Scalar, float32 or wider. With ``"cpp"`` in float32 its bits and those of the gradients do
+        not depend on the number of threads. On a GPU, NaN where an item is outside the table: to refuse it
         would make the host wait.
 
     Raises:

@@ -1,5 +1,7 @@
 """What the losses of states against the same items keep beyond ``LossContract``, and otherwise."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -138,6 +140,8 @@ class BlockLossContract(LossContract):
             return _blocks._ranges(n_tokens, 5), [slice(0, n_items)]
 
         monkeypatch.setattr(_blocks, "blocks", few)
+        op = importlib.import_module(f"pdrec_fast.ops.candidates.{self.op}")
+        monkeypatch.setattr(op._CppKernel, "multiplies", False)  # torch does
         other, others = self.run(floats, rest, settings, impl=impl)
         torch.testing.assert_close(loss, other)
         for one, two in zip(gradients, others, strict=True):
