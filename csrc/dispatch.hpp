@@ -34,8 +34,8 @@ double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.lo
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise
 double shared_softmax(SharedSoftmaxArgs args, int n_threads);  // likewise
 double corpus_softmax(CorpusLosses args, int n_threads);  // likewise; 0 before the last block
-// With the products of products.panels and .items, whose panels are made here; grad_items [n_items,
-// width], of the sum over all rows, may be null.
+// With products of matrices, whose panels are made here; grad_items [n_items, width], over all rows,
+// may be null.
 double shared_softmax(SharedSoftmaxArgs args, ItemProducts products, float* grad_items,
                       int n_threads);
 double corpus_softmax(CorpusLosses args, ItemProducts products, float* grad_items, int n_threads);

@@ -16,9 +16,9 @@ struct ItemProductsPlan {
     constexpr std::int64_t kPartRows = 256, kMostParts = 8, kMostFloats = 1 << 23;
     // Whole tiles of rows; few enough for a block to stay in the second-level cache where it can.
     constexpr std::int64_t kTile = 6, kMostRows = 96, kMostBlock = 1 << 22;
-    const std::int64_t size = std::max<std::int64_t>(1, products.n_items * products.width);
+    const std::int64_t size = products.n_items * products.width;
     n_parts = std::min(kMostParts, n_rows / kPartRows);
-    if (of_items) n_parts = std::min(n_parts, std::max<std::int64_t>(2, kMostFloats / size));
+    if (of_items) n_parts = std::min(n_parts, std::max<std::int64_t>(2, kMostFloats / std::max<std::int64_t>(1, size)));
     n_parts = std::max<std::int64_t>(1, n_parts / 2 * 2);  // even, for two threads
     part_rows = (n_rows + n_parts - 1) / n_parts;
     at_a_time = std::clamp(kMostBlock / row_of_block(products.n_items), kTile, kMostRows);
