@@ -79,8 +79,8 @@ def shared_softmax(
 
     Returns:
         Scalar, float32 or wider. With ``"cpp"`` in float32 its bits and those of the gradients do
-        not depend on the number of threads. On a GPU, NaN where an item is outside the table: to refuse it
-        would make the host wait.
+        not depend on the number of threads. On a GPU, NaN where an item is outside the table: to
+        refuse it would make the host wait.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
