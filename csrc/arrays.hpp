@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "packed/packed_attention.hpp"
 
@@ -50,6 +51,11 @@ inline pdrec::HeadsView heads_view(const py::array& array, const Heads& like, co
 inline void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
                     const char* what) {
   require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
+}
+
+template <class T>
+Array<T> array_of(const std::vector<T>& values) {
+  return Array<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "candidates/_products_plan.hpp"
 #include "parallel.hpp"
 
 namespace pdrec {
@@ -161,11 +162,14 @@ BlockStates states_of_chunk(float* memory, std::int64_t n, std::int64_t d, std::
 }
 
 // This thread's memory for intermediate results, kept from call to call: fresh memory would cost
-// more than what is computed in it.
+// more than what is computed in it. It begins a line of the cache.
 float* kept_scratch(std::int64_t size) {
+  constexpr std::size_t kLine = 16;
   static thread_local std::vector<float> memory;
-  if (memory.size() < static_cast<std::size_t>(size)) memory.resize(static_cast<std::size_t>(size));
-  return memory.data();
+  const std::size_t needed = static_cast<std::size_t>(size) + kLine;
+  if (memory.size() < needed) memory.resize(needed);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(memory.data()) / sizeof(float) % kLine;
+  return memory.data() + (kLine - past) % kLine;
 }
 
 // Calls kernel(args, rows, part, scratch) for all parts.
@@ -200,6 +204,57 @@ void run_block(const SasrecBlockArgs& args, bool backward, int n_threads, const 
                }
              }
            });
+}
+
+// out += the gradients of all parts but the first, which is out.
+void add_parts(const ItemProductsPlan& plan, const float* parts, float* out, int n_threads) {
+  const double operations = 8.0 * static_cast<double>(plan.n_parts * plan.own_floats);
+  constexpr std::int64_t kFloats = 4096;
+  for_rows((plan.own_floats + kFloats - 1) / kFloats, threads_for(operations, n_threads),
+           [&](const NextRows& next) {
+             for (RowRange taken; next(taken);) {
+               const std::int64_t end = std::min(taken.end * kFloats, plan.own_floats);
+               for (std::int64_t part = 0; part + 1 < plan.n_parts; ++part) {
+                 const float* const from = parts + part * plan.own_floats;
+                 for (std::int64_t i = taken.begin * kFloats; i < end; ++i) out[i] += from[i];
+               }
+             }
+           });
+}
+
+// Calls kernel(args, products, part) for all parts; the sum of args.losses, set here.
+template <class Args>
+double run_products(Args args, ItemProducts products, std::int64_t n_rows, float* grad_items,
+                    int n_threads,
+                    void (*kernel)(const Args&, const ItemProducts&, const PartOfRows&)) {
+  const ItemProductsPlan plan(products, n_rows, grad_items != nullptr);
+  std::vector<double> losses(static_cast<std::size_t>(n_rows));
+  args.losses = losses.data();
+  const double operations =
+      6.0 * static_cast<double>(n_rows) * static_cast<double>(products.n_items * products.width);
+  n_threads = static_cast<int>(
+      std::min<std::int64_t>(threads_for(operations, n_threads), plan.n_parts));
+  float* const panels = kept_scratch(plan.panel_floats + (plan.n_parts - 1) * plan.own_floats +
+                                     n_threads * plan.thread_floats);
+  float* const parts = panels + plan.panel_floats;
+  float* const scratch = parts + (plan.n_parts - 1) * plan.own_floats;
+  make_panels(products, panels);
+  products.panels = panels;
+  std::atomic<int> threads{0};
+  for_rows(plan.n_parts, n_threads, [&](const NextRows& next) {
+    float* const block = scratch + threads.fetch_add(1) * plan.thread_floats;
+    float* const scaled = block + plan.at_a_time * row_of_block(products.n_items);
+    for (RowRange taken; next(taken);) {
+      for (std::int64_t part = taken.begin; part < taken.end; ++part) {
+        float* const own = part == 0 ? grad_items : parts + (part - 1) * plan.own_floats;
+        kernel(args, products,
+               {part * plan.part_rows, std::min((part + 1) * plan.part_rows, n_rows),
+                plan.at_a_time, block, scaled, grad_items ? own : nullptr});
+      }
+    }
+  });
+  if (grad_items) add_parts(plan, parts, grad_items, n_threads);
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 }  // namespace
@@ -378,6 +433,18 @@ double shared_softmax(SharedSoftmaxArgs args, int n_threads) {
 double corpus_softmax(CorpusLosses args, int n_threads) {
   return sum_of_losses(args, args.n_rows, threads_for(args.block, args.n_rows, n_threads),
                        current().load()->corpus_softmax);
+}
+
+double shared_softmax(SharedSoftmaxArgs args, ItemProducts products, float* grad_items,
+                      int n_threads) {
+  const std::int64_t n_rows = args.candidates.n_rows;
+  return run_products(args, products, n_rows, grad_items, n_threads,
+                      current().load()->shared_softmax_products);
+}
+
+double corpus_softmax(CorpusLosses args, ItemProducts products, float* grad_items, int n_threads) {
+  return run_products(args, products, args.n_rows, grad_items, n_threads,
+                      current().load()->corpus_softmax_products);
 }
 
 void corpus_derivatives(const CorpusSoftmaxArgs& args, int n_threads) {

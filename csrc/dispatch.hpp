@@ -34,6 +34,11 @@ double weighted_bce(WeightedBceArgs args, int n_threads);  // the sum of args.lo
 double sampled_softmax(CandidateLoss args, int n_threads);  // likewise
 double shared_softmax(SharedSoftmaxArgs args, int n_threads);  // likewise
 double corpus_softmax(CorpusLosses args, int n_threads);  // likewise; 0 before the last block
+// With products of matrices, whose panels are made here; grad_items [n_items, width], over all rows,
+// may be null.
+double shared_softmax(SharedSoftmaxArgs args, ItemProducts products, float* grad_items,
+                      int n_threads);
+double corpus_softmax(CorpusLosses args, ItemProducts products, float* grad_items, int n_threads);
 void corpus_derivatives(const CorpusSoftmaxArgs& args, int n_threads);
 void states_gradient(const StatesGradientArgs& args, int n_threads);
 void table_gradient(const TableGradientArgs& args, int n_threads);

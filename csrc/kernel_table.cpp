@@ -24,6 +24,8 @@ const KernelTable table = {
     &sampled_softmax,
     &shared_softmax,
     &corpus_softmax,
+    &shared_softmax_products,
+    &corpus_softmax_products,
     &corpus_derivatives,
     &states_gradient,
     &table_gradient,

@@ -52,6 +52,9 @@ struct KernelTable {
   void (*sampled_softmax)(const CandidateLoss&, std::int64_t begin, std::int64_t end);
   void (*shared_softmax)(const SharedSoftmaxArgs&, std::int64_t begin, std::int64_t end);
   void (*corpus_softmax)(const CorpusLosses&, std::int64_t begin, std::int64_t end);
+  void (*shared_softmax_products)(const SharedSoftmaxArgs&, const ItemProducts&,
+                                  const PartOfRows&);
+  void (*corpus_softmax_products)(const CorpusLosses&, const ItemProducts&, const PartOfRows&);
   void (*corpus_derivatives)(const CorpusSoftmaxArgs&, std::int64_t begin, std::int64_t end);
   void (*states_gradient)(const StatesGradientArgs&, std::int64_t begin, std::int64_t end);
   void (*table_gradient)(const TableGradientArgs&, std::int64_t begin, std::int64_t end);

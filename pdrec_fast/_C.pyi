@@ -10,6 +10,7 @@ _I64 = npt.NDArray[np.int64]
 _Words = tuple[_I64, _I64, int, float, int, int, int]
 """Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream."""
 
+_Products = tuple[_F32, _F32, _F32 | None, _F32 | None]
 _CorpusRows = tuple[_F32, _I32, _F32, npt.NDArray[np.float64]]
 """Of a corpus softmax: squares, positives, weights, totals."""
 
@@ -181,6 +182,31 @@ def shared_softmax(
     factors: _F32,
     grad_dot: _F32,
     grad_item: _F32,
+    grad_state: _F32,
+    n_threads: int,
+) -> float: ...
+def shared_softmax_products(
+    states: _F32,
+    table: _F32,
+    items: _I32,
+    negatives: _I32,
+    offsets: _F32,
+    weights: _F32,
+    cosine: bool,
+    temperature: float,
+    products: _Products,
+    factors: _F32,
+    grad_dot: _F32,
+    grad_item: _F32,
+    grad_state: _F32,
+    n_threads: int,
+) -> float: ...
+def corpus_softmax_products(
+    products: _Products,
+    of_rows: _CorpusRows,
+    cosine: bool,
+    temperature: float,
+    factors: _F32,
     grad_state: _F32,
     n_threads: int,
 ) -> float: ...

@@ -17,6 +17,8 @@ struct LogitBlock {
   void* values;  // [n_rows, n_items], of states with items
   bool half;     // bfloat16
   std::int64_t n_items;
+  std::int64_t row;            // stride
+  std::int64_t first_row = 0;  // of the batch, to which `values` points
 };
 
 #ifdef PDREC_ISA
@@ -186,7 +188,7 @@ inline RowSums make_exponentials(const Items& items, Element* values, std::int64
 // Calls function(pointer to the first value of a row, as its type is).
 template <class Function>
 inline void for_row_values(const LogitBlock& block, std::int64_t row, const Function& function) {
-  const std::int64_t at = row * block.n_items;
+  const std::int64_t at = (row - block.first_row) * block.row;
   if (block.half) {
     function(static_cast<std::uint16_t*>(block.values) + at);
   } else {

@@ -94,6 +94,16 @@ void corpus_softmax(const CorpusLosses& args, std::int64_t begin, std::int64_t e
   }
 }
 
+void corpus_softmax_products(const CorpusLosses& args, const ItemProducts& products,
+                             const PartOfRows& part) {
+  losses_with_products(products, part, args.factors,
+                       [&](const LogitBlock& block, std::int64_t begin, std::int64_t end) {
+                         CorpusLosses here = args;
+                         here.block = block;
+                         corpus_softmax(here, begin, end);
+                       });
+}
+
 void corpus_derivatives(const CorpusSoftmaxArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t t = begin; t < end; ++t) {
     for_row_values(args.block, t, [&](auto* values) {

@@ -1,7 +1,7 @@
 // Softmax cross-entropy of each state's positive among all items, whose logits come in blocks.
 #pragma once
 
-#include "candidates/_logit_block.hpp"
+#include "candidates/_item_products.hpp"
 #include "candidates/_vectors.hpp"
 
 namespace pdrec {
@@ -41,6 +41,9 @@ namespace PDREC_ISA {
 // Takes a block into the totals. Leaves derivatives in a block that is the first and the last of its
 // rows, else nothing of use.
 void corpus_softmax(const CorpusLosses& args, std::int64_t begin, std::int64_t end);
+// All items at once with the products; args.block is not used.
+void corpus_softmax_products(const CorpusLosses& args, const ItemProducts& products,
+                             const PartOfRows& part);
 // Derivatives in place of a block's products, by totals that are complete.
 void corpus_derivatives(const CorpusSoftmaxArgs& args, std::int64_t begin, std::int64_t end);
 }  // namespace PDREC_ISA

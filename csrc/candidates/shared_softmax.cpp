@@ -61,4 +61,14 @@ void shared_softmax(const SharedSoftmaxArgs& args, std::int64_t begin, std::int6
   });
 }
 
+void shared_softmax_products(const SharedSoftmaxArgs& args, const ItemProducts& products,
+                             const PartOfRows& part) {
+  losses_with_products(products, part, args.factors,
+                       [&](const LogitBlock& block, std::int64_t begin, std::int64_t end) {
+                         SharedSoftmaxArgs here = args;
+                         here.block = block;
+                         shared_softmax(here, begin, end);
+                       });
+}
+
 }  // namespace pdrec::PDREC_ISA

@@ -2,7 +2,7 @@
 // states share.
 #pragma once
 
-#include "candidates/_logit_block.hpp"
+#include "candidates/_item_products.hpp"
 #include "candidates/_loss.hpp"
 
 namespace pdrec {
@@ -19,6 +19,9 @@ struct SharedSoftmaxArgs : CandidateLoss {  // weights: [n_rows]; at least one c
 #ifdef PDREC_ISA
 namespace PDREC_ISA {
 void shared_softmax(const SharedSoftmaxArgs& args, std::int64_t begin, std::int64_t end);
+// The same with the products; args.block is not used.
+void shared_softmax_products(const SharedSoftmaxArgs& args, const ItemProducts& products,
+                             const PartOfRows& part);
 }  // namespace PDREC_ISA
 #endif
 

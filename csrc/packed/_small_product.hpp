@@ -4,20 +4,10 @@
 
 #include <cstdint>
 
-#include "lanes.hpp"
+#include "products.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
-
-struct LeftMatrix {
-  const float* data;
-  std::int64_t row, column;  // strides
-};
-
-struct RowMatrix {
-  const float* data;
-  std::int64_t row;  // stride; columns are adjacent
-};
 
 struct Product {
   LeftMatrix a;          // [m, depth]

@@ -3,7 +3,7 @@
 #include "counter_rng.hpp"
 #include "packed/_columns.hpp"
 #include "packed/_norm.hpp"
-#include "packed/_product.hpp"
+#include "products.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {

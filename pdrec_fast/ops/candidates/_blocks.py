@@ -9,7 +9,8 @@ scalar its gradients are found in the same pass and only scaled in the backward:
 
 so that a step takes three products of matrices, as few as there are. Items too many for a block to
 hold enough states are taken in several, the softmax's sums carried from one to the next; the
-logits are then computed twice.
+logits are then computed twice. In float32 on the CPU the extension makes the products too, all in
+one call, unless items are that many.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from pdrec_fast.operands import Similarity
 
@@ -84,10 +86,12 @@ class Kernel(ABC):
     Attributes:
         factors: [T], f of tokens whose last block is taken.
         splits: whether blocks may have a part of the items, and ``exponentials`` exists.
+        multiplies: whether ``take_all`` exists.
     """
 
     factors: torch.Tensor
     splits = False
+    multiplies = False
 
     @property
     @abstractmethod
@@ -102,6 +106,15 @@ class Kernel(ABC):
     def exponentials(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
         """Put exponentials in the place of the products of tokens whose losses are known."""
         raise NotImplementedError
+
+    def take_all(self, products: Products) -> None:
+        """Take all states and items, and give their gradients but for the items' norms."""
+        raise NotImplementedError
+
+
+Products = tuple[Any, Any, Any, Any]
+"""States [T, d'] and items [K, d'], and where to put the gradients by these or None: float32
+arrays for the extension, d' a multiple of its vectors."""
 
 
 class Gradients(NamedTuple):
@@ -137,6 +150,9 @@ def run(
     token_blocks, item_blocks = blocks(
         len(states), n_items, dtype.itemsize, states.device.type, splits=kernel.splits
     )
+    if kernel.multiplies and not wanted.half and len(item_blocks) == 1:
+        _take_all(kernel, narrow, vectors(item_blocks[0]), gradients, wanted)
+        return gradients
     found = {items.start: vectors(items) for items in item_blocks} if len(item_blocks) == 1 else {}
     for tokens in token_blocks:
         for items in item_blocks:
@@ -162,6 +178,29 @@ def run(
         for items in item_blocks:
             (found.get(items.start) or vectors(items)).gradient(gradients.items[items])
     return gradients
+
+
+def _take_all(
+    kernel: Kernel, states: torch.Tensor, of_items: ItemVectors, out: Gradients, wanted: Wanted
+) -> None:
+    width = states.shape[1]
+    extra = -width % 16
+    given = [F.pad(x, (0, extra)) if extra else x for x in (states, of_items.factors)]
+    by = [F.pad(x, (0, extra)) if extra else x for x in out]
+    states_array, items_array, by_states, by_items = (x.detach().numpy() for x in (*given, *by))
+    kernel.take_all(
+        (
+            states_array,
+            items_array,
+            by_states if wanted.of_states else None,
+            by_items if wanted.of_table else None,
+        )
+    )
+    if extra:
+        for padded, gradient in zip(by, out, strict=True):
+            gradient.copy_(padded[:, :width])
+    if wanted.of_table:
+        of_items.gradient(out.items)
 
 
 # A CPU core's second-level cache holds this, so that a block is still there between the products

@@ -13,6 +13,7 @@ from pdrec_fast.ops.candidates._blocks import (
     Gradients,
     ItemVectors,
     Kernel,
+    Products,
     Wanted,
     as_array,
     run,
@@ -140,7 +141,7 @@ def _(
 
 
 class _CppKernel(Kernel):
-    splits = True
+    splits = multiplies = True
 
     def __init__(
         self,
@@ -174,6 +175,12 @@ class _CppKernel(Kernel):
             factors,
             grad_state,
             torch.get_num_threads(),
+        )
+        self._losses.append(loss)
+
+    def take_all(self, products: Products) -> None:
+        loss = extension.corpus_softmax_products(
+            products, self._of_rows, *self._how, *self._outputs, torch.get_num_threads()
         )
         self._losses.append(loss)
 

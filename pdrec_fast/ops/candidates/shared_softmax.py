@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pdrec_fast.ops.candidates._blocks import (
     Gradients,
     ItemVectors,
     Kernel,
+    Products,
     Wanted,
     as_array,
     run,
@@ -76,8 +78,9 @@ def shared_softmax(
         impl: ``"auto"``, ``"triton"`` (on a GPU), ``"cpp"`` or ``"reference"``.
 
     Returns:
-        Scalar, float32 or wider. On a GPU, NaN where an item is outside the table: to refuse it
-        would make the host wait.
+        Scalar, float32 or wider. With ``"cpp"`` in float32 its bits and those of the gradients do
+        not depend on the number of threads. On a GPU, NaN where an item is outside the table: to
+        refuse it would make the host wait.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or an item is outside the table.
@@ -166,6 +169,8 @@ def _(
 
 
 class _CppKernel(Kernel):
+    multiplies = True
+
     def __init__(
         self,
         candidates: Candidates,
@@ -186,20 +191,23 @@ class _CppKernel(Kernel):
         return torch.tensor(sum(self._losses), dtype=torch.float32)
 
     def take(self, block: torch.Tensor, tokens: slice, items: slice) -> None:
+        self._take(extension.shared_softmax, tokens, as_array(block))
+
+    def take_all(self, products: Products) -> None:
+        self._take(extension.shared_softmax_products, slice(None), products)
+
+    def _take(self, kernel: Callable[..., float], tokens: slice, products: Any) -> None:
         states, table, candidates = self._candidates
-        weights, factors, grad_dot, grad_item, grad_state = (x[tokens] for x in self._of_tokens)
-        loss = extension.shared_softmax(
+        weights, *outputs = (x[tokens] for x in self._of_tokens)
+        loss = kernel(
             states[tokens],
             table,
             candidates[tokens],
             *self._shared,
             weights,
             *self._how,
-            as_array(block),
-            factors,
-            grad_dot,
-            grad_item,
-            grad_state,
+            products,
+            *outputs,
             torch.get_num_threads(),
         )
         self._losses.append(loss)

@@ -1,5 +1,7 @@
 """What the losses of states against the same items keep beyond ``LossContract``, and otherwise."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -10,8 +12,16 @@ from tests.ops.candidates._losses import COSINE, DOT, LossContract, needs_extens
 
 @pytest.fixture
 def products(monkeypatch):
-    """The dtypes of all products of matrices so far."""
+    """The dtypes of all products of matrices so far, those in the extension's calls included."""
     dtypes = []
+
+    def take_all(kernel, states, of_items, out, wanted):
+        count = 1 + wanted.of_states + wanted.of_table
+        dtypes.extend([states.dtype] * count)
+        before(kernel, states, of_items, out, wanted)
+
+    before = _blocks._take_all
+    monkeypatch.setattr(_blocks, "_take_all", take_all)
 
     def counting(of):
         def counted(*args):
@@ -32,17 +42,37 @@ class BlockLossContract(LossContract):
 
     @needs_extension
     @pytest.mark.parametrize("settings", [DOT, COSINE])
-    def test_bits_depend_neither_on_threads_nor_on_the_instruction_set(self, settings):
-        """Nor do they on threads, but for the products, which are torch's."""
-        floats, rest = self.make_inputs(701, 70, 61, 300)
-        before, results = build_info()["isa"], []
+    def test_bits_depend_neither_on_threads_nor_on_the_instruction_set(self, settings, monkeypatch):
+        """On the instruction set they do by its fused multiply-adds."""
+        floats, rest = self.make_inputs(1701, 70, 61, 300)
+        before, results = build_info()["isa"], {}
         for isa in build_info()["isas_runnable"]:
             extension.set_isa(isa)
-            loss, gradients = self.run(floats, rest, settings, impl="cpp")
-            results.append((loss, *gradients))
+            for n_threads in (1, 2, 3):
+                monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
+                loss, gradients = self.run(floats, rest, settings, impl="cpp")
+                result = loss, *gradients
+                assert all(map(torch.equal, result, results.setdefault(isa, result)))
         extension.set_isa(before)
-        for result in results:
-            assert all(map(torch.equal, result, results[0]))
+        fused = [results[isa] for isa in results if isa != "baseline"]
+        for result in fused:
+            assert all(map(torch.equal, result, fused[0]))
+        for one, other in zip(results["baseline"], fused[0] if fused else (), strict=False):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+    @needs_extension
+    @pytest.mark.parametrize("settings", [DOT, COSINE])
+    @pytest.mark.parametrize("width", [48, 61, 160])
+    def test_parts_of_several_blocks(self, settings, width, monkeypatch):
+        """Of states, each with a gradient of the items of its own."""
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        floats, rest = self.make_inputs(1201, 2, width, 1100)
+        wide = [x.double() for x in floats]
+        truth, true_gradients = self.run(wide, rest, settings, impl="reference")
+        loss, gradients = self.run(floats, rest, settings, impl="cpp")
+        assert relative_error(loss, truth) <= 1e-6
+        for found, true in zip(gradients, true_gradients, strict=True):
+            assert relative_error(found, true) <= 1e-5
 
     @needs_extension
     @pytest.mark.parametrize("settings", [DOT, COSINE])
@@ -110,6 +140,8 @@ class BlockLossContract(LossContract):
             return _blocks._ranges(n_tokens, 5), [slice(0, n_items)]
 
         monkeypatch.setattr(_blocks, "blocks", few)
+        op = importlib.import_module(f"pdrec_fast.ops.candidates.{self.op}")
+        monkeypatch.setattr(op._CppKernel, "multiplies", False)  # torch does
         other, others = self.run(floats, rest, settings, impl=impl)
         torch.testing.assert_close(loss, other)
         for one, two in zip(gradients, others, strict=True):

@@ -169,7 +169,7 @@ def test_what_is_not_finite_shows(impl, settings, broken):
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("sparse_grad", [False, True])
 @pytest.mark.parametrize("what", ["positives", "negatives", "only hits"])
-@pytest.mark.parametrize("n_rows", [0, 3])
+@pytest.mark.parametrize("n_rows", [0, 3, 600])
 def test_nothing_to_sum(impl, n_rows, what, sparse_grad):
     floats, _ = make_inputs(max(n_rows, 1), 2, 5, 7)
     items = torch.full((n_rows, 2), -1 if what == "positives" else 4)

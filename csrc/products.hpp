@@ -1,4 +1,4 @@
-// Products of a batch's tokens with matrices of a layer, small enough to stay in the cache.
+// Products of matrices small enough to stay in the cache, as of a batch's tokens with a layer's.
 //
 // Every element is one sum in the order of the inner index, whatever the shapes. Where the
 // instruction set has fused multiply-adds they are used, twice as fast, so that sums are rounded
@@ -11,10 +11,19 @@
 #endif
 
 #include "lanes.hpp"
-#include "packed/_small_product.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
+
+struct LeftMatrix {
+  const float* data;
+  std::int64_t row, column;  // strides
+};
+
+struct RowMatrix {
+  const float* data;
+  std::int64_t row;  // stride; columns are adjacent
+};
 
 inline Vector multiply_add(const Vector& a, const Vector& b, const Vector& sum) {
 #if defined(__AVX512F__)
@@ -41,7 +50,9 @@ constexpr int kTileRows = 6, kTileVectors = 4;
 constexpr int kTileRows = 4, kTileVectors = 2;
 #endif
 
-enum class Start { kZero, kRow, kSum };  // of a sum: zero, an element of `start`, or that of c
+// Of a sum: zero, an element of `start`, or that of c; or zero, and c is added at the end, which
+// keeps more digits where c is a longer sum.
+enum class Start { kZero, kRow, kSum, kAddLast };
 
 struct LayerProduct {
   LeftMatrix a;  // [m, depth]
@@ -54,7 +65,7 @@ struct LayerProduct {
 };
 
 inline float start_of(const LayerProduct& p, std::int64_t i, std::int64_t j) {
-  if (p.from == Start::kZero) return 0.0f;
+  if (p.from == Start::kZero || p.from == Start::kAddLast) return 0.0f;
   return p.from == Start::kRow ? p.start[j] : p.c[i * p.c_row + j];
 }
 
@@ -64,9 +75,9 @@ inline void product_tile(const LayerProduct& p, std::int64_t i, std::int64_t j) 
   for (int r = 0; r < kRows; ++r) {
     for (int s = 0; s < kColumns; ++s) {
       const std::int64_t column = j + s * kVector;
-      sum[r][s] = p.from == Start::kZero  ? Vector{}
-                  : p.from == Start::kRow ? load(p.start + column)
-                                          : load(p.c + (i + r) * p.c_row + column);
+      sum[r][s] = p.from == Start::kRow   ? load(p.start + column)
+                  : p.from == Start::kSum ? load(p.c + (i + r) * p.c_row + column)
+                                          : Vector{};
     }
   }
   const float* a = p.a.data + i * p.a.row;
@@ -80,7 +91,10 @@ inline void product_tile(const LayerProduct& p, std::int64_t i, std::int64_t j) 
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int s = 0; s < kColumns; ++s) store(sum[r][s], p.c + (i + r) * p.c_row + j + s * kVector);
+    for (int s = 0; s < kColumns; ++s) {
+      float* const c = p.c + (i + r) * p.c_row + j + s * kVector;
+      store(p.from == Start::kAddLast ? load(c) + sum[r][s] : sum[r][s], c);
+    }
   }
 }
 
@@ -98,7 +112,7 @@ inline void product_rows(const LayerProduct& p, std::int64_t i) {
         sum = multiply_add(p.a.data[r * p.a.row + k * p.a.column], p.b.data[k * p.b.row + j],
                            sum);
       }
-      p.c[r * p.c_row + j] = sum;
+      p.c[r * p.c_row + j] = p.from == Start::kAddLast ? p.c[r * p.c_row + j] + sum : sum;
     }
   }
 }
