@@ -183,6 +183,24 @@ void packed_dropout(const Array<float>& x, const Words& words, Array<float> out,
   pdrec::packed_dropout(args, n_threads);
 }
 
+void attention_pooling(const Array<float>& x, const Array<std::int64_t>& indptr,
+                       const Array<float>& queries, Array<float> out, int n_threads) {
+  require(x.ndim() == 2, "x of shape [n_tokens, width]");
+  require(queries.ndim() == 3 && queries.shape(2) == x.shape(1),
+          "queries of shape [n_sequences, n_heads, width]");
+  require_rows(indptr, queries.shape(0) + 1, "indptr of shape [n_sequences + 1]");
+  require(indptr.at(0) == 0 && indptr.at(queries.shape(0)) == x.shape(0),
+          "indptr from 0 to the number of tokens");
+  require(out.ndim() == 3 && out.shape(0) == queries.shape(0) &&
+              out.shape(1) == queries.shape(1) && out.shape(2) == queries.shape(2),
+          "out of the shape of queries");
+  const pdrec::AttentionPoolingArgs args{queries.shape(0), queries.shape(1), queries.shape(2),
+                                         indptr.data(),    x.data(),         queries.data(),
+                                         out.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::attention_pooling(args, n_threads);
+}
+
 // softmax [2, n_tokens, n_heads]: maximum and inverse.
 pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const Heads& v,
                                           const Words& words, Array<float>& softmax) {
@@ -397,6 +415,8 @@ PYBIND11_MODULE(_C, m) {
   def_noisy_input(&noisy_input<std::uint16_t>);
   m.def("packed_dropout", &packed_dropout, arg("x").noconvert(), arg("words").noconvert(),
         arg("out").noconvert(), arg("n_threads"));
+  m.def("attention_pooling", &attention_pooling, arg("x").noconvert(), arg("indptr").noconvert(),
+        arg("queries").noconvert(), arg("out").noconvert(), arg("n_threads"));
   m.def("packed_attention", &packed_attention, arg("q").noconvert(), arg("k").noconvert(),
         arg("v").noconvert(), arg("words").noconvert(), arg("out").noconvert(),
         arg("softmax").noconvert(), arg("n_threads"));

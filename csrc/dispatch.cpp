@@ -340,6 +340,23 @@ void packed_dropout(const PackedDropoutArgs& args, int n_threads) {
   run(args, args.n_sequences, threads_for(operations, n_threads), current().load()->packed_dropout);
 }
 
+void attention_pooling(const AttentionPoolingArgs& args, int n_threads) {
+  std::int64_t longest = 0;
+  for (std::int64_t b = 0; b < args.n_sequences; ++b) {
+    longest = std::max(longest, args.indptr[b + 1] - args.indptr[b]);
+  }
+  const auto lanes =
+      static_cast<std::size_t>((longest + kKeyPadding - 1) / kKeyPadding * kKeyPadding);
+  const double operations = 4.0 * static_cast<double>(args.n_heads * args.width) *
+                            static_cast<double>(args.indptr[args.n_sequences]);
+  for_rows(args.n_sequences, threads_for(operations, n_threads), [&](const NextRows& next) {
+    std::vector<float> weights(lanes);
+    for (RowRange rows; next(rows);) {
+      current().load()->attention_pooling(args, rows.begin, rows.end, weights.data());
+    }
+  });
+}
+
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads) {
   const KernelTable* table = current().load();
   run_attention(args, 2, n_threads,

@@ -15,6 +15,7 @@ const KernelTable table = {
     &noisy_input<float>,
     &noisy_input<std::uint16_t>,
     &packed_dropout,
+    &attention_pooling,
     &packed_attention,
     &packed_attention_backward,
     &sasrec_block,

@@ -15,6 +15,7 @@
 #include "denoising/noisy_input.hpp"
 #include "fitting/adam_rows.hpp"
 #include "fitting/sum_rows.hpp"
+#include "packed/attention_pooling.hpp"
 #include "packed/packed_attention.hpp"
 #include "packed/packed_dropout.hpp"
 #include "packed/sasrec_block.hpp"
@@ -38,6 +39,8 @@ struct KernelTable {
   void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,
                            std::int64_t end, float* signal_row);
   void (*packed_dropout)(const PackedDropoutArgs&, std::int64_t begin, std::int64_t end);
+  void (*attention_pooling)(const AttentionPoolingArgs&, std::int64_t begin, std::int64_t end,
+                            float* weights);
   void (*packed_attention)(const PackedAttentionArgs&, float* out, std::int64_t begin,
                            std::int64_t end, const PackedAttentionScratch&);
   void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,

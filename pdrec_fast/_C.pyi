@@ -87,6 +87,7 @@ def packed_dropout(
     out: _F32,
     n_threads: int,
 ) -> None: ...
+def attention_pooling(x: _F32, indptr: _I64, queries: _F32, out: _F32, n_threads: int) -> None: ...
 def packed_attention(
     q: _F32,
     k: _F32,

@@ -6,11 +6,10 @@
 #include "counter_rng.hpp"
 #include "lanes.hpp"
 #include "packed/_small_product.hpp"
+#include "packed/_softmax.hpp"
 
 namespace pdrec::PDREC_ISA {
 namespace {
-
-constexpr float kInfinity = __builtin_inff();
 
 // One head of one sequence.
 struct Head {
@@ -83,37 +82,6 @@ void dot_products(const float* a, std::int64_t a_row, const float* transposed, c
                tile.count,
                tile.n_lanes,
                width});
-}
-
-void fill(float* row, std::int64_t begin, std::int64_t end, float value) {
-  for (std::int64_t j = begin; j < end; ++j) row[j] = value;
-}
-
-float largest(const float* scores, std::int64_t n_lanes) {
-  Vector lanes = load(scores);
-  for (std::int64_t j = kVector; j < n_lanes; j += kVector) {
-    const Vector score = load(scores + j);
-    lanes = score > lanes ? score : lanes;
-  }
-  float maximum = lanes[0];
-  for (int lane = 1; lane < kVector; ++lane) {
-    maximum = lanes[lane] > maximum ? lanes[lane] : maximum;
-  }
-  return maximum;
-}
-
-// scores -> exp(scale (score - maximum)); returns their sum.
-float exponentials(float* scores, float maximum, float scale, std::int64_t n_lanes) {
-  Vector sums[kParts] = {};
-  for (std::int64_t j = 0; j < n_lanes; j += kPartialSums) {
-    for (int part = 0; part < kParts; ++part) {
-      float* at = scores + j + part * kVector;
-      const Vector weight = exp_negative((load(at) - maximum) * scale);
-      store(weight, at);
-      sums[part] += weight;
-    }
-  }
-  return total(sums);
 }
 
 // Scores of one query, `seen` of them real -> weights after dropout; keeps what the gradient needs.

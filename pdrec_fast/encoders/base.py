@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,6 +17,10 @@ class SequenceEncoder(Protocol):
     An encoder that reads more of a batch than the values of its tensors, such as ``host_lengths``,
     sets ``recordable = False``: its steps cannot be replayed as a CUDA graph. For a loss of its own
     see ``ContrastiveEncoder``.
+
+    A method ``last_states(batch)``, if there is one, gives ``encoder(batch)[batch.last]`` to
+    rounding, [B, width], on eval and without gradient; users are scored by it. It is not asked
+    where a subclass has another ``forward``.
 
     Attributes:
         item_embedding: ``nn.Embedding`` with one row per item, [N, width]; candidates are scored
@@ -49,6 +53,18 @@ class ContrastiveEncoder(Protocol):
     def auxiliary_loss(self, views: PackedSequences) -> torch.Tensor:
         """The loss on the views, on the encoder's device: float32 []."""
         ...
+
+
+def last_states(encoder: Any, batch: PackedSequences) -> torch.Tensor:
+    """The state after each sequence's last token, [B, width], for scoring: no gradient."""
+    for kind in type(encoder).__mro__:
+        if "last_states" in vars(kind):
+            states: torch.Tensor = encoder.last_states(batch)
+            return states
+        if "forward" in vars(kind):
+            break
+    states = encoder(batch)
+    return states[batch.last]
 
 
 def dropout_key(batch: PackedSequences) -> DropoutKey:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.checks import check_choices, check_counts, check_dropout, check_not_negative
@@ -14,6 +15,7 @@ from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.operands import SasrecBlock
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed._triton import IMPLS
+from pdrec_fast.ops.packed.attention_pooling import attention_pooling
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.ops.packed.sasrec_block import sasrec_block
 from pdrec_fast.random_keys import ENCODER
@@ -93,6 +95,24 @@ class SASRec(nn.Module):
             x = block(x, batch.indptr, key)
         return self.norm(x)
 
+    @torch.no_grad()
+    def last_states(self, batch: PackedSequences) -> torch.Tensor:
+        """``self(batch)[batch.last]`` to rounding, without gradient: [B, width].
+
+        On a CPU and without dropout the last block computes nothing else.
+        """
+        cpu = batch.items.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if self.training or not cpu or not len(self.blocks):
+            states: torch.Tensor = self(batch)
+            return states[batch.last]
+        x = self.item_embedding(batch.items).mul_(self.item_embedding.embedding_dim**0.5)
+        x += self.position_embedding(batch.positions)
+        for block in self.blocks[:-1]:
+            x = block(x, batch.indptr, None)
+        final = self.blocks[-1]
+        assert isinstance(final, _Block)
+        return self.norm(final.last_states(x, batch))
+
 
 class _Block(nn.Module):
     """Attention whose queries alone are normalised, then a feed-forward layer, as in SASRec."""
@@ -126,6 +146,25 @@ class _Block(nn.Module):
             impl="auto" if self.impl in ("auto", "cpp") else "layers",
             parts=self.impl,
         )
+
+    def last_states(self, x: torch.Tensor, batch: PackedSequences) -> torch.Tensor:
+        """``self(x, indptr, None)[batch.last]`` to rounding: [B, width]."""
+        heads, width = self.heads, x.shape[1]
+        # [heads, width / heads, width] and [heads, width / heads] each.
+        q_weight, k_weight, v_weight = self.in_weight.view(3, heads, -1, width).unbind()
+        q_bias, _, v_bias = self.in_bias.view(3, heads, -1).unbind()
+        queries = self.query_norm(x[batch.last])
+        q = torch.einsum("bd,hed->bhe", queries, q_weight) + q_bias
+        # The keys' bias adds the same to all of a query's scores, which their softmax leaves out.
+        pooled = attention_pooling(
+            x,
+            batch.indptr,
+            torch.einsum("bhe,hed->bhd", q * (heads / width) ** 0.5, k_weight),
+            impl="reference" if self.impl == "reference" else "auto",
+        )
+        attended = torch.einsum("bhd,hed->bhe", pooled, v_weight) + v_bias
+        x = self.forward_norm(queries + self.out(attended.flatten(1)))
+        return x + self.forward_out(F.relu(self.hidden(x)))
 
     def _parameters_of_block(self) -> SasrecBlock:
         return SasrecBlock(

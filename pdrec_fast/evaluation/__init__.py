@@ -26,6 +26,7 @@ from pdrec_fast.evaluation.sampling import (
 from pdrec_fast.evaluation.scoring import (
     Scorer,
     checked_scores,
+    prepared,
     rank_among,
     rank_in_corpus,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "format_results",
     "metric_names",
     "per_case",
+    "prepared",
     "rank_among",
     "rank_counts",
     "rank_in_corpus",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,9 @@ class Scorer(Protocol):
 
     An attribute ``trained_on``, the fingerprint of the training interactions, is compared with
     those that preferences are inferred for. An attribute ``item_scores``, float [N] in NumPy, says
-    that these are the scores of every history, and spares ``full`` their comparison one by one.
+    that these are the scores of every history, and spares ``full`` their comparison one by one. A
+    method ``prepared()`` gives a scorer of the same scores for many blocks of histories, asked for
+    before each run over them: it may keep what all blocks share.
     """
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,6 +49,12 @@ class Scorer(Protocol):
             float [B, C], or [B, N] in the order of the item indices, on any device; never NaN.
         """
         ...
+
+
+def prepared(scorer: Scorer) -> Scorer:
+    """``scorer``, or what it prepares, for scoring the corpus for many blocks of histories."""
+    prepare: Callable[[], Scorer] | None = getattr(scorer, "prepared", None)
+    return prepare() if callable(prepare) else scorer
 
 
 @torch.no_grad()
@@ -113,6 +121,7 @@ def rank_in_corpus(
     if (item_scores := getattr(scorer, "item_scores", None)) is not None:
         return _rank_alike(item_scores, holdout, candidates)
     kept = None if candidates is None else torch.from_numpy(np.flatnonzero(candidates))
+    scorer = prepared(scorer)
     parts = []
     for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from tqdm.auto import tqdm
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
-from pdrec_fast.evaluation import Scorer
+from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.preferences.inference import (
     PreferenceRequest,
     VectorScorer,
     infer_block,
     users_per_block,
+    uses_vectors,
 )
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
@@ -123,6 +124,8 @@ class Preferences:
         _check_scorer(scorer, train)
         first_rank = np.floor(omega_m * unobserved_counts(train)).astype(np.int64)
         request = PreferenceRequest(train.unique_items(), first_rank, top_m, n_draws, seed)
+        if not uses_vectors(scorer):
+            scorer = prepared(cast("Scorer", scorer))
         blocks = []
         starts = range(0, train.n_users, block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pdrec_fast.encoders import (
     EncoderOptions,
     encoder_config,
 )
+from pdrec_fast.encoders.base import last_states
 from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, Results, evaluate, validation_sample
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
@@ -94,6 +96,7 @@ class PDRec:
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
+        self._item_vectors: torch.Tensor | None = None  # where prepared
 
     @renamed_keywords(watch="on_epoch_end")
     def fit(
@@ -187,16 +190,32 @@ class PDRec:
             histories = histories.only(self.trained_items)
         known = np.flatnonzero(histories.lengths)
         batch = pack(histories[known], encoder.max_length).to(self.device)
-        states = encoder(batch)[batch.last]
+        states = last_states(encoder, batch)
         vectors = states.new_zeros((len(histories), states.shape[1]))
         vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
-        table = encoder.item_embedding.weight
         if items is not None:
+            table = encoder.item_embedding.weight
             return self.objective.logits(vectors, table, items.to(self.device))
         if self.config.similarity == "cosine":
-            table = nn.functional.normalize(table, dim=-1)
             vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
-        return project(vectors, table)
+        prepared = self._item_vectors
+        return project(vectors, self._new_item_vectors() if prepared is None else prepared)
+
+    @torch.inference_mode()
+    def prepared(self) -> PDRec:
+        """This model for many calls of ``scores`` while its weights stay as they are: what the
+        calls share, the unit vectors of all items, is computed once."""
+        self.fitted_encoder()
+        model = copy(self)
+        model._item_vectors = self._new_item_vectors()
+        return model
+
+    def _new_item_vectors(self) -> torch.Tensor:
+        """[N, width]: what users' vectors are multiplied with."""
+        table: torch.Tensor = self.fitted_encoder().item_embedding.weight
+        return (
+            nn.functional.normalize(table, dim=-1) if self.config.similarity == "cosine" else table
+        )
 
     @property
     def objective(self) -> Objective:

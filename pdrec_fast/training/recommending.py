@@ -9,7 +9,7 @@ import torch
 
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.errors import DataError
-from pdrec_fast.evaluation import Scorer
+from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.ragged import row_indices
@@ -38,6 +38,7 @@ def recommend(
             f"user {data.user_ids[histories.users[histories.lengths.argmin()]]!r} has no "
             "interactions to recommend from"
         )
+    scorer = prepared(scorer)
     ids = np.full((len(histories), k), None, dtype=object)
     logits = np.full((len(histories), k), -np.inf, dtype=np.float32)
     for start in range(0, len(histories), block_size):

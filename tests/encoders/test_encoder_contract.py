@@ -2,6 +2,7 @@
 read padded sequences are."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder, SASRec
+from pdrec_fast.encoders.base import last_states
 from pdrec_fast.ragged import ranges
 from tests.encoders.padded_models import PADDED
 from tests.rows import packed as packed_rows
@@ -192,3 +194,37 @@ def test_the_same_seed_makes_the_same_encoder() -> None:
             torch.manual_seed(3)
             made.append(make(N_ITEMS, max_length=MAX_LENGTH).state_dict())
         assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_last_states_are_those_of_all_tokens(encoder: nn.Module) -> None:
+    batch = packed(ROWS)
+    found = last_states(encoder, batch)
+    assert_close(found, encoder(batch)[batch.last])
+    single = last_states(encoder.float(), batch)
+    torch.testing.assert_close(single.double(), found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_subclass_is_scored_by_its_own_forward() -> None:
+    class Reversed(SASRec):
+        def forward(self, batch: PackedSequences) -> torch.Tensor:
+            return -super().forward(batch)
+
+    encoder, batch = Reversed(N_ITEMS, max_length=MAX_LENGTH).eval(), packed(ROWS)
+    assert torch.equal(last_states(encoder, batch), encoder(batch)[batch.last])
+
+
+@pytest.mark.parametrize(
+    "options", [{"blocks": 0}, {"blocks": 1, "heads": 4}, {"impl": "reference"}]
+)
+def test_last_states_of_sasrec_in_every_form(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    encoder = SASRec(N_ITEMS, max_length=MAX_LENGTH, **options)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    batch = packed(ROWS, users=list(range(len(ROWS))), seed=3)
+    with torch.no_grad():  # in training, with its dropout
+        assert torch.equal(last_states(encoder, batch), encoder(batch)[batch.last])
+        expected = encoder.eval()(batch)[batch.last]
+    torch.testing.assert_close(last_states(encoder, batch), expected, rtol=1e-5, atol=1e-5)
+    assert last_states(encoder, packed([])).shape == (0, 64)

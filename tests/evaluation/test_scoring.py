@@ -77,3 +77,24 @@ def test_a_holdout_without_cases_is_refused(split, scorer):
         rank_in_corpus(scorer, empty, block_size=4)
     with pytest.raises(ValueError, match="no cases"):
         rank_among(scorer, empty, np.zeros((0, 9), dtype=np.int32), block_size=4)
+
+
+def test_a_scorer_is_prepared_once_for_all_blocks(split):
+    class Preparing(TableScorer):
+        asked = 0
+
+        def prepared(self):
+            self.asked += 1
+            return TableScorer(self.table)
+
+        def scores(self, histories, items=None):
+            assert items is not None, "full is for what was prepared"
+            return super().scores(histories, items)
+
+    table = np.random.default_rng(0).random((split.data.n_users, split.data.n_items))
+    scorer = Preparing(table)
+    evaluator = Evaluator(split, block_size=7)
+    for protocol in ("full", "paper"):
+        found, expected = (evaluator.ranks(s, protocol) for s in (scorer, TableScorer(table)))
+        np.testing.assert_array_equal(found.greater, expected.greater)
+    assert scorer.asked == 1

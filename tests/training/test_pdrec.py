@@ -355,6 +355,27 @@ def test_cold_items_are_skipped_in_histories_where_wanted(split: Split, tmp_path
         assert torch.equal(same.scores(split.valid.histories), model.scores(split.valid.histories))
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_a_prepared_model_scores_alike(split: Split, similarity: str) -> None:
+    model, histories = fitted(split, similarity=similarity), split.test.histories
+    assert torch.equal(model.prepared().scores(histories), model.scores(histories))
+    items = torch.arange(5).repeat(len(histories), 1)
+    assert torch.equal(model.prepared().scores(histories, items), model.scores(histories, items))
+
+
+def test_no_evaluation_remembers_former_weights(split: Split) -> None:
+    model = fitted(split)
+    users, before = split.data.user_ids[:3], model.evaluate(split, protocols=["full"])
+    recommended = model.recommend(users, 5)[1]
+    weights = model.encoder.item_embedding.weight.detach().numpy()
+    old = weights.copy()
+    weights[:] = weights[::-1].copy()  # seen by no version counter
+    assert model.evaluate(split, protocols=["full"]) != before
+    assert not np.array_equal(model.recommend(users, 5)[1], recommended)
+    weights[:] = old
+    assert model.evaluate(split, protocols=["full"]) == before
+
+
 def test_scores_follow_the_order_of_the_histories(split: Split) -> None:
     model = fitted(split)
     scores = model.scores(split.test.histories)
