@@ -25,21 +25,37 @@ from bench.machine import environment
 from bench.target import CPU
 from pdrec_fast.settings import with_settings
 
-_SHARED: dict[str, Any] = {
-    "pdrec.loss": "shared_softmax",
-    "pdrec.similarity": "cosine",
-    "pdrec.select_by": "full",
-    "pdrec.skip_cold_items": True,
+_WIDE: dict[str, Any] = {"encoder.width": 128, "pdrec.shared_negatives": 2048}
+RECIPES: dict[str, dict[str, Any]] = {
+    "toy": {"pdrec.lr": 4e-3, "pdrec.epochs": 36, "encoder.dropout": 0.5},
+    "book": {"pdrec.lr_decay": 0.93, "pdrec.epochs": 24, "encoder.dropout": 0.25},
+    "beauty": _WIDE
+    | {
+        "pdrec.table_optimizer": "rows",
+        "pdrec.epochs": 36,
+        "encoder.max_length": 50,
+        "encoder.dropout": 0.25,
+    },
+    "ml-1m": _WIDE
+    | {
+        "pdrec.temperature": 15.0,
+        "pdrec.lr": 1.5e-3,
+        "pdrec.lr_decay": 0.94,
+        "pdrec.warmup_steps": 200,
+        "pdrec.batch_size": 32,
+        "pdrec.epochs": 40,
+        "encoder.width": 192,
+        "encoder.dropout": 0.25,
+    },
 }
-RECIPES: dict[str, dict[str, Any]] = {}
-"""Data set -> settings, on top of ``_SHARED`` and of the preset ``default``."""
+"""Data set -> settings, on top of the preset ``default``."""
 ENCODERS = ("sasrec", "gru4rec", "cl4srec")
 METRICS = ("ndcg@10", "hr@10", "ndcg@5", "hr@5")
 
 
 def settings_of(name: str, encoder: str) -> dict[str, Any]:
     """The settings of a recipe that an encoder has."""
-    settings = _SHARED | RECIPES[name]
+    settings = RECIPES[name]
     if encoder == "gru4rec":
         settings = {
             k: v for k, v in settings.items() if k not in ("encoder.blocks", "encoder.heads")
