@@ -53,16 +53,6 @@ ENCODERS = ("sasrec", "gru4rec", "cl4srec")
 METRICS = ("ndcg@10", "hr@10", "ndcg@5", "hr@5")
 
 
-def settings_of(name: str, encoder: str) -> dict[str, Any]:
-    """The settings of a recipe that an encoder has."""
-    settings = RECIPES[name]
-    if encoder == "gru4rec":
-        settings = {
-            k: v for k, v in settings.items() if k not in ("encoder.blocks", "encoder.heads")
-        }
-    return settings
-
-
 def command_of(name: str, encoder: str, seed: int, settings: Mapping[str, Any]) -> str:
     """What gives the same run on the command line."""
     options = " ".join(f"--set {key}={value}" for key, value in settings.items())
@@ -75,7 +65,7 @@ def command_of(name: str, encoder: str, seed: int, settings: Mapping[str, Any]) 
 def train(folder: Path, name: str, encoder: str, seed: int) -> dict[str, Any]:
     """One run; returns the line that is written."""
     data = pf.Interactions.from_file(folder / f"{name}.inter")
-    settings = settings_of(name, encoder)
+    settings = RECIPES[name]
     config = pf.RunConfig.from_preset("default", encoder=encoder, modules=(), seed=seed)
     metrics = pf.run(data, with_settings(config, settings)).metrics
     return {

@@ -6,6 +6,8 @@ guidance, and both tested. ``python examples/own_loop.py`` takes half a minute.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -79,9 +81,8 @@ def main(n_users: int = 800, epochs: int = 20) -> dict[str, pf.Results]:
     preferences = pf.Preferences.infer(scorer, split.train, progress=False)
     results = {}
     for name, modules in (("GRU", ()), ("GRU with PDRec", ("hbr", "dpa", "nns"))):
-        guidance = pf.Guidance(
-            split.train, preferences, preset.pdrec, max_length=LENGTH, modules=modules
-        )
+        config = replace(preset.pdrec, modules=modules, loss="bce", lr=5e-3)
+        guidance = pf.Guidance(split.train, preferences, config, max_length=LENGTH)
         results[name] = pf.evaluate(train(split, guidance, epochs), split, on=["test"])
     print(pf.format_results(results))
     return results

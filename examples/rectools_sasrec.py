@@ -7,6 +7,8 @@ sequences a batch holds, and PDRec's loss. Needs ``pip install 'pdrec_fast[recto
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -61,7 +63,7 @@ class PDRecModule(TransformerLightningModule):
 
 def guided(train: pf.Interactions, preferences: pf.Preferences, epochs: int) -> SASRecModel:
     """RecTools' model, not yet fitted."""
-    config = pf.PRESETS["default"].pdrec
+    config = replace(pf.PRESETS["default"].pdrec, loss="bce")
     guidance = pf.Guidance(train, preferences, config, max_length=LENGTH)
     # A class, as RecTools takes no object that it could not write to JSON.
     module = type("Guided", (PDRecModule,), {"guidance": guidance, "train_data": train})

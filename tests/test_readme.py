@@ -47,7 +47,7 @@ def check_loss(loss_of, train):
     users = np.flatnonzero(np.diff(train.indptr) >= 2)[:5]
     items = torch.from_numpy(train.items[train.indptr[users + 1] - 1]).long()
     states, last, table = (torch.randn(n, 8, requires_grad=True) for n in (5, 5, train.n_items))
-    loss = loss_of(torch.from_numpy(users), items, states, last, table, 0)
+    loss = loss_of(torch.from_numpy(users), items, states, last, table, 0, 0)
     loss.backward()
     assert loss > 0
     for part in (states.grad, last.grad, table.grad[items]):
