@@ -27,7 +27,12 @@ from pdrec_fast.settings import with_settings
 
 _WIDE: dict[str, Any] = {"encoder.width": 128, "pdrec.shared_negatives": 2048}
 RECIPES: dict[str, dict[str, Any]] = {
-    "toy": {"pdrec.lr": 4e-3, "pdrec.epochs": 36, "encoder.dropout": 0.5},
+    "toy": {
+        "pdrec.lr": 3e-3,
+        "pdrec.epochs": 32,
+        "encoder.width": 128,
+        "encoder.dropout": 0.5,
+    },
     "book": {"pdrec.lr_decay": 0.93, "pdrec.epochs": 24, "encoder.dropout": 0.25},
     "beauty": _WIDE
     | {
