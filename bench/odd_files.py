@@ -25,7 +25,7 @@ FILES: dict[str, dict[str, Any]] = {
     "noise": {"n_users": 4_000, "n_items": 600, "seed": 12, "noise": 0.85},
     "few users, many items": {"n_users": 500, "n_items": 20_000, "seed": 13},
     "many users, few items": {"n_users": 12_000, "n_items": 150, "seed": 14, "noise": 0.05},
-    "500,000 items": {"n_users": 20_000, "n_items": 500_000, "seed": 15, "noise": 0.5},
+    "500,000 items": {"n_users": 4_000, "n_items": 500_000, "seed": 15, "noise": 0.5},
 }
 
 
