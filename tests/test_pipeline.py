@@ -258,6 +258,15 @@ def test_a_run_of_a_newer_version_is_refused(data, tmp_path):
             pf.run(data, config, out=out, progress=False)
 
 
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}"])
+def test_damaged_times_of_a_run_are_named(data, tmp_path, damaged):
+    out, config = tmp_path / "out", fast_config(modules=())
+    pf.run(data, config, out=out, progress=False)
+    (out / "stages.json").write_text(damaged)
+    with pytest.raises(CheckpointError, match=r"stages\.json: damaged .*; delete it"):
+        pf.run(data, config, out=out, progress=False)
+
+
 @pytest.mark.parametrize(
     "arguments", [["run", "--out", "out"], ["tune", "--out", "out"], ["presets"]]
 )

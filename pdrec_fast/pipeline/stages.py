@@ -17,6 +17,7 @@ import torch
 from pdrec_fast.data import Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Scorer, available_negatives
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
@@ -49,8 +50,16 @@ class Stages:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.peak_rss_gib: float | None = None
         if out is not None and (out / "stages.json").exists():
-            found = json.loads((out / "stages.json").read_text())
+            self._read(out / "stages.json")
+
+    def _read(self, file: Path) -> None:
+        try:
+            found = json.loads(file.read_text())
             self.seconds, self.peak_rss_gib = found["seconds"], found["peak_rss_gib"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{file}: damaged ({error}); delete it, its times are then counted anew"
+            ) from None
 
     def diffusion(self, config: RunConfig, split: Split, fitted: DiffRec | None) -> DiffRec:
         if fitted is not None:
