@@ -49,6 +49,9 @@ class PDRecConfig:
             ``"shared_softmax"`` adds the safe ones to its own and draws no other.
         skip_cold_items: leave items without any training record out of the histories that are
             scored. Their embeddings have been negatives, but never inputs.
+        rank_cold_items: False gives those items the logit -inf and draws no shared negative among
+            them: nothing has been learned of them but that they were negatives, if they were drawn
+            at all, and where they are many, some random vector is near every state.
         lr: of Adam (betas .9, .98), at its highest.
         lr_schedule, lr_decay, warmup_steps: how the rate changes, see ``LearningRate``:
             ``"exponential"`` multiplies it by ``lr_decay`` every epoch, ``"cosine"`` lets it fall
@@ -86,6 +89,7 @@ class PDRecConfig:
     random_negatives: int = 1
     safe_negatives: int = 1
     skip_cold_items: bool = False
+    rank_cold_items: bool = True
     lr: float = 5e-3
     lr_schedule: LRSchedule = "exponential"
     lr_decay: float = 0.99

@@ -63,8 +63,13 @@ class Guidance:
         self._random = RandomNegatives(train)
         self.shared_negatives: SharedNegativeSampler | None = None
         if self.config.loss == "shared_softmax":
-            n, sampling = self.config.shared_negatives, self.config.negative_sampling
-            self.shared_negatives = SharedNegativeSampler(train, n, sampling, self.config.seed)
+            self.shared_negatives = SharedNegativeSampler(
+                train,
+                self.config.shared_negatives,
+                self.config.negative_sampling,
+                self.config.seed,
+                cold_items=self.config.rank_cold_items,
+            )
         self.token_weights: np.ndarray | None = None  # float32 [n_tokens]
         self.dpa_preferences = self.nns_preferences = None
         if preferences is not None:

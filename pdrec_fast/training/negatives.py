@@ -56,13 +56,17 @@ class SharedNegativeSampler:
             them, one without any never.
         n: K.
         sampling: or ``"uniform"``.
+        cold_items: whether ``"uniform"`` draws items without any record too.
     """
 
-    def __init__(self, train: Interactions, n: int, sampling: str, seed: int) -> None:
-        self.n_items, self.n, self.seed = train.n_items, n, seed
+    def __init__(
+        self, train: Interactions, n: int, sampling: str, seed: int, *, cold_items: bool = True
+    ) -> None:
+        self.n, self.seed = n, seed
+        counts = np.bincount(train.items, minlength=train.n_items)
+        self._items = np.arange(train.n_items) if cold_items else np.flatnonzero(counts)
         self._up_to: np.ndarray | None = None  # records of the items up to and with each
         if sampling == "popularity":
-            counts = np.bincount(train.items, minlength=train.n_items)
             self._up_to = np.cumsum(counts)
             shares = np.maximum(counts, 1) / len(train.items)  # those without any are not drawn
             self._offsets = -np.log(n * shares).astype(np.float32)
@@ -71,9 +75,9 @@ class SharedNegativeSampler:
         """The negatives of one step."""
         generator = shared_negatives(self.seed, epoch, step)
         if self._up_to is None:
-            items = generator.integers(self.n_items, size=self.n)
+            items = self._items[generator.integers(len(self._items), size=self.n)]
             return SharedNegatives(
-                torch.from_numpy(items), torch.full((self.n,), math.log(self.n_items / self.n))
+                torch.from_numpy(items), torch.full((self.n,), math.log(len(self._items) / self.n))
             )
         records = generator.integers(self._up_to[-1], size=self.n)
         items = np.searchsorted(self._up_to, records, side="right")

@@ -183,11 +183,15 @@ class PDRec:
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
-            float32 [B, C] or [B, N], on the model's device.
+            float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
+            an item out.
         """
         encoder = self.fitted_encoder().eval()
         if self.config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
+        cold = None
+        if not self.config.rank_cold_items and self.trained_items is not None:
+            cold = torch.from_numpy(~self.trained_items).to(self.device)
         known = np.flatnonzero(histories.lengths)
         batch = pack(histories[known], encoder.max_length).to(self.device)
         states = last_states(encoder, batch)
@@ -195,11 +199,17 @@ class PDRec:
         vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
         if items is not None:
             table = encoder.item_embedding.weight
-            return self.objective.logits(vectors, table, items.to(self.device))
+            logits = self.objective.logits(vectors, table, items.to(self.device))
+            return (
+                logits
+                if cold is None
+                else logits.masked_fill_(cold[items.to(self.device)], -torch.inf)
+            )
         if self.config.similarity == "cosine":
             vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
         prepared = self._item_vectors
-        return project(vectors, self._new_item_vectors() if prepared is None else prepared)
+        logits = project(vectors, self._new_item_vectors() if prepared is None else prepared)
+        return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
 
     @torch.inference_mode()
     def prepared(self) -> PDRec:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pdrec_fast as pf
 from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
@@ -114,3 +115,22 @@ def test_a_learned_temperature_is_saved(split: Split, tmp_path: Path):
     users = split.data.user_ids[:5]
     for found, expected in zip(loaded.recommend(users), model.recommend(users), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_cold_items_are_neither_ranked_nor_negatives_where_left_out(split: Split):
+    settings = {"loss": "shared_softmax", "modules": (), "epochs": 1}
+    model = fitted(split, rank_cold_items=False, **settings)
+    cold = np.flatnonzero(~model.trained_items)
+    assert len(cold)
+    histories = split.data.histories(range(5))
+    scores = model.scores(histories)
+    np.testing.assert_array_equal(np.isneginf(scores.numpy()).any(axis=0).nonzero()[0], cold)
+    items = torch.tensor([[cold[0], split.train.items[0]]]).expand(5, -1)
+    few = model.scores(histories, items)
+    np.testing.assert_allclose(few, scores.gather(1, items), rtol=1e-5)
+    task = model.training_task(split.train)
+    drawn = task.batches.guidance.shared_negatives.draw(0, 0)
+    assert not np.isin(drawn.negatives, cold).any()
+    assert drawn.offsets[0] == pytest.approx(np.log(model.trained_items.sum() / 1024))
+    everything = fitted(split, **settings).training_task(split.train)
+    assert np.isin(everything.batches.guidance.shared_negatives.draw(0, 0).negatives, cold).any()
