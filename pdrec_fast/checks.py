@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ def check_counts(config: Any, *names: str) -> None:
         _check_finite(config, name)
         if not getattr(config, name) >= 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def check_integers(config: Any, *names: str) -> None:
+    """Each named setting is a whole number."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def check_ratios(config: Any, *names: str) -> None:

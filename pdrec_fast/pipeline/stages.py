@@ -174,7 +174,7 @@ def check_before_training(
             )
     for model in encoders:
         encoder = model.new_encoder(split.train.n_items)
-        check_trainable(split.train, encoder)
+        check_trainable(split.train, encoder, model.config)
         histories = split.train.histories()
         longest = histories[[int(np.argmax(histories.lengths))]]
         # An implementation that was named may not run here.

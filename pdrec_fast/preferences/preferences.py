@@ -251,7 +251,7 @@ def unobserved_counts(train: Interactions) -> np.ndarray:
     unobserved = train.n_items - train.unique_items().lengths
     if not unobserved.min(initial=1):
         raise DataError(
-            f"user {train.user_ids[unobserved.argmin()]!r} has interacted with every item: "
+            f"user {train.user_ids[unobserved.argmin()]} has interacted with every item: "
             "there is nothing to draw a negative from; leave that user out"
         )
     return unobserved

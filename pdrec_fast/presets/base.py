@@ -113,7 +113,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
 }
 # Data the paper has not seen: the backbone, with modules or without. Everything that says how it
 # learns is here, so that plain and guided differ in the modules alone. Chosen on the validation of
-# Toy, Book, Beauty and ML-1M, see docs/results.md.
+# Toy, Book, Beauty and ML-1M, see docs/backbones.md.
 _OWN_BACKBONE: dict[str, Any] = {
     "pdrec.similarity": "cosine",
     "pdrec.temperature": 10.0,

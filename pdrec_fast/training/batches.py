@@ -17,9 +17,12 @@ from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import ranges
 from pdrec_fast.random_keys import COMPLETE_USERS, check_users
+from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import RandomNegatives
 from pdrec_fast.training.tokens import TrainingTokens
+
+_LEAST_WITH_VIEWS = 32
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,12 @@ class TrainingBatches:
 
     @property
     def users_per_step(self) -> int:
-        """See ``PDRecConfig.users_per_step``."""
-        return self.config.users_per_step(self.tokens.n_users)
+        """See ``PDRecConfig.users_per_step``; a loss on views sets every user against the others of
+        the step, so that there it has ``_LEAST_WITH_VIEWS`` or its whole batch size."""
+        size = self.config.users_per_step(self.tokens.n_users)
+        if self.augment is None:
+            return size
+        return max(size, min(_LEAST_WITH_VIEWS, self.config.batch_size))
 
     def dpa_at(self, epoch: int) -> Preferences | None:
         """The preferences that DPA's soft positives are from; None without DPA, and before the
@@ -167,8 +174,9 @@ class TrainingBatches:
             return self.augment(pack(inputs, self.max_length, seed=self.config.seed, epoch=epoch))
 
 
-def check_trainable(train: Interactions, encoder: SequenceEncoder) -> None:
+def check_trainable(train: Interactions, encoder: SequenceEncoder, config: PDRecConfig) -> None:
     """Raise the DataError that training would raise, before anything else is done."""
     check_users(train.n_users, views=isinstance(encoder, ContrastiveEncoder))
     TrainingTokens(train, encoder.max_length)
-    RandomNegatives(train)
+    if config.own_negatives or config.modules:  # preferences need an unobserved item as well
+        RandomNegatives(train)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pdrec_fast.checks import (
     check_choices,
+    check_integers,
     check_not_negative,
     check_positive,
     check_ratios,
@@ -123,6 +124,11 @@ class PDRecConfig:
             table_optimizer=get_args(TableOptimizer),
         )
         check_seed(self)
+        check_integers(self, "random_negatives", "safe_negatives", "shared_negatives", "dpa_top_n")
+        check_integers(self, "dpa_start", "batch_size", "min_steps", "warmup_steps")
+        check_integers(self, "validation_users")
+        if not isinstance(self.learn_temperature, bool):
+            raise ValueError(f"learn_temperature={self.learn_temperature!r}: True or False")
         check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives", "min_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm", "validation_users")
         if self.dpa_start and self.dpa_start >= self.epochs:

@@ -60,7 +60,7 @@ class Guidance:
         check_preferences(self.config, train, preferences)
         self.max_length, self._train = max_length, train
         self.tokens = TrainingTokens(train, max_length)
-        self._random = RandomNegatives(train)
+        self._random = RandomNegatives(train) if self.config.own_negatives else None
         self.shared_negatives: SharedNegativeSampler | None = None
         if self.config.loss == "shared_softmax":
             self.shared_negatives = SharedNegativeSampler(
@@ -99,7 +99,9 @@ class Guidance:
     def token_negatives(self, epoch: int) -> npt.NDArray[np.int64]:
         """The negatives of all ``tokens`` in an epoch, see ``negatives``: int64 [n_tokens, k]."""
         config, keys = self.config, {"seed": self.config.seed, "epoch": epoch}
-        drawn = self._random.draw(self.tokens.token_users, self._n_random, **keys)
+        drawn = np.zeros((self.tokens.n_tokens, 0), dtype=np.int64)
+        if self._random is not None:
+            drawn = self._random.draw(self.tokens.token_users, config.random_negatives, **keys)
         if self.nns_preferences is None:
             return drawn
         safe = safe_negatives(self.nns_preferences, self.tokens, config.safe_negatives, **keys)

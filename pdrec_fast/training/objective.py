@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 
+from pdrec_fast.checks import check_ratios
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
@@ -43,6 +44,7 @@ class Objective:
     def __post_init__(self) -> None:
         if self.loss not in get_args(Loss):
             raise ValueError(f"loss={self.loss!r}: choose one of {get_args(Loss)}")
+        check_ratios(self, "gbce_calibration")
 
     def logits(
         self, states: torch.Tensor, table: torch.Tensor, items: torch.Tensor
@@ -53,7 +55,7 @@ class Objective:
             table,
             items,
             similarity=self.similarity,
-            temperature=float(self.temperature),
+            temperature=self._number(),
             impl=self.impl,
         )
 
@@ -92,10 +94,11 @@ class Objective:
             shared: needed by ``"shared_softmax"``, and of no other.
 
         Returns:
-            [], in the dtype of ``states``.
+            [], float32, or float64 for such states.
 
         Raises:
-            ValueError: ``"shared_softmax"`` without ``shared``.
+            ValueError: ``"shared_softmax"`` without ``shared``, or no negative for a loss that has
+                a positive's own alone.
         """
         n_tokens, n_candidates = candidates.shape
         if count is None:
@@ -104,6 +107,11 @@ class Objective:
             counts = torch.arange(n_tokens, device=states.device) < count
             share = counts.to(states.dtype) / count.clamp_min(1)
         positive_shares = share if weights is None else share * weights
+        if n_candidates < 2 and self.loss in ("bce", "gbce", "softmax"):
+            raise ValueError(
+                f"loss={self.loss!r} needs negatives: candidates must be [T, 1 + k] with k >= 1, "
+                f"got {list(candidates.shape)}"
+            )
         given, settings = (states, table, candidates), self._settings
         if self.loss == "softmax":
             return sampled_softmax(*given, positive_shares, **settings)
@@ -156,6 +164,11 @@ class Objective:
         shares = present / present.sum().clamp_min(1)
         shares = shares.to(states.dtype)
         return weighted_bce(states, table, items, shares, items.shape[1], **self._settings)
+
+    def _number(self) -> float:
+        if isinstance(self.temperature, torch.Tensor):
+            return float(self.temperature.detach())
+        return self.temperature
 
     @property
     def _settings(self) -> dict[str, Any]:

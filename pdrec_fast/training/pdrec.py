@@ -130,6 +130,7 @@ class PDRec:
         if split is not None:
             evaluator, validation = self._validation(split)
         self.encoder = self.new_encoder(interactions.n_items)
+        self._item_vectors = None
         self.data = split.data if split else interactions
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
@@ -344,8 +345,9 @@ class PDRec:
         config = self.config
         evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
         advice = (
-            f"lower the learning rate (lr, {config.lr:g} here), let it rise slowly (warmup_steps), "
-            "clip gradients (clip_norm=1) or train for more epochs"
+            f"try another learning rate (lr, {config.lr:g} here): a lower one, with a slow rise "
+            f"(warmup_steps, {config.warmup_steps} here) and clipping (clip_norm=1), where the "
+            "loss jumps or rises; a higher one, or more epochs, where it hardly falls"
         )
         popularity = evaluator.popularity_ndcg_at_10(config.select_by)
         sizes = len(evaluator.split.valid), len(split.valid)
@@ -390,6 +392,11 @@ class PDRec:
                 encoder = spec(n_items)
         self._check_encoder(encoder, n_items)
         if self.config.learn_temperature:
+            if hasattr(encoder, "log_temperature"):
+                raise ValueError(
+                    f"learn_temperature=True: the encoder {self._encoder_name!r} has an attribute "
+                    "log_temperature, where the temperature is kept; call it something else"
+                )
             start = torch.tensor(math.log(self.config.temperature))
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)

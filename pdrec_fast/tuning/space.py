@@ -110,6 +110,8 @@ def search_space(
             space[key] = dimension
     for module in config.pdrec.modules:
         space |= _MODULE_SPACES[module]
+    if "pdrec.loss" in fixed and not config.pdrec.own_negatives:
+        del space["pdrec.random_negatives"]  # not used
     if config.pdrec.similarity == "dot":
         del space["pdrec.temperature"]  # not used
     if config.pdrec.lr_schedule == "cosine":

@@ -8,6 +8,20 @@ import torch
 
 import pdrec_fast as pf
 from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
+from pdrec_fast.errors import DataError
+from tests.rows import interactions_of
+
+
+class LastItems(torch.nn.Module):
+    """The state after a token is the embedding of its item."""
+
+    def __init__(self, n_items):
+        super().__init__()
+        self.item_embedding, self.max_length = torch.nn.Embedding(n_items, 8), 9
+
+    def forward(self, batch):
+        return self.item_embedding(batch.items)
+
 
 LOSSES = ("gbce", "shared_softmax", "corpus_softmax")
 OPTIONS = {
@@ -134,3 +148,43 @@ def test_cold_items_are_neither_ranked_nor_negatives_where_left_out(split: Split
     assert drawn.offsets[0] == pytest.approx(np.log(model.trained_items.sum() / 1024))
     everything = fitted(split, **settings).training_task(split.train)
     assert np.isin(everything.batches.guidance.shared_negatives.draw(0, 0).negatives, cold).any()
+
+
+def test_a_user_who_has_seen_every_item_stops_only_what_draws_for_users():
+    rows = [[0, 1, 2, 3, 4], [1, 2, 3], [4, 2, 0]]
+    train = interactions_of(rows, 5)
+    options = {"modules": (), "epochs": 1, "encoder_options": {"width": 8}}
+    for loss in ("shared_softmax", "corpus_softmax"):
+        PDRec("sasrec", loss=loss, **options).fit(train, progress=False)
+    with pytest.raises(DataError, match="every item"):
+        PDRec("sasrec", **options).fit(train, progress=False)
+
+
+def test_views_have_others_to_be_told_from(split: Split):
+    model = PDRec("cl4srec", loss="shared_softmax", min_steps=200, modules=(), batch_size=64)
+    model.encoder = model.new_encoder(split.train.n_items)
+    assert model.training_task(split.train).batches.users_per_step == 32
+
+
+def test_an_encoder_keeps_its_own_log_temperature():
+    class Own(LastItems):
+        def __init__(self, n_items):
+            super().__init__(n_items)
+            self.log_temperature = torch.nn.Parameter(torch.zeros(()))
+
+    with pytest.raises(ValueError, match="call it something else"):
+        PDRec(Own, learn_temperature=True, modules=()).new_encoder(9)
+
+
+def test_a_prepared_model_that_is_fitted_again_forgets_what_it_prepared(split: Split):
+    settings = {"loss": "shared_softmax", "modules": (), "epochs": 1}
+    histories = split.data.histories(range(4))
+    again = fitted(split, **settings).prepared().fit(split.train, progress=False)
+    fresh = PDRec("sasrec", **(OPTIONS | settings)).fit(split.train, progress=False)
+    np.testing.assert_array_equal(again.scores(histories), fresh.scores(histories))
+
+
+@pytest.mark.parametrize("name", ["min_steps", "shared_negatives", "batch_size", "warmup_steps"])
+def test_a_part_of_a_whole_number_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got 1.5"):
+        pf.PDRecConfig(**{name: 1.5})

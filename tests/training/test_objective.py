@@ -119,6 +119,12 @@ def test_distillation_is_the_same_with_every_ranking_loss() -> None:
     assert found.item() == DOT.distillation(states, UNITS, soft_positives, 2).item()
 
 
+@pytest.mark.parametrize("loss_name", ["bce", "gbce", "softmax"])
+def test_a_positive_alone_has_nothing_to_be_set_against(loss_name: str) -> None:
+    with pytest.raises(ValueError, match=r"needs negatives: .* got \[1, 1\]"):
+        Objective("dot", 1.0, loss=loss_name).ranking(UNITS[:1], UNITS, torch.tensor([[0]]))
+
+
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(ValueError, match=r"loss='bpr': choose one of \('bce', 'gbce', 'softmax'"):
         Objective("dot", 1.0, loss="bpr")
