@@ -15,6 +15,7 @@
 #include "arrays.hpp"
 #include "bindings_candidates.hpp"
 #include "dispatch.hpp"
+#include "parallel.hpp"
 #include "candidates/_item_groups.hpp"
 #include "random_keys.hpp"
 
@@ -387,6 +388,9 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled operations of pdrec_fast on NumPy buffers.";
   m.def("build_info", &build_info);
   m.def("set_isa", &pdrec::set_isa, arg("name"));
+  m.def("use_team", [](std::uintptr_t address) {
+    pdrec::use_team(reinterpret_cast<pdrec::RunTeam>(address));
+  }, arg("address"));
   m.attr("random_streams") = py::dict(
       arg("NOISE") = pdrec::random_keys::NOISE, arg("DROPOUT") = pdrec::random_keys::DROPOUT,
       arg("NEGATIVES") = pdrec::random_keys::NEGATIVES, arg("VIEWS") = pdrec::random_keys::VIEWS,

@@ -8,7 +8,47 @@
 #include <thread>
 #include <vector>
 
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
 namespace pdrec {
+
+namespace {
+
+RunTeam team = nullptr;
+#ifdef _WIN32
+bool team_is_here() { return false; }
+#else
+pid_t team_process = 0;
+bool team_is_here() { return team != nullptr && getpid() == team_process; }
+#endif
+
+void run_on_threads(const std::function<void()>& work, std::int64_t threads) {
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (std::int64_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // The system refuses more threads: those that started, and this one, take all rows.
+  }
+  work();
+  for (std::thread& helper : helpers) helper.join();
+}
+
+void run_on_team(const std::function<void()>& work, std::int64_t threads) {
+  const auto call = [](void* data) { (*static_cast<const std::function<void()>*>(data))(); };
+  team(call, const_cast<std::function<void()>*>(&work), static_cast<unsigned>(threads), 0);
+}
+
+}  // namespace
+
+void use_team([[maybe_unused]] RunTeam run) {
+#ifndef _WIN32
+  team = run;
+  team_process = getpid();
+#endif
+}
 
 void for_rows(std::int64_t n_rows, int n_threads,
               const std::function<void(const NextRows& next)>& worker) {
@@ -23,7 +63,7 @@ void for_rows(std::int64_t n_rows, int n_threads,
   };
   std::mutex mutex;
   std::exception_ptr failure;
-  const auto guarded = [&] {
+  const std::function<void()> guarded = [&] {
     try {
       worker(next);
     } catch (...) {
@@ -31,15 +71,13 @@ void for_rows(std::int64_t n_rows, int n_threads,
       if (!failure) failure = std::current_exception();
     }
   };
-  std::vector<std::thread> helpers;
-  helpers.reserve(static_cast<std::size_t>(threads - 1));
-  try {
-    for (std::int64_t i = 1; i < threads; ++i) helpers.emplace_back(guarded);
-  } catch (const std::system_error&) {
-    // The system refuses more threads: those that started, and this one, take all rows.
+  if (threads == 1) {
+    guarded();
+  } else if (team_is_here()) {
+    run_on_team(guarded, threads);
+  } else {
+    run_on_threads(guarded, threads);
   }
-  guarded();
-  for (std::thread& helper : helpers) helper.join();
   if (failure) std::rethrow_exception(failure);
 }
 

@@ -6,6 +6,8 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+from pdrec_fast.thread_pool import share_with
+
 _INSTALL = "pip install --force-reinstall --no-deps ."
 
 extension_problem: str | None = None
@@ -21,6 +23,8 @@ except ImportError as _error:
         else f"the C++ extension pdrec_fast._C does not load: {_error}; build it again, in the "
         f"source folder: {_INSTALL}"
     )
+else:
+    share_with(extension)
 
 
 def triton_problem(device_type: str) -> str | None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pdrec_fast"
 LAYERS = [
     {
         *("checks", "deprecation", "devices", "errors", "files"),
-        *("operands", "profiling", "ragged", "settings"),
+        *("operands", "profiling", "ragged", "settings", "thread_pool"),
     },
     {"buffers", "build_info", "random_keys", "settings_format"},
     {"reference", "kernels", "_C"},

@@ -169,7 +169,7 @@ def test_a_hopeless_learning_rate_is_told(caplog):
     history = result.metrics["history"]["encoder"]
     assert history["best_value"] < history["popularity"]
     assert "sasrec, epoch" in caplog.text
-    assert "lower the learning rate (lr, 30 here)" in caplog.text
+    assert "try another learning rate (lr, 30 here)" in caplog.text
 
 
 def test_early_stopping_on_a_sample_tests_all(data, tmp_path):

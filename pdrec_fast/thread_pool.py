@@ -1,0 +1,45 @@
+"""One pool of threads for torch and the extension.
+
+torch's OpenMP threads spin for a while after each of its operations. Threads that the extension
+starts beside them find every core taken, so that two threads were slower than one. Where torch's
+runtime can be found, the extension therefore runs on its threads. ``PDREC_OWN_THREADS=1`` keeps the
+two apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import torch
+
+_MAPS = Path("/proc/self/maps")
+_RUNTIMES = ("libgomp", "libiomp5", "libomp")
+
+
+def openmp_runtime() -> Path | None:
+    """The OpenMP runtime that torch has loaded; None where there is none, or no telling which."""
+    if not _MAPS.exists() or not torch.backends.openmp.is_available():
+        return None
+    loaded = {Path(line.split(maxsplit=5)[5].strip()) for line in _mapped_files()}
+    found = [path for path in loaded if path.name.startswith(_RUNTIMES)]
+    own = [path for path in found if path.is_relative_to(Path(torch.__file__).parent)]
+    candidates = own or found
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _mapped_files() -> list[str]:
+    return [line for line in _MAPS.read_text().splitlines() if line.count(" /")]
+
+
+def share_with(extension: object) -> None:
+    """Let the extension's kernels run on torch's threads, where that is possible."""
+    path = None if os.environ.get("PDREC_OWN_THREADS") == "1" else openmp_runtime()
+    if path is None:
+        return
+    try:
+        run_team = ctypes.CDLL(str(path)).GOMP_parallel
+    except (OSError, AttributeError):
+        return
+    extension.use_team(ctypes.cast(run_team, ctypes.c_void_p).value)  # type: ignore[attr-defined]
