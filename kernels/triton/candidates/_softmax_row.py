@@ -13,6 +13,7 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     logit_scale,
     own_multiple,
     products,
+    softplus,
     token_places,
 )
 
@@ -73,6 +74,20 @@ def find_logits(
         sums += tl.sum(tl.exp(negatives - shift[:, None]), axis=1)
     # Whatever a state that does not count holds, its derivatives are zeros.
     return positives, largest, sums, tl.where(counts, state_squares, 1.0)
+
+
+@triton.jit
+def loss_of(positives, sums, shift):
+    """(loss, its slope by the negatives' excess, the sums, 1 where there are no negatives).
+
+    -log softmax of the positive is the softplus of how far the negatives together, ``sums`` times
+    exp(shift), exceed it: so a small loss keeps its digits.
+    """
+    has_negatives = sums != 0
+    sums = tl.where(has_negatives, sums, 1.0)
+    excess = tl.where(has_negatives, (shift - positives) + tl.log(sums), float("-inf"))
+    losses, slopes = softplus(excess)
+    return losses, slopes, sums
 
 
 @triton.jit

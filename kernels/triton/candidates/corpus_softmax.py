@@ -20,11 +20,11 @@ from pdrec_fast.kernels.triton.candidates._logit_block import (
     exponentials,
     row_scale,
 )
+from pdrec_fast.kernels.triton.candidates._softmax_row import loss_of
 from pdrec_fast.kernels.triton.candidates._tiles import (
     number,
     own_multiple,
     similarity_arguments,
-    softplus,
 )
 from pdrec_fast.operands import Similarity
 
@@ -149,10 +149,7 @@ def _corpus_softmax_kernel(
     sums += tl.where(sums_before == 0, 0.0, sums_before * decay)
     slopes_times_logits += products_before * decay
     if IS_LAST:
-        has_negatives = sums != 0
-        safe_sums = tl.where(has_negatives, sums, 1.0)
-        excess = tl.where(has_negatives, (shift - own) + tl.log(safe_sums), float("-inf"))
-        loss, slope = softplus(excess)
+        loss, slope, safe_sums = loss_of(own, sums, shift)
         slope = tl.where(counts, slope * weight, 0.0)
         share = slope / safe_sums
         product = share * slopes_times_logits - tl.where(slope != 0, slope * own, 0.0)

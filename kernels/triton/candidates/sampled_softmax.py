@@ -8,6 +8,7 @@ import triton.language as tl
 
 from pdrec_fast.kernels.triton.candidates._softmax_row import (
     find_logits,
+    loss_of,
     weights_that_count,
     write_derivatives,
 )
@@ -16,7 +17,6 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     launch_loss,
     number,
     own_multiple,
-    softplus,
 )
 from pdrec_fast.operands import Candidates, Similarity
 
@@ -66,13 +66,8 @@ def _softmax_kernel(
         BLOCK_C,
         BLOCK_D,
     )
-    # -log softmax of the positive is the softplus of how far the negatives together exceed it: so a
-    # small loss keeps its digits.
-    has_negatives = sums != 0
-    shift = tl.where(has_negatives, largest, 0.0)
-    sums = tl.where(has_negatives, sums, 1.0)
-    excess = tl.where(has_negatives, (shift - positives) + tl.log(sums), float("-inf"))
-    losses, slopes = softplus(excess)
+    shift = tl.where(sums != 0, largest, 0.0)
+    losses, slopes, sums = loss_of(positives, sums, shift)
     slopes *= weights
     tl.store(losses_ptr + tokens, weights * losses, mask=token_mask)
     slopes_times_logits = write_derivatives(

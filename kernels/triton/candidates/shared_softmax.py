@@ -20,6 +20,7 @@ from pdrec_fast.kernels.triton.candidates._logit_block import (
 )
 from pdrec_fast.kernels.triton.candidates._softmax_row import (
     find_logits,
+    loss_of,
     weights_that_count,
     write_derivatives,
 )
@@ -27,7 +28,6 @@ from pdrec_fast.kernels.triton.candidates._tiles import (
     number,
     own_multiple,
     similarity_arguments,
-    softplus,
     tile_arguments,
     tile_of,
 )
@@ -116,11 +116,7 @@ def _shared_softmax_kernel(
         sums += tl.sum(values, axis=1)
         slopes_times_logits += tl.sum(times_logits, axis=1)
         tl.store(block_ptr + at, values.to(block_ptr.dtype.element_ty), mask=mask)
-    # As in ``sampled_softmax``: a small loss keeps its digits.
-    has_negatives = sums != 0
-    sums = tl.where(has_negatives, sums, 1.0)
-    excess = tl.where(has_negatives, (shift - positives) + tl.log(sums), float("-inf"))
-    losses, slopes = softplus(excess)
+    losses, slopes, sums = loss_of(positives, sums, shift)
     slopes *= weights
     shares = slopes / sums
     tl.store(losses_ptr + tokens, weights * losses, mask=token_mask)
