@@ -22,15 +22,12 @@ def openmp_runtime() -> Path | None:
     """The OpenMP runtime that torch has loaded; None where there is none, or no telling which."""
     if not _MAPS.exists() or not torch.backends.openmp.is_available():
         return None
-    loaded = {Path(line.split(maxsplit=5)[5].strip()) for line in _mapped_files()}
+    fields = (line.split(maxsplit=5) for line in _MAPS.read_text().splitlines())
+    loaded = {Path(line[5]) for line in fields if len(line) == 6}  # the last is a file's path
     found = [path for path in loaded if path.name.startswith(_RUNTIMES)]
     own = [path for path in found if path.is_relative_to(Path(torch.__file__).parent)]
     candidates = own or found
     return candidates[0] if len(candidates) == 1 else None
-
-
-def _mapped_files() -> list[str]:
-    return [line for line in _MAPS.read_text().splitlines() if line.count(" /")]
 
 
 def share_with(extension: object) -> None:

@@ -30,6 +30,17 @@ def per_row(name: str, values: Any, dtype: npt.DTypeLike, n_rows: int) -> npt.ND
     return np.ascontiguousarray(array, dtype=dtype)
 
 
+def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A float32 CPU tensor as a contiguous array.
+
+    Raises:
+        ValueError: another dtype or device.
+    """
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
+    return tensor.detach().contiguous().numpy()
+
+
 def csr(
     indptr: npt.NDArray[np.int64],
     items: npt.NDArray[np.int32],

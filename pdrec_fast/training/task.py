@@ -60,12 +60,16 @@ class PDRecTask:
                 "cuda_graphs=True keeps the temperature of the recorded step: leave "
                 "learn_temperature out"
             )
-        self.table_gradient = TableGradient(self.encoder.item_embedding.weight)
         n_steps = -(-self.batches.tokens.n_users // self.batches.users_per_step)
         self.learning_rate = self.config.learning_rate(n_steps)
         self.optimizer = with_state(self._new_optimizer())
-        rows = self.config.table_optimizer == "rows"
-        self.row_adam = RowAdam(self.optimizer, encoder.item_embedding.weight) if rows else None
+        table = encoder.item_embedding.weight
+        self.row_adam: RowAdam | None = None
+        self.table_gradient: TableGradient | None = None
+        if self.config.table_optimizer == "rows":
+            self.row_adam = RowAdam(self.optimizer, table)
+        else:
+            self.table_gradient = TableGradient(table)
 
     def _new_optimizer(self) -> torch.optim.Adam | torch.optim.AdamW:
         config = self.config
@@ -116,7 +120,7 @@ class PDRecTask:
         with span("backward"):
             loss.backward()
         with span("optimizer"):
-            if self.row_adam is None:
+            if self.table_gradient is not None:
                 self.table_gradient.collect()
             if self.config.clip_norm:
                 clip_gradients(self._gradients(), self.config.clip_norm)

@@ -10,6 +10,7 @@ import torch
 
 from pdrec_fast.build_info import extension_problem, triton_problem
 from pdrec_fast.operands import Candidates, Similarity
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.dispatch import choose
 
 # Multiply-adds that a thread must have to be worth its start, while torch's own threads still spin.
@@ -150,17 +151,6 @@ def temperature_value(similarity: Similarity) -> float:
     if not math.isfinite(value) or value == 0:
         raise ValueError(f"temperature must be finite and not 0, got a tensor that holds {value}")
     return value
-
-
-def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """A float32 CPU tensor as a contiguous array.
-
-    Raises:
-        ValueError: another dtype or device.
-    """
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise ValueError(f"expected float32 on the CPU, got {tensor.dtype} on {tensor.device}")
-    return tensor.detach().contiguous().numpy()
 
 
 def thread_count(candidates: Candidates) -> int:

@@ -13,7 +13,8 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, LogitGradients
-from pdrec_fast.ops.candidates._checks import cpp_arguments, float_array, thread_count
+from pdrec_fast.ops.arguments import float_array
+from pdrec_fast.ops.candidates._checks import cpp_arguments, thread_count
 from pdrec_fast.ops.declaration import operation
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from pdrec_fast.operands import Candidates, LogitGradients, Similarity
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.candidates._checks import (
     cpp_arguments,
-    float_array,
     implementations,
     item_indices,
     temperature_value,

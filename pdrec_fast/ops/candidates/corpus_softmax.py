@@ -9,6 +9,7 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, Similarity
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.candidates._blocks import (
     Gradients,
     ItemVectors,
@@ -22,7 +23,6 @@ from pdrec_fast.ops.candidates._blocks import (
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
     chosen_for,
-    float_array,
     item_indices,
     temperature_value,
 )

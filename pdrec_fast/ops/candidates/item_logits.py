@@ -6,10 +6,10 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, Similarity
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.candidates._checks import (
     check_candidates,
     cpp_arguments,
-    float_array,
     implementations,
     item_indices,
     temperature_value,

@@ -11,7 +11,7 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import Candidates, LogitGradients, SharedNegatives, Similarity
-from pdrec_fast.ops.arguments import check_tensors
+from pdrec_fast.ops.arguments import check_tensors, float_array
 from pdrec_fast.ops.candidates._blocks import (
     Gradients,
     ItemVectors,
@@ -25,7 +25,6 @@ from pdrec_fast.ops.candidates._checks import (
     check_candidates,
     chosen_for,
     cpp_arguments,
-    float_array,
     temperature_value,
 )
 from pdrec_fast.ops.candidates._gradients import backward

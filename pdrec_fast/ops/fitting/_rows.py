@@ -63,8 +63,3 @@ def row_array(rows: torch.Tensor, n_rows: int) -> npt.NDArray[np.int32]:
         at = int(np.argmax((array < 0) | (array >= n_rows)))
         raise ValueError(f"rows must lie in 0 .. {n_rows - 1}, got {array[at]} at {at}")
     return array.astype(np.int32)
-
-
-def float_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """A float32 CPU tensor as a contiguous array, sharing its memory where it is contiguous."""
-    return tensor.detach().contiguous().numpy()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from pdrec_fast.build_info import extension
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.ops.fitting._rows import check_rows, float_array, offered, row_array
+from pdrec_fast.ops.fitting._rows import check_rows, offered, row_array
 from pdrec_fast.reference.fitting import sum_rows as reference
 
 
