@@ -7,7 +7,7 @@ command, its seconds (validation included) and all figures, under both protocols
     python -m bench.backbones --data DIR --out bench/results/backbones.jsonl --seeds 5
 
 DIR has toy.inter, book.inter, beauty.inter and ml-1m.inter. What is in ``--out`` already is not
-run again.
+run again; with ``--runs`` the models are kept, and a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ml-1m": _WIDE
     | {
         "pdrec.temperature": 15.0,
-        "pdrec.lr": 1.5e-3,
         "pdrec.lr_decay": 0.94,
         "pdrec.warmup_steps": 200,
         "pdrec.batch_size": 32,
-        "pdrec.epochs": 40,
-        "encoder.width": 192,
-        "encoder.dropout": 0.25,
+        "pdrec.epochs": 36,
+        "pdrec.patience": 8,
+        "encoder.dropout": 0.2,
     },
 }
 """Data set -> settings, on top of the preset ``default``."""
@@ -67,12 +66,15 @@ def command_of(name: str, encoder: str, seed: int, settings: Mapping[str, Any]) 
     )
 
 
-def train(folder: Path, name: str, encoder: str, seed: int) -> dict[str, Any]:
-    """One run; returns the line that is written."""
+def train(
+    folder: Path, name: str, encoder: str, seed: int, runs: Path | None = None
+) -> dict[str, Any]:
+    """One run, in a directory of its own in ``runs``; returns the line that is written."""
     data = pf.Interactions.from_file(folder / f"{name}.inter")
     settings = RECIPES[name]
     config = pf.RunConfig.from_preset("default", encoder=encoder, modules=(), seed=seed)
-    metrics = pf.run(data, with_settings(config, settings)).metrics
+    out = None if runs is None else runs / f"{name}-{encoder}-{seed}"
+    metrics = pf.run(data, with_settings(config, settings), out=out).metrics
     return {
         "data": name,
         "encoder": encoder,
@@ -102,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the models here")
     parser.add_argument("--only", nargs="+", choices=sorted(RECIPES), default=list(RECIPES))
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["sasrec"])
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default 1)")
@@ -115,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for encoder in options.encoders:
                 if (name, encoder, seed) in done:
                     continue
-                line = train(options.data, name, encoder, seed)
+                line = train(options.data, name, encoder, seed, options.runs)
                 with options.out.open("a") as stream:
                     print(json.dumps(line), file=stream, flush=True)
                 test = {p: line["results"][p]["test"]["ndcg@10"] for p in line["results"]}

@@ -176,7 +176,8 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
     assert preferences is not None
     assert model is not None
     max_length = cast("Any", model.encoder).max_length
-    weights = preferences.hbr_weights(train, config.pdrec, max_length)
+    trained_on = None if config.pdrec.windows else max_length
+    weights = preferences.hbr_weights(train, config.pdrec, trained_on)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HBR)

@@ -30,7 +30,8 @@ class Batch:
     """One step's input.
 
     Attributes:
-        sequences: inputs of T tokens in all and, for DPA, complete sequences of B users.
+        sequences: inputs of T tokens in all and, for DPA, complete sequences of B users, those
+            whose latest records are among the inputs.
         inputs: int64 [T], the inputs among the sequences' tokens; None where they are all.
         candidates: int64 [T, 1 + k], each input's next item, then its negatives.
         weights: float32 [T], HBR's; or None.
@@ -94,7 +95,7 @@ class TrainingBatches:
     def users_per_step(self) -> int:
         """See ``PDRecConfig.users_per_step``; a loss on views sets every user against the others of
         the step, so that there it has ``_LEAST_WITH_VIEWS`` or its whole batch size."""
-        size = self.config.users_per_step(self.tokens.n_users)
+        size = self.config.users_per_step(self.tokens.n_sequences)
         if self.augment is None:
             return size
         return max(size, min(_LEAST_WITH_VIEWS, self.config.batch_size))
@@ -106,14 +107,14 @@ class TrainingBatches:
 
     def counts(self, epoch: int) -> dict[str, int]:
         """Users, tokens and scored items of an epoch."""
-        n_users, n_tokens = self.tokens.n_users, self.tokens.n_tokens
+        n_users, n_tokens = int(self.tokens.latest.sum()), self.tokens.n_tokens
         dpa = self.dpa_at(epoch)
         n_soft = 0 if dpa is None else dpa.top_items.shape[1]
         items = n_tokens * (1 + self.guidance.n_negatives) + n_users * n_soft
         return {"users": n_users, "tokens": n_tokens, "items": items}
 
     def epoch(self, order: np.ndarray, epoch: int) -> Iterator[Batch]:
-        """Batches of the users in ``order``, rows of ``tokens``."""
+        """Batches of the sequences in ``order``, rows of ``tokens``."""
         with span("negatives"):
             negatives = self.guidance.token_negatives(epoch)
         shared = self.guidance.shared_negatives
@@ -125,33 +126,34 @@ class TrainingBatches:
                     batch = replace(batch, shared=shared.draw(epoch, step))
             yield batch
 
-    def batch(self, users: np.ndarray, negatives: np.ndarray, epoch: int) -> Batch:
-        """The batch of some users.
+    def batch(self, chosen: np.ndarray, negatives: np.ndarray, epoch: int) -> Batch:
+        """The batch of some sequences.
 
         With DPA it also has each user's complete sequence, the inputs and one item more. Both are
         encoded in one call, which costs less than two.
 
         Args:
-            users: int64 [B], rows of ``tokens``.
+            chosen: int64, rows of ``tokens``.
             negatives: int64 [n_tokens, k], of all tokens; see ``Guidance.token_negatives``.
         """
         tokens, dpa = self.tokens, self.dpa_at(epoch)
-        histories = tokens.inputs[users]
+        histories = tokens.inputs[chosen]
+        latest = chosen[tokens.latest[chosen]]
         if dpa is not None:
-            both = np.concatenate([users, tokens.n_users + users])
+            both = np.concatenate([chosen, tokens.n_sequences + latest])
             histories = self._inputs_and_complete[both]
         packed = pack(histories, self.max_length, seed=self.config.seed, epoch=epoch)
-        ranked = np.flatnonzero(packed.sources < len(users))
-        rows = users[packed.sources[ranked]]
+        ranked = np.flatnonzero(packed.sources < len(chosen))
+        rows = chosen[packed.sources[ranked]]
         lengths = tokens.lengths[rows]
         at = ranges(tokens.starts[rows], lengths)
         inputs = last = soft_positives = None
         if dpa is not None:
             indptr = packed.indptr.numpy()
             inputs = torch.from_numpy(ranges(indptr[ranked], lengths))
-            complete = np.flatnonzero(packed.sources >= len(users))
+            complete = np.flatnonzero(packed.sources >= len(chosen))
             last = torch.from_numpy(indptr[complete + 1] - 1)
-            owners = tokens.users[users[packed.sources[complete] - len(users)]]
+            owners = tokens.users[latest[packed.sources[complete] - len(chosen)]]
             soft_positives = torch.from_numpy(dpa.top_items[owners].astype(np.int64))
         candidates = np.concatenate([tokens.targets[at, None], negatives[at]], axis=1)
         weights = self.guidance.token_weights
@@ -162,14 +164,14 @@ class TrainingBatches:
             None if weights is None else torch.from_numpy(weights[at]),
             last,
             soft_positives,
-            views=self._views(users, epoch),
+            views=self._views(chosen, epoch),
         )
 
-    def _views(self, users: np.ndarray, epoch: int) -> PackedSequences | None:
-        """The encoder's views of the inputs of some users, rows of ``tokens``."""
+    def _views(self, chosen: np.ndarray, epoch: int) -> PackedSequences | None:
+        """The encoder's views of the inputs of some sequences, rows of ``tokens``."""
         if self.augment is None:
             return None
-        inputs = self.tokens.inputs[users]
+        inputs = self.tokens.inputs[chosen]
         with span("views"):
             return self.augment(pack(inputs, self.max_length, seed=self.config.seed, epoch=epoch))
 

@@ -23,7 +23,7 @@ class BatchShape:
     """The sizes that all batches of an epoch are padded to.
 
     Attributes:
-        users: B.
+        users: B, those with soft positives.
         tokens, sequences: of the packed sequences.
         inputs: T, tokens whose next item is known.
         max_length: longest sequence.
@@ -37,22 +37,24 @@ class BatchShape:
 
     @classmethod
     def for_epoch(cls, batches: TrainingBatches, order: np.ndarray, epoch: int) -> BatchShape:
-        """The least shape that holds every batch of the users in ``order``."""
+        """The least shape that holds every batch of the sequences in ``order``."""
         tokens, max_length = batches.tokens, batches.max_length
         batch_size, dpa = batches.users_per_step, batches.dpa_at(epoch) is not None
         starts = np.arange(0, len(order), batch_size)
         lengths = tokens.lengths[order]
         inputs = np.add.reduceat(lengths, starts)
         total = inputs.copy()
+        users = np.zeros(len(starts), dtype=np.int64)
         if dpa:
-            total += np.add.reduceat(np.minimum(lengths + 1, max_length), starts)
+            latest = tokens.latest[order]
+            total += np.add.reduceat(np.minimum(lengths + 1, max_length) * latest, starts)
+            users = np.add.reduceat(latest.astype(np.int64), starts)
         capacity = _rounded(total.max())
         fillers = -(-(capacity - total.min()) // max_length)
-        users = min(batch_size, len(order))
         return cls(
-            users=users,
+            users=int(users.max()),
             tokens=capacity,
-            sequences=int((1 + dpa) * users + fillers),
+            sequences=int(min(batch_size, len(order)) + users.max() + fillers),
             inputs=_rounded(inputs.max()) if dpa else capacity,
             max_length=max_length,
         )

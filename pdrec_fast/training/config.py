@@ -53,6 +53,9 @@ class PDRecConfig:
         rank_cold_items: False gives those items the logit -inf and draws no shared negative among
             them: nothing has been learned of them but that they were negatives, if they were drawn
             at all, and where they are many, some random vector is near every state.
+        windows: train on all records of users who have more than the encoder's ``max_length``: the
+            earlier ones make sequences of their own. False takes the latest alone. DPA speaks of
+            each user once.
         lr: of Adam (betas .9, .98), at its highest.
         lr_schedule, lr_decay, warmup_steps: how the rate changes, see ``LearningRate``:
             ``"exponential"`` multiplies it by ``lr_decay`` every epoch, ``"cosine"`` lets it fall
@@ -63,7 +66,7 @@ class PDRecConfig:
             as Adam's running means go on without a gradient; with ``"rows"`` those of the batch's
             items alone, as ``torch.optim.SparseAdam`` does, which costs much less where items are
             many. They are different rules and give different models.
-        batch_size, min_steps: users per step, and fewer where they would make less than so many
+        batch_size, min_steps: users (with ``windows`` sequences) per step, and fewer where they would make less than so many
             steps in an epoch; see ``users_per_step``.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
@@ -91,6 +94,7 @@ class PDRecConfig:
     safe_negatives: int = 1
     skip_cold_items: bool = False
     rank_cold_items: bool = True
+    windows: bool = False
     lr: float = 5e-3
     lr_schedule: LRSchedule = "exponential"
     lr_decay: float = 0.99
@@ -127,8 +131,9 @@ class PDRecConfig:
         check_integers(self, "random_negatives", "safe_negatives", "shared_negatives", "dpa_top_n")
         check_integers(self, "dpa_start", "batch_size", "min_steps", "warmup_steps")
         check_integers(self, "validation_users")
-        if not isinstance(self.learn_temperature, bool):
-            raise ValueError(f"learn_temperature={self.learn_temperature!r}: True or False")
+        for name in ("learn_temperature", "windows"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: True or False")
         check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives", "min_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm", "validation_users")
         if self.dpa_start and self.dpa_start >= self.epochs:
@@ -157,7 +162,8 @@ class PDRecConfig:
         self.loop()
 
     def users_per_step(self, n_users: int) -> int:
-        """Users of every step but the last, of the ``n_users`` that are trained on."""
+        """Users of every step but the last, of the ``n_users`` that are trained on; sequences of
+        both with ``windows``."""
         if not self.min_steps:
             return self.batch_size
         return max(min(self.batch_size, n_users // self.min_steps), 1)

@@ -33,10 +33,11 @@ class Guidance:
     Args:
         train: the training interactions.
         preferences: inferred on them; None with ``modules=()``.
-        config: all settings; only ``modules``, those of HBR, the numbers of negatives and ``seed``
-            count. Keyword arguments override single ones.
-        max_length: how many of a user's latest next items are trained on, which HBR scales its
-            weights by; None for all.
+        config: all settings; only ``modules``, those of HBR, the numbers of negatives, ``windows``
+            and ``seed`` count. Keyword arguments override single ones.
+        max_length: the longest sequence: how many of a user's latest next items are trained on,
+            unless ``windows`` has the earlier ones too. HBR scales its weights by their number.
+            None for all.
 
     Raises:
         ValueError: preferences are missing or of other interactions.
@@ -59,7 +60,8 @@ class Guidance:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         check_preferences(self.config, train, preferences)
         self.max_length, self._train = max_length, train
-        self.tokens = TrainingTokens(train, max_length)
+        windows = self.config.windows
+        self.tokens = TrainingTokens(train, max_length, windows=windows)
         self._random = RandomNegatives(train) if self.config.own_negatives else None
         self.shared_negatives: SharedNegativeSampler | None = None
         if self.config.loss == "shared_softmax":
@@ -77,7 +79,8 @@ class Guidance:
             self.dpa_preferences = preferences if "dpa" in modules else None
             self.nns_preferences = preferences if "nns" in modules else None
             if "hbr" in modules:
-                weights = preferences.hbr_weights(train, self.config, max_length)
+                trained_on = None if windows else max_length
+                weights = preferences.hbr_weights(train, self.config, trained_on)
                 self.token_weights = weights[self.tokens.target_records]
         self._drawn: tuple[int, np.ndarray] = (-1, np.empty(0))  # an epoch and its negatives
 

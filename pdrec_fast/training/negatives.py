@@ -95,8 +95,10 @@ def safe_negatives(
     table = preferences.negatives
     size = table.shape[1]
     offsets = safe_negative_offsets(seed).integers(size, size=len(table))
-    lengths = np.repeat(tokens.lengths, tokens.lengths)
-    place = np.arange(tokens.n_tokens) - np.repeat(tokens.starts, tokens.lengths)
-    draw = (epoch * lengths + place)[:, None] * n + np.arange(n)
+    # By user and not by sequence: the windows of a user go on where the one before ended.
+    counts = np.bincount(tokens.token_users, minlength=len(table))
+    starts = np.cumsum(counts) - counts
+    place = np.arange(tokens.n_tokens) - starts[tokens.token_users]
+    draw = (epoch * counts[tokens.token_users] + place)[:, None] * n + np.arange(n)
     users = tokens.token_users[:, None]
     return table[users, (offsets[users] + draw) % size].astype(np.int64)

@@ -60,7 +60,7 @@ class PDRecTask:
                 "cuda_graphs=True keeps the temperature of the recorded step: leave "
                 "learn_temperature out"
             )
-        n_steps = -(-self.batches.tokens.n_users // self.batches.users_per_step)
+        n_steps = -(-self.batches.tokens.n_sequences // self.batches.users_per_step)
         self.learning_rate = self.config.learning_rate(n_steps)
         self.optimizer = with_state(self._new_optimizer())
         table = encoder.item_embedding.weight
@@ -101,7 +101,7 @@ class PDRecTask:
             sparse_gradient(table) if self.sparse else nullcontext(),
         ):
             torch.manual_seed(epoch_seed(config.seed, epoch))
-            order = torch.randperm(self.batches.tokens.n_users).numpy()
+            order = torch.randperm(self.batches.tokens.n_sequences).numpy()
             batches = self.batches.epoch(order, epoch)
             if self.cuda_graphs:
                 shape = BatchShape.for_epoch(self.batches, order, epoch)

@@ -14,15 +14,18 @@ from pdrec_fast.ragged import indptr_of, ranges
 class TrainingTokens:
     """Every input of the training data with its next item, user by user, in chronological order.
 
-    The users are those with at least two training records. User i of them has the tokens
-    ``indptr[i]:indptr[i + 1]``, at most ``max_length`` and the latest.
+    They come from users with at least two training records, in sequences of at most ``max_length``.
+    Sequence i has the tokens ``indptr[i]:indptr[i + 1]``. Without windows there is one for each
+    user, the latest records; with windows the records before it make sequences of their own, cut
+    from the latest backwards, so that every record but a user's first is a next item once.
 
     Attributes:
-        users: int64 [n_users], indices into the training data.
-        lengths: int64 [n_users], tokens of each user.
-        indptr: int64 [n_users + 1].
-        histories: the users' whole training sequences.
-        inputs: the users' inputs, as views on the training data.
+        users: int64 [n_sequences], indices into the training data.
+        lengths: int64 [n_sequences], tokens of each sequence.
+        indptr: int64 [n_sequences + 1].
+        histories: the training sequences up to the last next item of each sequence.
+        latest: bool [n_sequences], whether that is the user's last training record.
+        inputs: the sequences' inputs, as views on the training data.
         target_records: int64 [n_tokens], the training record of each token's next item.
         targets: int64 [n_tokens], its item.
         token_users: int64 [n_tokens], the user of each token, as an index into the training data.
@@ -31,14 +34,21 @@ class TrainingTokens:
         DataError: no user has two training records.
     """
 
-    def __init__(self, train: Interactions, max_length: int) -> None:
+    def __init__(self, train: Interactions, max_length: int, *, windows: bool = False) -> None:
         histories = train.histories()
-        self.histories = histories[np.flatnonzero(histories.lengths >= 2)]
-        if not len(self.histories):
+        histories = histories[np.flatnonzero(histories.lengths >= 2)]
+        if not len(histories):
             raise DataError(
                 "no user has two training records: there is no next item to learn; bring longer "
                 "histories (leave-one-out keeps two records of a user for validation and test)"
             )
+        counts = np.ones(len(histories), dtype=np.int64)
+        if windows:
+            counts = -(-(histories.lengths - 1) // max_length)
+        later = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())
+        self.latest = later == 0
+        histories = histories[np.repeat(np.arange(len(histories)), counts)]
+        self.histories = replace(histories, stops=histories.stops - later * max_length)
         self.users = self.histories.users
         self.lengths = np.minimum(self.histories.lengths - 1, max_length)
         self.indptr = indptr_of(self.lengths)
@@ -49,8 +59,8 @@ class TrainingTokens:
         self.token_users = np.repeat(self.users, self.lengths)
 
     @property
-    def n_users(self) -> int:
-        """Number of users with a token."""
+    def n_sequences(self) -> int:
+        """Number of sequences; without windows that of users with a token."""
         return len(self.users)
 
     @property
@@ -60,5 +70,5 @@ class TrainingTokens:
 
     @property
     def starts(self) -> np.ndarray:
-        """int64 [n_users], each user's first token."""
+        """int64 [n_sequences], each sequence's first token."""
         return self.indptr[:-1]

@@ -43,7 +43,7 @@ def task_of(
 
 
 def padded_epoch(task, epoch=0, seed=0):
-    order = np.random.default_rng(seed).permutation(task.batches.tokens.n_users)
+    order = np.random.default_rng(seed).permutation(task.batches.tokens.n_sequences)
     shape = BatchShape.for_epoch(task.batches, order, epoch)
     plain = list(task.batches.epoch(order, epoch))
     return shape, plain, [pad_batch(batch, shape) for batch in plain]
@@ -70,7 +70,7 @@ def loss_and_gradients(task, batch):
 def test_padding_changes_neither_loss_nor_gradients(
     train, preferences, modules, encoder, impl, loss_name
 ):
-    task = task_of(train, preferences, modules, encoder=encoder, loss=loss_name)
+    task = task_of(train, preferences, modules, encoder=encoder, loss=loss_name, windows=True)
     task.encoder.train()
     for module in task.encoder.modules():
         if hasattr(module, "impl"):
@@ -87,8 +87,10 @@ def test_padding_changes_neither_loss_nor_gradients(
 
 @pytest.mark.parametrize("modules", SUBSETS)
 @pytest.mark.parametrize("batch_size", [1, 16, 300])
-def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, batch_size):
-    task = task_of(train, preferences, modules, batch_size)
+@pytest.mark.parametrize("windows", [False, True])
+def test_all_batches_of_an_epoch_have_one_shape(train, preferences, modules, batch_size, windows):
+    task = task_of(train, preferences, modules, batch_size, windows=windows)
+    assert task.batches.tokens.latest.all() == (not windows)
     shape, _, padded = padded_epoch(task)
     assert shape.tokens % 256 == 0
     sizes = {tuple((t.shape, t.dtype) for t in _tensors(batch)) for batch in padded}

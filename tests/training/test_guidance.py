@@ -55,7 +55,7 @@ def test_is_what_pdrec_trains_with(
     train: Interactions, preferences: Preferences, guidance: Guidance, epoch: int
 ) -> None:
     batches = TrainingBatches(Guidance(train, preferences, CONFIG, max_length=MAX_LENGTH))
-    order = np.random.default_rng(0).permutation(batches.tokens.n_users)
+    order = np.random.default_rng(0).permutation(batches.tokens.n_sequences)
     start = 0
     for batch in batches.epoch(order, epoch):
         rows = order[start : start + len(batch.last)]

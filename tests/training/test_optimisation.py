@@ -44,7 +44,7 @@ def plain_epochs(task, make, rate, clip_norm=None, epochs=3):
     for epoch in range(epochs):
         encoder.train()
         torch.manual_seed(epoch_seed(config.seed, epoch))
-        order = torch.randperm(task.batches.tokens.n_users).numpy()
+        order = torch.randperm(task.batches.tokens.n_sequences).numpy()
         for step, batch in enumerate(task.batches.epoch(order, epoch)):
             optimizer.param_groups[0]["lr"] = rate(epoch, step)
             optimizer.zero_grad()

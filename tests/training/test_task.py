@@ -91,14 +91,51 @@ def test_tokens_are_the_latest_pairs_of_users_with_two_records(train: Interactio
     assert tokens.targets.tolist() == [3, 4, 5, 8, 2, 9, 1, 0, 3]
     assert tokens.token_users.tolist() == [0, 0, 0, 3, 4, 4, 5, 5, 5]
     assert train.items[tokens.target_records].tolist() == tokens.targets.tolist()
-    assert (tokens.n_users, tokens.n_tokens) == (4, 9)
+    assert (tokens.n_sequences, tokens.n_tokens) == (4, 9)
     sequences = TrainingBatches(Guidance(train, modules=(), max_length=3))._inputs_and_complete
-    complete = sequences[tokens.n_users :]
+    complete = sequences[tokens.n_sequences :]
     assert complete.packed()[1].tolist() == ROWS[0] + ROWS[3] + ROWS[4] + ROWS[5]
-    both = sequences[: tokens.n_users]
+    both = sequences[: tokens.n_sequences]
     assert both.packed()[1].tolist() == tokens.inputs.packed()[1].tolist()
     assert both.users.tolist() == tokens.users.tolist()
     assert not set(complete.users) & set(range(train.n_users))
+
+
+def test_windows_hold_every_next_item_once(train: Interactions) -> None:
+    tokens = TrainingTokens(train, 2, windows=True)
+    assert tokens.users.tolist() == [0, 0, 3, 4, 5, 5]
+    assert tokens.lengths.tolist() == [2, 2, 1, 2, 1, 2]
+    assert tokens.latest.tolist() == [False, True, True, True, False, True]
+    assert tokens.inputs.packed()[1].tolist() == [1, 2, 3, 4, 7, 9, 2, 0, 1, 0]
+    assert tokens.targets.tolist() == [2, 3, 4, 5, 8, 2, 9, 1, 0, 3]
+    assert [len(row) for row in ROWS if len(row) > 1] == [5, 2, 3, 4]  # one less each is 10
+    assert tokens.histories[[0, 1]].packed()[1].tolist() == [1, 2, 3, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("modules", SUBSETS)
+def test_windows_of_a_short_encoder_train_on_what_a_long_one_does(
+    train: Interactions, preferences: Preferences, modules: tuple[str, ...]
+) -> None:
+    """The states of this encoder do not depend on where a sequence begins: loss and gradient of all
+    users must be those without any cut, HBR's scale, NNS's draws and DPA's users among them."""
+
+    def loss_of(max_length: int, windows: bool) -> torch.Tensor:
+        class Short(Scaled):
+            pass
+
+        Short.max_length = max_length
+        model = PDRec(Short, modules=modules, windows=windows, dpa_top_n=2)
+        torch.manual_seed(0)
+        model.encoder = Short(train.n_items)
+        task = model.training_task(train, preferences)
+        negatives = task.batches.guidance.token_negatives(2)
+        everyone = np.arange(task.batches.tokens.n_sequences)
+        return task.batch_loss(task.batches.batch(everyone, negatives, 2))
+
+    whole = loss_of(100, windows=False)
+    for max_length in (1, 2, 3):
+        torch.testing.assert_close(loss_of(max_length, windows=True), whole)
+    assert abs(loss_of(2, windows=False) - whole) > 1e-4
 
 
 def test_inputs_fit_the_encoder_exactly(train: Interactions) -> None:
