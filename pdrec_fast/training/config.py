@@ -66,8 +66,8 @@ class PDRecConfig:
             as Adam's running means go on without a gradient; with ``"rows"`` those of the batch's
             items alone, as ``torch.optim.SparseAdam`` does, which costs much less where items are
             many. They are different rules and give different models.
-        batch_size, min_steps: users (with ``windows`` sequences) per step, and fewer where they would make less than so many
-            steps in an epoch; see ``users_per_step``.
+        batch_size, min_steps: users (with ``windows`` sequences) per step, and fewer where they
+            would make less than so many steps in an epoch; see ``users_per_step``.
         epochs, patience, min_epochs, eval_every: see ``LoopConfig``; selection is by validation
             NDCG@10.
         select_by: evaluation protocol of that NDCG@10.
