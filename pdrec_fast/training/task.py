@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,6 +23,8 @@ from pdrec_fast.training.batches import Batch, TrainingBatches
 from pdrec_fast.training.captured import BatchShape, CapturedSteps, pad_batch
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.objective import Objective
+
+logger = logging.getLogger("pdrec_fast")
 
 
 class PDRecTask:
@@ -62,6 +65,15 @@ class PDRecTask:
             )
         n_steps = -(-self.batches.tokens.n_sequences // self.batches.users_per_step)
         self.learning_rate = self.config.learning_rate(n_steps)
+        if self.config.warmup_steps >= self.config.epochs * n_steps:
+            logger.warning(
+                "warmup_steps=%d: %d epochs have %d steps in all, so that the learning rate never "
+                "reaches lr=%g; fewer warm-up steps, or more epochs",
+                self.config.warmup_steps,
+                self.config.epochs,
+                self.config.epochs * n_steps,
+                self.config.lr,
+            )
         self.optimizer = with_state(self._new_optimizer())
         table = encoder.item_embedding.weight
         self.row_adam: RowAdam | None = None
@@ -82,10 +94,15 @@ class PDRecTask:
             "fused": True,
             "capturable": self.cuda_graphs,
         }
-        parameters = self.encoder.parameters()
-        if config.weight_decay:
-            return torch.optim.AdamW(parameters, weight_decay=config.weight_decay, **settings)
-        return torch.optim.Adam(parameters, **settings)
+        if not config.weight_decay:
+            return torch.optim.Adam(self.encoder.parameters(), **settings)
+        # Of all weights but the learned temperature: it would drift to 1 where no gradient holds it.
+        own = [p for name, p in self.encoder.named_parameters() if name == "log_temperature"]
+        others = [p for p in self.encoder.parameters() if all(p is not mine for mine in own)]
+        groups: list[dict[str, Any]] = [{"params": others, "weight_decay": config.weight_decay}]
+        if own:
+            groups.append({"params": own, "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, **settings)
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         with unit("encoder", **self.batches.counts(epoch)):

@@ -140,3 +140,29 @@ def test_the_rate_of_a_step_needs_no_earlier_one(split):
     found = [task.learning_rate.at(epoch, step) for epoch in range(4) for step in range(5)]
     assert int(np.argmax(found)) == 6
     assert found[-1] < found[7]
+
+
+@pytest.mark.parametrize("table_optimizer", ["dense", "rows"])
+def test_a_learned_temperature_does_not_decay(split, table_optimizer):
+    settings = {"learn_temperature": True, "temperature": 9.0, "table_optimizer": table_optimizer}
+    task = task_of(split, weight_decay=0.5, **settings)
+    decayed = {
+        id(p)
+        for group in task.optimizer.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    named = dict(task.encoder.named_parameters())
+    assert {name for name, p in named.items() if id(p) not in decayed} == {"log_temperature"}
+    before = named["log_temperature"].item()
+    for parameter in named.values():
+        parameter.grad = torch.zeros_like(parameter)
+    (task.row_adam or task.optimizer).step()
+    assert named["log_temperature"].item() == before
+
+
+def test_a_warm_up_that_never_ends_is_told(split, caplog):
+    task_of(split, warmup_steps=19)  # 4 epochs of 5 steps
+    assert not caplog.records
+    task_of(split, warmup_steps=20)
+    assert "4 epochs have 20 steps in all" in caplog.text
