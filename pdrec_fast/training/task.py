@@ -96,7 +96,7 @@ class PDRecTask:
         }
         if not config.weight_decay:
             return torch.optim.Adam(self.encoder.parameters(), **settings)
-        # Of all weights but the learned temperature: it would drift to 1 where no gradient holds it.
+        # A learned temperature would drift to 1 where no gradient holds it.
         own = [p for name, p in self.encoder.named_parameters() if name == "log_temperature"]
         others = [p for p in self.encoder.parameters() if all(p is not mine for mine in own)]
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": config.weight_decay}]
