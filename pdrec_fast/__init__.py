@@ -13,7 +13,7 @@ from pdrec_fast.data import (
     mix_domains,
     synthetic,
 )
-from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.diffusion import DiffRec, DiffusionConfig, LinearConfig, LinearDenoiser
 from pdrec_fast.encoders import (
     CL4SRec,
     CL4SRecConfig,
@@ -43,6 +43,7 @@ from pdrec_fast.evaluation import (
     evaluate,
     format_results,
 )
+from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
@@ -60,11 +61,14 @@ __all__ = [
     "DiffRec",
     "DiffusionConfig",
     "Evaluator",
+    "Fusion",
     "GRU4Rec",
     "GRU4RecConfig",
     "Guidance",
     "Histories",
     "Interactions",
+    "LinearConfig",
+    "LinearDenoiser",
     "MissingExtraError",
     "NonFiniteLossError",
     "NonFiniteScoresError",
@@ -84,10 +88,12 @@ __all__ = [
     "SASRecConfig",
     "Scorer",
     "SequenceEncoder",
+    "Share",
     "Split",
     "SplitSpec",
     "__version__",
     "build_info",
+    "choose_shares",
     "evaluate",
     "format_results",
     "global_time_split",

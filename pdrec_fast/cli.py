@@ -97,7 +97,7 @@ class _ConfigOptions:
             help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
         ),
     ] = "sasrec"
-    modules: opt.Modules = opt.ALL_MODULES
+    modules: opt.Modules = opt.PAPERS_MODULES
     guide: Annotated[
         str,
         typer.Option(
@@ -327,8 +327,20 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     peak = "" if metrics["peak_rss_gib"] is None else f"; peak {metrics['peak_rss_gib']} GiB"
-    remarks = "".join(f"{line}\n" for line in _remarks(metrics))
+    remarks = "".join(f"{line}\n" for line in (*_shares(metrics), *_remarks(metrics)))
     return f"{format_results(results)}\n\n{remarks}seconds: {seconds}{peak}"
+
+
+def _shares(metrics: dict[str, Any]) -> Iterator[str]:
+    """What the fusion adds to the encoder's logits, where there is one."""
+    shares = metrics.get("fusion")  # none in metrics of version 0.1.0
+    if not shares:
+        return
+    parts = []
+    for name, share in shares.items():
+        of = "log " if share["transform"] == "log" else ""
+        parts.append(f"{share['weight']:.3g} x {of}{name}" if share["weight"] else f"no {name}")
+    yield f"fusion, chosen on validation: logits + {' + '.join(parts)}"
 
 
 def _remarks(metrics: dict[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pdrec_fast.presets import FORMER_NAMES, preset_names
 from pdrec_fast.settings import field_values, own_settings
 from pdrec_fast.training import MODULES, Module
 
-ALL_MODULES = ",".join(MODULES)
+PAPERS_MODULES = ",".join(MODULES)
 _ENCODERS_SETTINGS = "; ".join(
     f"{name}: {', '.join(field.name for field in fields(kind))}"
     for name, kind in ENCODER_CONFIGS.items()
@@ -38,7 +38,7 @@ TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")
 MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
 MinItem = Annotated[int, typer.Option(min=1, help="Least interactions of an item.")]
 Repeats = Annotated[str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")]
-Modules = Annotated[str, typer.Option(help="Comma-separated hbr,dpa,nns; none: the plain encoder.")]
+Modules = Annotated[str, typer.Option(help="Comma-separated hbr,dpa,nns,fusion; or none.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

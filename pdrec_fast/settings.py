@@ -15,7 +15,12 @@ from typing import Any, TypeVar
 Config = TypeVar("Config")
 
 # Group -> the field that holds it.
-_GROUPS = {"diffusion": "diffusion", "pdrec": "pdrec", "encoder": "encoder_options"}
+_GROUPS = {
+    "diffusion": "diffusion",
+    "pdrec": "pdrec",
+    "encoder": "encoder_options",
+    "linear": "linear",
+}
 
 
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
@@ -71,8 +76,9 @@ def value_of(config: Any, key: str) -> Any:
 
 
 def own_settings(config: Any) -> list[str]:
-    """The keys of a configuration that are in no group: its own numbers."""
-    return [name for name, value in field_values(config).items() if type(value) in (int, float)]
+    """The keys of a configuration that are in no group: its own numbers and tuples."""
+    kinds = (int, float, tuple)
+    return [name for name, value in field_values(config).items() if type(value) in kinds]
 
 
 def field_values(config: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ LAYERS = [
     {"data", "fitting"},
     {"evaluation"},
     {"diffusion", "preferences", "encoders"},
+    {"fusion"},
     {"training"},
     {"presets"},
     {"pipeline"},

@@ -641,3 +641,54 @@ def test_set_out_is_a_path_object(data, tmp_path):
     out = Path(tmp_path) / "deep" / "run"
     pf.run(data, fast_config(modules=()), out=str(out), progress=False)
     assert (out / "metrics.json").exists()
+
+
+def test_a_run_fuses_what_it_is_told_and_says_so(data, tmp_path):
+    config = fast_config(("fusion",))
+    result = pf.run(data, config, out=tmp_path / "r", progress=False)
+    assert result.preferences is None  # no module asks for them
+    assert list(result.model.fusion.guides) == ["guide", "linear", "popularity"]
+    assert result.model.fusion.guides["guide"] is result.diffusion
+    shares = result.metrics["fusion"]
+    assert {name: share["weight"] for name, share in shares.items()} == {
+        name: share.weight for name, share in result.model.fusion.shares.items()
+    }
+    again = pf.run(data, config, out=tmp_path / "r", progress=False)
+    assert again.metrics["protocols"] == result.metrics["protocols"]
+    loaded = pf.PDRec.load(tmp_path / "r/model")
+    histories = result.split.test.histories[:5]
+    assert torch.equal(loaded.scores(histories), result.model.scores(histories))
+    few = pf.run(data, replace(config, fusion_guides=("popularity",)), progress=False)
+    assert few.diffusion is None
+    assert list(few.metrics["fusion"]) == ["popularity"]
+    text = cli._metrics_text(result.metrics | {"fusion": SHARES}, None)
+    assert "logits + 0.5 x log guide + no linear + 2 x popularity" in text
+
+
+SHARES = {
+    "guide": {"weight": 0.5, "transform": "log", "floor": 1e-4},
+    "linear": {"weight": 0.0, "transform": "raw", "floor": 1e-4},
+    "popularity": {"weight": 2.0, "transform": "raw", "floor": 1e-4},
+}
+
+
+@pytest.mark.parametrize("guides", [(), ("guide", "other")])
+def test_unknown_guides_of_the_fusion(guides):
+    with pytest.raises(ValueError, match=r"fusion_guides=.*choose at least one"):
+        fast_config(("fusion",), fusion_guides=guides)
+
+
+def test_an_encoder_can_be_the_fused_guide(data):
+    config = fast_config(("fusion",), guide="gru4rec", fusion_guides=("guide",))
+    result = pf.run(data, config, progress=False)
+    assert result.diffusion is None
+    assert result.model.fusion.guides["guide"] is result.guide
+
+
+def test_settings_of_the_fusion_have_keys():
+    config = pf.with_settings(
+        fast_config(("fusion",)), {"linear.ridge": "30", "fusion_guides": '["linear", "guide"]'}
+    )
+    assert config.linear.ridge == 30.0
+    assert config.fusion_guides == ("linear", "guide")
+    assert pf.with_settings(config, {"fusion_guides": "linear"}).fusion_guides == ("linear",)

@@ -2,5 +2,6 @@
 
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.estimator import DiffRec
+from pdrec_fast.diffusion.linear import LinearConfig, LinearDenoiser
 
-__all__ = ["DiffRec", "DiffusionConfig"]
+__all__ = ["DiffRec", "DiffusionConfig", "LinearConfig", "LinearDenoiser"]

@@ -26,7 +26,6 @@ from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
-KIND = "diffusion model"
 NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
 
 
@@ -43,6 +42,8 @@ class DiffRec:
     After ``fit`` or ``load``, ``scores`` gives preferences over every item; the model serves as a
     recommender of its own in ``evaluate`` and as the scorer of ``Preferences.infer``.
     """
+
+    KIND = "diffusion model"
 
     def __init__(
         self,
@@ -221,6 +222,10 @@ class DiffRec:
         Raises:
             CheckpointError: something other than a bundle lies at ``path``.
         """
+        write_bundle(path, self.KIND, *self.contents())
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """What ``save`` writes: JSON values, and tensors by file."""
         denoiser = self.fitted_denoiser()
         meta = {
             "format": FORMAT,
@@ -230,7 +235,7 @@ class DiffRec:
         }
         if self.history is not None:
             meta["history"] = asdict(self.history)
-        write_bundle(path, KIND, meta, {"weights": dict(denoiser.state_dict())})
+        return meta, {"weights": dict(denoiser.state_dict())}
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
@@ -239,7 +244,18 @@ class DiffRec:
         Raises:
             CheckpointError: missing, damaged, or no diffusion model.
         """
-        meta, files = read_bundle(path, KIND)
+        return cls.from_contents(*read_bundle(path, cls.KIND), path, device=device)
+
+    @classmethod
+    def from_contents(
+        cls,
+        meta: dict[str, Any],
+        files: dict[str, dict[str, torch.Tensor]],
+        path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+    ) -> DiffRec:
+        """The model of ``contents``; ``path`` is named in errors. See ``load``."""
         meta = with_current_defaults(meta, {"config": asdict(DiffusionConfig())}, path)
         model = cls(DiffusionConfig(**meta["config"]), device=device)
         model.denoiser = model._new_denoiser(meta["n_items"])

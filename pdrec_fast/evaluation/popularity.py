@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,6 +24,29 @@ class Popularity:
     def __init__(self, train: Interactions) -> None:
         self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
         self.trained_on = train.fingerprint()
+
+    KIND = "popularity"
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """What the bundle of a model that this guides keeps of it."""
+        return {"trained_on": self.trained_on}, {
+            "counts": {"item_scores": torch.from_numpy(self.item_scores)}
+        }
+
+    @classmethod
+    def from_contents(
+        cls,
+        meta: dict[str, Any],
+        files: dict[str, dict[str, torch.Tensor]],
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+    ) -> Popularity:
+        """The scorer of ``contents``, on the CPU whatever the device."""
+        found = cls.__new__(cls)
+        found.item_scores = files["counts"]["item_scores"].numpy()
+        found.trained_on = meta["trained_on"]
+        return found
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Counts: float64 [B, N], or [B, C] of ``items``.

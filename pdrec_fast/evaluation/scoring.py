@@ -95,7 +95,7 @@ def rank_among(
 ) -> Ranks:
     """Rank each target among its own row of ``negatives`` [n, C]; memory block_size x C."""
     parts = []
-    for block in _blocks(scorer, len(holdout), block_size, negatives.shape[1] + 1):
+    for block in case_blocks(scorer, len(holdout), block_size, negatives.shape[1] + 1):
         items = np.column_stack([holdout.targets[block], negatives[block]])
         scores = checked_scores(
             scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64))
@@ -120,21 +120,45 @@ def rank_in_corpus(
     """
     if (item_scores := getattr(scorer, "item_scores", None)) is not None:
         return _rank_alike(item_scores, holdout, candidates)
-    kept = None if candidates is None else torch.from_numpy(np.flatnonzero(candidates))
     scorer = prepared(scorer)
     parts = []
-    for block in _blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
+    for block in case_blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
         histories = holdout.histories[block]
+        cases = CorpusCases(histories, holdout.targets[block], candidates)
         scores = checked_scores(scorer, histories)
-        targets = torch.from_numpy(holdout.targets[block].astype(np.int64)).to(scores.device)
-        target_scores = scores.gather(1, targets[:, None])[:, 0]
-        excluded = _excluded(histories, holdout.targets[block], candidates)
-        if kept is not None:
-            scores = scores.index_select(1, kept.to(scores.device))
-        rows, columns = excluded.to(scores.device)
-        parts.append(rank_counts(target_scores, scores, (rows, columns)))
+        parts.append(cases.ranks(scores))
         del scores  # or the next block would take fresh memory beside it
     return Ranks.concatenate(parts)
+
+
+class CorpusCases:
+    """A block of cases whose targets are ranked in the corpus, by any number of scores.
+
+    Args:
+        histories: B of them, whose items are no candidates.
+        targets: int32 [B]; a target is a candidate even where its history holds it.
+        candidates: bool [items], those to rank among; None for all.
+    """
+
+    def __init__(
+        self,
+        histories: Histories,
+        targets: npt.NDArray[np.int32],
+        candidates: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self._targets = torch.from_numpy(targets.astype(np.int64))
+        self._excluded = _excluded(histories, targets, candidates)
+        self._kept = None
+        if candidates is not None:
+            self._kept = torch.from_numpy(np.flatnonzero(candidates))
+
+    def ranks(self, scores: torch.Tensor) -> Ranks:
+        """The targets' ranks by scores float [B, items] on any device."""
+        target_scores = scores.gather(1, self._targets.to(scores.device)[:, None])[:, 0]
+        if self._kept is not None:
+            scores = scores.index_select(1, self._kept.to(scores.device))
+        rows, columns = self._excluded.to(scores.device)
+        return rank_counts(target_scores, scores, (rows, columns))
 
 
 def _rank_alike(
@@ -166,9 +190,10 @@ def _rank_alike(
     return Ranks.concatenate(parts)
 
 
-def _blocks(
+def case_blocks(
     scorer: Scorer, n_cases: int, block_size: int | None, n_candidates: int
 ) -> Iterator[slice]:
+    """The cases, as many at a time as ``Evaluator`` says of its block size."""
     if n_cases == 0:
         raise ValueError("the holdout has no cases to rank")
     if block_size is None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
-from pdrec_fast.diffusion import DiffusionConfig
+from pdrec_fast.diffusion import DiffusionConfig, LinearConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
 from pdrec_fast.presets import current_name, kind_of, preset_of
 from pdrec_fast.settings import with_settings
@@ -16,6 +16,7 @@ from pdrec_fast.training import MODULES, Module, PDRecConfig
 
 # As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
 DIFFUSION = "diffusion"
+FUSION_GUIDES = ("guide", "linear", "popularity")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class RunConfig:
             a second SASRec), with the settings of ``pdrec``, the seed after ``pdrec.seed`` and,
             where it is of the encoder's own kind, ``encoder_options``.
         top_m, omega_m, n_draws: see ``Preferences.infer``.
+        linear: settings of the linear denoiser, where it is among ``fusion_guides``.
+        fusion_guides: what the module ``"fusion"`` adds to the encoder's logits, each by a share
+            chosen on validation: ``"guide"`` is the ``guide`` itself, ``"linear"`` a
+            ``LinearDenoiser``, ``"popularity"`` the number of training records.
         split: how the data are split.
         evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
             (selection always looks at those of seed 0).
@@ -65,6 +70,8 @@ class RunConfig:
     top_m: int = 50
     omega_m: float = 0.5
     n_draws: int = 1024
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    fusion_guides: tuple[str, ...] = FUSION_GUIDES
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
 
@@ -79,7 +86,12 @@ class RunConfig:
         if self.encoder != DIFFUSION:
             options = encoder_config(self.encoder, self.encoder_options)
         object.__setattr__(self, "encoder_options", options)
-        if self.guide != DIFFUSION and not self.needs_preferences:
+        unknown = [name for name in self.fusion_guides if name not in FUSION_GUIDES]
+        if unknown or not self.fusion_guides:
+            raise ValueError(
+                f"fusion_guides={self.fusion_guides!r}: choose at least one of {FUSION_GUIDES}"
+            )
+        if self.guide != DIFFUSION and not self.needs_guide:
             raise ValueError(f"guide={self.guide!r} was given, but no module that would use it")
         if self.top_m < 1 or self.n_draws < 1:
             raise ValueError(f"top_m={self.top_m} and n_draws={self.n_draws} must be at least 1")
@@ -130,11 +142,20 @@ class RunConfig:
 
     @property
     def needs_preferences(self) -> bool:
-        return bool(self.pdrec.modules) and self.encoder != DIFFUSION
+        return bool(self.pdrec.training_modules) and self.encoder != DIFFUSION
+
+    @property
+    def fuses(self) -> bool:
+        """Whether other scorers have a share in the encoder's logits."""
+        return "fusion" in self.pdrec.modules and self.encoder != DIFFUSION
+
+    @property
+    def needs_guide(self) -> bool:
+        return self.needs_preferences or (self.fuses and "guide" in self.fusion_guides)
 
     @property
     def needs_diffusion(self) -> bool:
-        return self.encoder == DIFFUSION or (self.needs_preferences and self.guide == DIFFUSION)
+        return self.encoder == DIFFUSION or (self.needs_guide and self.guide == DIFFUSION)
 
     def guide_config(self) -> RunConfig:
         """The run that trains the guide, where that is an encoder."""

@@ -65,6 +65,7 @@ def figures_of(
         "popularity": popularity,
         "diffusion": diffusion_results,
         "guide": guide_results,
+        "fusion": _shares(models["encoder"]),
         "epochs": {name: _epochs(history) for name, history in histories.items()},
         "history": curves,
         "split": str(split.report).splitlines(),
@@ -86,6 +87,12 @@ def _dataset(data: Interactions) -> dict[str, int]:
     if data.target_items is not None:
         counts["target_items"] = data.n_targets
     return counts
+
+
+def _shares(model: DiffRec | PDRec | None) -> dict[str, dict[str, Any]] | None:
+    if not isinstance(model, PDRec) or model.fusion is None:
+        return None
+    return {name: asdict(share) for name, share in model.fusion.shares.items()}
 
 
 def _epochs(history: History | None) -> dict[str, int] | None:

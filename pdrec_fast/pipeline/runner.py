@@ -111,11 +111,13 @@ def _train(
     preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
     if guide is not None:
-        guide = stages.encoder("guide", guide, split, None)
+        guide = stages.encoder("guide", guide, split)
     scorer = diffusion if guide is None else guide
     if config.needs_preferences:
         assert scorer is not None
         preferences = stages.preferences(config, split, scorer)
     if model is not None:
-        model = stages.encoder("model", model, split, preferences)
+        model = stages.encoder(
+            "model", model, split, preferences, stages.guides(config, split, scorer)
+        )
     return diffusion, guide, preferences, model

@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,15 @@ import torch
 
 from pdrec_fast.data import Split
 from pdrec_fast.data.sequences import pack
-from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.diffusion import DiffRec, LinearDenoiser
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import PAPER_NEGATIVES, PROTOCOLS, Scorer, available_negatives
+from pdrec_fast.evaluation import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    Popularity,
+    Scorer,
+    available_negatives,
+)
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
@@ -90,16 +96,38 @@ class Stages:
         return result
 
     def encoder(
-        self, name: str, model: PDRec, split: Split, preferences: Preferences | None
+        self,
+        name: str,
+        model: PDRec,
+        split: Split,
+        preferences: Preferences | None = None,
+        guides: Mapping[str, Scorer] | None = None,
     ) -> PDRec:
         """The trained ``model``, kept as ``name``: the model or its guide."""
         if self._done(name):
             model = PDRec.load(self._path(name), device=self.device)
         else:
             checkpoint = self._checkpoint(name)
-            model.fit(split, preferences, checkpoint=checkpoint, progress=self.progress)
+            model.fit(
+                split, preferences, guides=guides, checkpoint=checkpoint, progress=self.progress
+            )
             self._keep(name, model, model.history.seconds if model.history else 0.0)
         return model
+
+    def guides(self, config: RunConfig, split: Split, guide: Scorer | None) -> dict[str, Scorer]:
+        """What the fusion may add to the model's logits, by name; nothing where that is done."""
+        if not config.fuses or self._done("model"):
+            return {}
+        found: dict[str, Scorer] = {}
+        for name in config.fusion_guides:
+            if name == "guide":
+                assert guide is not None
+                found[name] = guide
+            elif name == "linear":
+                found[name] = LinearDenoiser(config.linear).fit(split.train)
+            else:
+                found[name] = Popularity(split.train)
+        return found
 
     def record(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = seconds

@@ -89,6 +89,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "diffusion.validation_users": 0,
             "diffusion.precision": "fp32",
             "pdrec.dpa_start": 0,
+            "pdrec.fusion_select_by": "both",
             "pdrec.skip_cold_items": False,
             "pdrec.learn_temperature": False,
             "pdrec.gbce_calibration": 0.75,

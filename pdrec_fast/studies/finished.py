@@ -92,7 +92,7 @@ def read_finished(out: Path) -> list[FinishedJob]:
     def place(run: FinishedJob) -> tuple[Any, ...]:
         job = run.job
         modules = () if job.modules == PLAIN else job.run_modules
-        order = [("hbr", "nns", "dpa").index(module) for module in modules]
+        order = [("hbr", "nns", "dpa", "fusion").index(module) for module in modules]
         other = job.guide not in ("", GUIDE)
         return names.index(job.data), models.index(job.model), other, len(order), order, job.seed
 

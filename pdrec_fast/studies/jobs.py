@@ -81,10 +81,11 @@ class Job:
 
 _STEPS = [(modules, GUIDE) for modules in INCREMENTS]
 _SINGLE = [(module, GUIDE) for module in MODULES if module not in INCREMENTS]
+_FUSED = [("fusion", GUIDE)]
 # What a study trains: diffusion models; encoders of the paper; (modules, guide) for each encoder.
 _GRIDS: dict[Kind, tuple[list[str], list[str], list[tuple[str, str]]]] = {
     "main": (list(WEIGHTINGS), ["gru4rec", "sasrec", "cl4srec"], [(FULL, GUIDE)]),
-    "ablation": ([GUIDE], ["sasrec"], [*_STEPS, *_SINGLE, (FULL, OTHER_GUIDE)]),
+    "ablation": ([GUIDE], ["sasrec"], [*_STEPS, *_SINGLE, *_FUSED, (FULL, OTHER_GUIDE)]),
     "universality": ([GUIDE], ["gru4rec", "cl4srec"], _STEPS),
     "cross-domain": (["t-diffrec", GUIDE], ["sasrec"], _STEPS),
 }

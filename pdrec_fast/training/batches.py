@@ -180,5 +180,7 @@ def check_trainable(train: Interactions, encoder: SequenceEncoder, config: PDRec
     """Raise the DataError that training would raise, before anything else is done."""
     check_users(train.n_users, views=isinstance(encoder, ContrastiveEncoder))
     TrainingTokens(train, encoder.max_length)
-    if config.own_negatives or config.modules:  # preferences need an unobserved item as well
+    if (
+        config.own_negatives or config.training_modules
+    ):  # preferences need an unobserved item as well
         RandomNegatives(train)

@@ -15,9 +15,12 @@ from pdrec_fast.checks import (
 )
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 from pdrec_fast.fitting.schedule import LearningRate, LRSchedule
+from pdrec_fast.fusion import SelectFusionBy
 
-Module = Literal["hbr", "dpa", "nns"]
-MODULES: tuple[Module, ...] = get_args(Module)
+Module = Literal["hbr", "dpa", "nns", "fusion"]
+MODULES: tuple[Module, ...] = ("hbr", "dpa", "nns")
+"""The paper's; ``"fusion"`` is this package's own, and changes no training."""
+ALL_MODULES: tuple[Module, ...] = get_args(Module)
 Similarity = Literal["cosine", "dot"]
 Loss = Literal["bce", "gbce", "softmax", "shared_softmax", "corpus_softmax"]
 NegativeSampling = Literal["uniform", "popularity"]
@@ -29,7 +32,8 @@ class PDRecConfig:
     """Everything besides the encoder that defines a training run; defaults are the paper's for Toy.
 
     Attributes:
-        modules: which of PDRec's modules guide the encoder; empty is the plain backbone.
+        modules: which modules guide the encoder, the paper's HBR, DPA and NNS in its training and
+            ``"fusion"`` in its scores (see ``fusion``); empty is the plain backbone.
         similarity, temperature: how states and items make logits, see ``item_logits``.
         loss: of the ranking, see ``Objective``: ``"bce"`` is the paper's (eq. 4), ``"gbce"`` that
             of gSASRec; ``"softmax"`` sets every positive against its own negatives,
@@ -43,6 +47,8 @@ class PDRecConfig:
         hbr_rank_weight, hbr_clip, hbr_rescale: ω_r, c_w and ω_f of HBR.
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
+        fusion_select_by: protocol whose validation NDCG@10 the shares of ``"fusion"`` are chosen
+            by: ``"paper"``, ``"full"``, or ``"both"``, the sum of the relative gains.
         dpa_start: the epoch, from 0, from which DPA's loss counts; an untrained encoder
             ranks the soft positives at random.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
@@ -90,6 +96,7 @@ class PDRecConfig:
     dpa_top_n: int = 5
     dpa_weight: float = 0.3
     dpa_start: int = 0
+    fusion_select_by: SelectFusionBy = "both"
     random_negatives: int = 1
     safe_negatives: int = 1
     skip_cold_items: bool = False
@@ -113,15 +120,16 @@ class PDRecConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.modules if name not in MODULES]
+        unknown = [name for name in self.modules if name not in ALL_MODULES]
         if unknown:
-            raise ValueError(f"unknown modules {unknown}; choose among {MODULES}")
+            raise ValueError(f"unknown modules {unknown}; choose among {ALL_MODULES}")
         # One canonical order, so that equal settings compare equal.
-        object.__setattr__(self, "modules", tuple(m for m in MODULES if m in self.modules))
+        object.__setattr__(self, "modules", tuple(m for m in ALL_MODULES if m in self.modules))
         check_choices(
             self,
             similarity=get_args(Similarity),
             loss=get_args(Loss),
+            fusion_select_by=get_args(SelectFusionBy),
             negative_sampling=get_args(NegativeSampling),
             lr_schedule=get_args(LRSchedule),
             select_by=get_args(SelectBy),
@@ -167,6 +175,11 @@ class PDRecConfig:
         if not self.min_steps:
             return self.batch_size
         return max(min(self.batch_size, n_users // self.min_steps), 1)
+
+    @property
+    def training_modules(self) -> tuple[Module, ...]:
+        """Those that take preferences into the training: all but the fusion."""
+        return tuple(module for module in self.modules if module in MODULES)
 
     @property
     def own_negatives(self) -> bool:

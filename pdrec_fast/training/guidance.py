@@ -227,11 +227,11 @@ def check_preferences(
     config: PDRecConfig, train: Interactions, preferences: Preferences | None
 ) -> None:
     """Raise a ValueError where the modules of ``config`` cannot use the preferences."""
-    if not config.modules:
+    if not config.training_modules:
         return
     if preferences is None:
         raise ValueError(
-            f"modules {config.modules} need preferences: pass Preferences.infer(...), or "
+            f"modules {config.training_modules} need preferences: pass Preferences.infer(...), or "
             "modules=() for the plain encoder"
         )
     if preferences.data != train.fingerprint():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
+from pdrec_fast.diffusion import DiffRec, LinearDenoiser
 from pdrec_fast.encoders import (
     ENCODER_CONFIGS,
     ENCODERS,
@@ -28,10 +29,19 @@ from pdrec_fast.encoders import (
 )
 from pdrec_fast.encoders.base import last_states
 from pdrec_fast.errors import CheckpointError, NotFittedError
-from pdrec_fast.evaluation import Evaluator, Results, evaluate, validation_sample
+from pdrec_fast.evaluation import (
+    Evaluator,
+    Popularity,
+    Results,
+    Scorer,
+    evaluate,
+    validation_sample,
+)
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.fusion import Fusion, choose_shares
+from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -41,7 +51,6 @@ from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.recommending import recommend
 from pdrec_fast.training.task import PDRecTask
 
-KIND = "PDRec model"
 EncoderFactory = Callable[[int], nn.Module]
 
 
@@ -62,6 +71,8 @@ class PDRec:
             otherwise wait for the host. For SASRec, and encoders of your own that read nothing back
             to the host; see ``SequenceEncoder``.
     """
+
+    KIND = "PDRec model"
 
     def __init__(
         self,
@@ -96,6 +107,7 @@ class PDRec:
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
+        self.fusion: Fusion | None = None  # what other scorers add, with "fusion" in the modules
         self._item_vectors: torch.Tensor | None = None  # where prepared
 
     @renamed_keywords(watch="on_epoch_end")
@@ -104,6 +116,7 @@ class PDRec:
         train: Split | Interactions,
         preferences: Preferences | None = None,
         *,
+        guides: Mapping[str, Scorer] | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
         on_epoch_end: Callable[[History], None] | None = None,
@@ -113,24 +126,30 @@ class PDRec:
         Args:
             train: a split, trained on ``train.train`` with early stopping on ``train.valid``; or
                 plain interactions, all trained on for ``config.epochs`` epochs.
-            preferences: inferred on the same training interactions; needed by every module.
+            preferences: inferred on the same training interactions; needed by every module but
+                ``"fusion"``.
+            guides: name -> scorer, such as ``{"diffusion": diffusion}``, fitted on the same
+                training interactions; what ``"fusion"`` adds to the logits once the encoder is
+                trained, by shares chosen on validation.
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
             on_epoch_end: called with the history after every epoch, and first with that of a
                 checkpoint; an exception from it ends the training and leaves no model.
 
         Raises:
-            ValueError: a module is on and ``preferences`` is missing or of other data.
+            ValueError: a module is on and ``preferences`` is missing or of other data, or
+                ``"fusion"`` is and there are no guides, or no validation split.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         check_preferences(self.config, interactions, preferences)
+        self._check_guides(split, guides)
         evaluator = validation = None
         if split is not None:
             evaluator, validation = self._validation(split)
         self.encoder = self.new_encoder(interactions.n_items)
-        self._item_vectors = None
+        self._item_vectors = self.fusion = None
         self.data = split.data if split else interactions
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
@@ -150,6 +169,21 @@ class PDRec:
             self.encoder = None  # half-trained weights are no model
             raise
         self.trained_on = interactions.fingerprint()
+        if guides and split is not None:
+            self.fuse(guides, split, progress=progress)
+        return self
+
+    def fuse(self, guides: Mapping[str, Scorer], split: Split, *, progress: bool = True) -> PDRec:
+        """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``."""
+        self.fusion = None
+        config = self.config
+        self.fusion = choose_shares(
+            self,
+            guides,
+            validation_sample(split, config.validation_users, config.seed),
+            select_by=config.fusion_select_by,
+            progress=progress,
+        )
         return self
 
     def training_task(
@@ -177,7 +211,7 @@ class PDRec:
 
     @torch.inference_mode()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits of the next item.
+        """Logits of the next item, with what the fusion adds.
 
         Args:
             histories: B of them; all logits of one without items are 0.
@@ -187,6 +221,10 @@ class PDRec:
             float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
             an item out.
         """
+        logits = self._encoder_logits(histories, items)
+        return logits if self.fusion is None else self.fusion.add_to(logits, histories, items)
+
+    def _encoder_logits(self, histories: Histories, items: torch.Tensor | None) -> torch.Tensor:
         encoder = self.fitted_encoder().eval()
         if self.config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
@@ -219,6 +257,7 @@ class PDRec:
         self.fitted_encoder()
         model = copy(self)
         model._item_vectors = self._new_item_vectors()
+        model.fusion = None if self.fusion is None else self.fusion.prepared()
         return model
 
     def _new_item_vectors(self) -> torch.Tensor:
@@ -278,8 +317,13 @@ class PDRec:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
 
         Raises:
-            CheckpointError: something other than a bundle lies at ``path``.
+            CheckpointError: something other than a bundle lies at ``path``, or a guide of the
+                fusion is no model of this package.
         """
+        write_bundle(path, self.KIND, *self.contents())
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """What ``save`` writes: JSON values, and tensors by file."""
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
@@ -287,9 +331,11 @@ class PDRec:
         meta = self._description() | {"ids": ids, "trained_on": self.trained_on}
         if self.history is not None:
             meta["history"] = asdict(self.history)
-        write_bundle(
-            path, KIND, meta, {"weights": dict(encoder.state_dict()), "interactions": tensors}
-        )
+        files = {"weights": dict(encoder.state_dict()), "interactions": tensors}
+        if self.fusion is not None:
+            meta["fusion"], more = fusion_contents(self.fusion)
+            files |= more
+        return meta, files
 
     @classmethod
     def load(
@@ -308,7 +354,19 @@ class PDRec:
         Raises:
             CheckpointError: missing, damaged, or no PDRec model; or ``encoder`` is needed.
         """
-        meta, files = read_bundle(path, KIND)
+        return cls.from_contents(*read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
+
+    @classmethod
+    def from_contents(
+        cls,
+        meta: dict[str, Any],
+        files: dict[str, dict[str, torch.Tensor]],
+        path: str | Path,
+        *,
+        encoder: EncoderFactory | None = None,
+        device: str | torch.device = "auto",
+    ) -> PDRec:
+        """The model of ``contents``; ``path`` is named in errors. See ``load``."""
         meta = with_current_defaults(meta, _defaults(meta["encoder"]), path)
         if encoder is None and meta["own_encoder"]:
             raise CheckpointError(
@@ -328,6 +386,9 @@ class PDRec:
             raise CheckpointError(f"{path}: weights do not fit the encoder: {error}") from None
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
+        if "fusion" in meta:
+            kinds = (DiffRec, LinearDenoiser, Popularity, PDRec)
+            model.fusion = fusion_from_contents(meta["fusion"], files, kinds, path, device)
         return model
 
     def fitted_encoder(self) -> Any:
@@ -340,6 +401,23 @@ class PDRec:
         self.fitted_encoder()
         assert self.data is not None
         return self.data
+
+    def _check_guides(self, split: Split | None, guides: Mapping[str, Scorer] | None) -> None:
+        if "fusion" not in self.config.modules:
+            if guides:
+                raise ValueError(
+                    f"guides are for 'fusion', which is not among the modules {self.config.modules}"
+                )
+            return
+        if not guides:
+            raise ValueError(
+                "the module 'fusion' needs guides: fit(..., guides={'diffusion': diffusion})"
+            )
+        if split is None:
+            raise ValueError(
+                "the module 'fusion' chooses its shares on validation: fit it on a Split, such as "
+                "leave_one_out(interactions)"
+            )
 
     def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
         config = self.config
@@ -372,7 +450,7 @@ class PDRec:
         self, train: Interactions, split: Split | None, preferences: Preferences | None
     ) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued."""
-        used = preferences if self.config.modules else None
+        used = preferences if self.config.training_modules else None
         return self._description() | {
             "data": train.fingerprint(),
             "validation data": split.data.fingerprint() if split else None,

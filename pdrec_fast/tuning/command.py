@@ -40,7 +40,7 @@ class _SearchOptions:
             callback=opt.one_of(ENCODERS), help=f"Sequence encoder ({', '.join(ENCODERS)})."
         ),
     ] = "sasrec"
-    modules: opt.Modules = opt.ALL_MODULES
+    modules: opt.Modules = opt.PAPERS_MODULES
     trials: Annotated[
         int, typer.Option(min=1, help="In all; give more to a finished search to go on.")
     ] = 30

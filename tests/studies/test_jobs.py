@@ -30,6 +30,7 @@ def test_ablation_is_figure_4_and_each_module_alone():
         "toy-sasrec+hbr+nns+dpa-0",
         "toy-sasrec+dpa-0",
         "toy-sasrec+nns-0",
+        "toy-sasrec+fusion-0",
         "toy-sasrec+hbr+nns+dpa-by-sasrec-0",
     ]
 

@@ -236,7 +236,7 @@ def test_finished_jobs_are_not_done_again_and_studies_share_them(main_study, toy
     assert unchanged["finished"] == study["finished"]
     assert in_process.did == []
     assert again(main_study, toy, tiny, "ablation", seeds=1) == {}
-    assert len(in_process.did) == 5
+    assert len(in_process.did) == 6
     after = times(main_study)
     assert {name: after[name] for name in before} == before
     joined = json.loads((main_study / "study.json").read_text())

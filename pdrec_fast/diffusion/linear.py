@@ -1,0 +1,260 @@
+"""A linear denoiser of interaction vectors, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pdrec_fast.checks import check_counts, check_positive, check_ratios
+from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
+from pdrec_fast.errors import DataError, NotFittedError
+from pdrec_fast.ragged import indptr_of, ranges, row_indices
+
+_COLUMNS = 1024  # of the item matrix, made at a time
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """Settings of ``LinearDenoiser``.
+
+    Attributes:
+        ridge: variance of the noise on an item, times the number of users: what is added to the
+            Gram matrix's diagonal.
+        dropout: share of a user's interactions that the noised vector lacks, below 1.
+        decay: weight of an interaction in the histories that are scored, per step back from the
+            latest: above 0, at most 1.
+        neighbors: entries of the item matrix that are kept for every item that is scored, the
+            largest by magnitude.
+        max_size: largest matrix that is inverted; of more items and users than that, the items
+            with the most records are taken and the others score 0.
+    """
+
+    ridge: float = 250.0
+    dropout: float = 0.0
+    decay: float = 0.7
+    neighbors: int = 200
+    max_size: int = 16_384
+
+    def __post_init__(self) -> None:
+        check_positive(self, "ridge", "decay")
+        check_ratios(self, "dropout", "decay")
+        check_counts(self, "neighbors", "max_size")
+        if self.dropout == 1:
+            raise ValueError("dropout must be below 1, got 1")
+
+
+class LinearDenoiser:
+    """Reconstructs x_0 by one item matrix B from vectors that lack items and carry noise.
+
+    B minimises the squared error ``|x_0 - x B|^2`` in expectation over the noise, with a diagonal
+    of zeros, so that no item is its own evidence. With G the Gram matrix of the users' interaction
+    vectors, p the dropout and ``C = (G + p / (1 - p) diag(G) + ridge I)^-1``, it is
+    ``B_ij = -C_ij / C_jj`` off the diagonal (Steck 2020, "Autoencoders that don't overfit towards
+    the identity", eq. 12; without dropout EASE, Steck 2019, arXiv:1905.03375, eq. 8). Where users
+    are fewer than items, C comes from the users' products by Woodbury's identity, to the same B.
+
+    A ``Scorer``: of a history whose latest item weighs 1 and every earlier one ``decay`` times the
+    one after it.
+
+    Args:
+        config: all settings; keyword arguments override single ones.
+    """
+
+    KIND = "linear denoiser"
+
+    def __init__(self, config: LinearConfig | None = None, **settings: Any) -> None:
+        self.config = LinearConfig(**(asdict(config or LinearConfig()) | settings))
+        self.trained_on: str | None = None
+        # Rows of B by source item: CSR.
+        self._indptr = np.zeros(0, dtype=np.int64)
+        self._targets = torch.zeros(0, dtype=torch.int64)
+        self._values = torch.zeros(0)
+
+    def fit(self, train: Interactions) -> LinearDenoiser:
+        """Solve for B.
+
+        Raises:
+            DataError: there are no records.
+        """
+        histories = train.histories()
+        histories = histories[np.flatnonzero(histories.lengths > 0)]
+        if not len(histories):
+            raise DataError("the training data has no records: there is nothing to learn")
+        rows = interaction_rows(histories, weighting="none", w_min=1.0, w_max=1.0)
+        counts = np.bincount(rows.items, minlength=train.n_items)
+        kept = np.flatnonzero(counts)
+        if min(len(rows), len(kept)) > self.config.max_size:
+            most = np.argsort(-counts, kind="stable")[: self.config.max_size]
+            kept = np.sort(most[counts[most] > 0])
+        entries = self._neighbours(_among(rows, kept), torch.from_numpy(counts[kept]))
+        self._keep(*entries, kept, train.n_items)
+        self.trained_on = train.fingerprint()
+        return self
+
+    def _neighbours(
+        self, rows: SparseRows, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The kept entries of B: sources, targets (int64, among the kept items) and values."""
+        dropout, n_items = self.config.dropout, rows.n_items
+        penalty = self.config.ridge + dropout / (1 - dropout) * counts.float()
+        columns = (_by_items if n_items <= len(rows) else _by_users)(rows, penalty)
+        n_kept = min(self.config.neighbors, n_items)
+        found = []
+        for start in range(0, n_items, _COLUMNS):
+            targets = torch.arange(start, min(start + _COLUMNS, n_items))
+            block = columns(targets)  # of C: [n_items, columns]
+            own = targets, torch.arange(len(targets))
+            block /= -block[own]
+            block[own] = 0
+            sources = block.abs().topk(n_kept, dim=0).indices
+            values = block.gather(0, sources)
+            there = values != 0
+            found.append((sources[there], targets.expand_as(sources)[there], values[there]))
+        sources, targets, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return sources, targets, values
+
+    def _keep(
+        self,
+        sources: torch.Tensor,
+        targets: torch.Tensor,
+        values: torch.Tensor,
+        kept: np.ndarray,
+        n_items: int,
+    ) -> None:
+        """Take on the entries of B, in the order of their sources."""
+        order = torch.argsort(sources, stable=True)
+        lengths = np.zeros(n_items, dtype=np.int64)
+        lengths[kept] = torch.bincount(sources, minlength=len(kept)).numpy()
+        self._indptr = indptr_of(lengths)
+        self._targets = torch.from_numpy(kept)[targets[order]]
+        self._values = values[order]
+
+    @torch.no_grad()
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """``x B``.
+
+        Args:
+            histories: B of them.
+            items: int64 [B, C] to score only these; None for the whole corpus.
+
+        Returns:
+            float32 [B, C] or [B, N], on the CPU; 0 of an item that shares no user with the history.
+
+        Raises:
+            ValueError: the histories are over another number of items.
+        """
+        if self.trained_on is None:
+            raise NotFittedError("this LinearDenoiser is not fitted: call fit(...)")
+        n_items = len(self._indptr) - 1
+        if histories.n_items != n_items:
+            raise ValueError(
+                f"the histories are over {histories.n_items} items, this model was fitted on "
+                f"{n_items}: index both by the same catalogue"
+            )
+        indptr, sources, _ = histories.packed()
+        steps_back = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(sources))
+        weights = (self.config.decay**steps_back).astype(np.float32)
+        lengths = np.diff(self._indptr)[sources]
+        at = torch.from_numpy(ranges(self._indptr[sources], lengths))
+        row = torch.from_numpy(np.repeat(row_indices(indptr), lengths))
+        value = torch.from_numpy(np.repeat(weights, lengths)) * self._values[at]
+        scores = torch.zeros(len(histories), n_items)
+        scores.view(-1).index_add_(0, row * n_items + self._targets[at], value)
+        return scores if items is None else scores.gather(1, items)
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+        """What the bundle of a model that this guides keeps of it."""
+        tensors = {
+            "indptr": torch.from_numpy(self._indptr),
+            "targets": self._targets,
+            "values": self._values,
+        }
+        return {"config": asdict(self.config), "trained_on": self.trained_on}, {"items": tensors}
+
+    @classmethod
+    def from_contents(
+        cls,
+        meta: dict[str, Any],
+        files: dict[str, dict[str, torch.Tensor]],
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+    ) -> LinearDenoiser:
+        """The model of ``contents``, on the CPU whatever the device."""
+        model = cls(LinearConfig(**meta["config"]))
+        model.trained_on = meta["trained_on"]
+        tensors = files["items"]
+        model._indptr = tensors["indptr"].numpy()
+        model._targets, model._values = tensors["targets"], tensors["values"]
+        return model
+
+
+def _among(rows: SparseRows, kept: np.ndarray) -> SparseRows:
+    """The rows over the items ``kept`` alone, renumbered; those without any are left out."""
+    number = np.full(rows.n_items, -1)
+    number[kept] = np.arange(len(kept))
+    items = number[rows.items]
+    there = items >= 0
+    lengths = np.bincount(row_indices(rows.indptr)[there], minlength=len(rows))
+    return SparseRows(indptr_of(lengths[lengths > 0]), items[there], rows.values[there], len(kept))
+
+
+Columns = Callable[[torch.Tensor], torch.Tensor]  # of C, [n_items, n], by their numbers [n]
+
+
+def _by_items(rows: SparseRows, penalty: torch.Tensor) -> Columns:
+    """C as the inverse of a matrix of items."""
+    x = _sparse(rows)
+    inverse = _inverse(_product(x.t(), x), penalty)
+    return lambda chosen: inverse[:, chosen].clone()
+
+
+def _by_users(rows: SparseRows, penalty: torch.Tensor) -> Columns:
+    """C by Woodbury's identity, D being the penalty's diagonal matrix:
+    ``D^-1 - D^-1 X' (I + X D^-1 X')^-1 X D^-1``."""
+    x = _sparse(rows)
+    scaled = x * penalty.reciprocal()  # X D^-1
+    inverse = _inverse(_product(scaled, x.t()), torch.ones(len(rows)))
+    scaled_items = scaled.t().coalesce()
+
+    def columns(chosen: torch.Tensor) -> torch.Tensor:
+        users = torch.sparse.mm(scaled_items.index_select(0, chosen), inverse)  # [n, users]
+        block = torch.sparse.mm(scaled_items, users.t()).neg_()
+        block[chosen, torch.arange(len(chosen))] += penalty[chosen].reciprocal()
+        return block
+
+    return columns
+
+
+def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
+    """``(matrix + diag)^-1`` of a positive definite sum; ``matrix`` is overwritten."""
+    matrix.diagonal().add_(diagonal)
+    factor = torch.linalg.cholesky(matrix)
+    del matrix
+    return torch.cholesky_inverse(factor)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The dense product of two sparse matrices, some columns at a time."""
+    right = right.coalesce()
+    product = torch.empty(left.shape[0], right.shape[1])
+    for chosen in torch.arange(right.shape[1]).split(_COLUMNS):
+        product[:, chosen] = torch.sparse.mm(left, right.index_select(1, chosen).to_dense())
+    return product
+
+
+def _sparse(rows: SparseRows) -> torch.Tensor:
+    coordinates = rows.coordinates()
+    return torch.sparse_coo_tensor(
+        torch.stack(coordinates[:2]),
+        coordinates[2],
+        (len(rows), rows.n_items),
+        is_coalesced=True,
+        check_invariants=False,
+    )

@@ -1,0 +1,87 @@
+"""Scorers added to the logits of a model, each by its share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from pdrec_fast.data import Histories
+from pdrec_fast.evaluation import Scorer, checked_scores, prepared
+
+Transform = Literal["raw", "log"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a scorer adds to the logits: ``weight * transform(scores)``.
+
+    Attributes:
+        weight: 0 adds nothing, and the scorer is not asked.
+        transform: ``"raw"``, or ``"log"``: log(max(score, floor)), which makes of what is like a
+            probability, such as the diffusion's x_0, something like a logit.
+        floor: above 0, of ``"log"``: scores below it count alike.
+    """
+
+    weight: float = 0.0
+    transform: Transform = "raw"
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.transform not in get_args(Transform):
+            raise ValueError(f"unknown transform={self.transform!r}; choose 'raw' or 'log'")
+        if not self.floor > 0:
+            raise ValueError(f"floor must be positive, got {self.floor}")
+        if not math.isfinite(self.weight):
+            raise ValueError(f"weight must be finite, got {self.weight}")
+
+    def of(self, scores: torch.Tensor) -> torch.Tensor:
+        """``transform(scores)``, without the weight; a new tensor where the transform is no
+        ``"raw"``."""
+        return scores if self.transform == "raw" else scores.clamp_min(self.floor).log_()
+
+
+class Fusion:
+    """Shares of several scorers in the logits of a model that is none of them.
+
+    Args:
+        guides: name -> scorer.
+        shares: name -> what it adds; a scorer without one adds nothing.
+
+    Raises:
+        ValueError: a share of an unknown guide.
+    """
+
+    def __init__(self, guides: Mapping[str, Scorer], shares: Mapping[str, Share]) -> None:
+        unknown = sorted(shares.keys() - guides.keys())
+        if unknown:
+            raise ValueError(f"shares of unknown guides {unknown}; there are {sorted(guides)}")
+        self.guides, self.shares = dict(guides), dict(shares)
+
+    @property
+    def used(self) -> dict[str, Share]:
+        """The shares that are not 0."""
+        return {name: share for name, share in self.shares.items() if share.weight}
+
+    def prepared(self) -> Fusion:
+        """This fusion, for many blocks of histories; see ``Scorer``."""
+        ready = copy(self)
+        ready.guides = {
+            name: prepared(guide) if name in self.used else guide
+            for name, guide in self.guides.items()
+        }
+        return ready
+
+    def add_to(
+        self, logits: torch.Tensor, histories: Histories, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``logits`` [B, N], or [B, C] of ``items``, with every scorer's share added in place."""
+        for name, share in self.used.items():
+            scores = checked_scores(self.guides[name], histories, items)
+            transformed = share.of(scores.to(logits.device, logits.dtype))
+            logits.add_(transformed, alpha=share.weight)
+        return logits

@@ -1,0 +1,166 @@
+"""The shares of a fusion, chosen on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm.auto import tqdm
+
+from pdrec_fast.data import Split
+from pdrec_fast.evaluation import (
+    PAPER_NEGATIVES,
+    PROTOCOLS,
+    CorpusCases,
+    Evaluator,
+    Scorer,
+    available_negatives,
+    case_blocks,
+    checked_scores,
+    per_case,
+    prepared,
+    rank_counts,
+)
+from pdrec_fast.fusion.fusion import Fusion, Share
+
+SelectFusionBy = Literal["paper", "full", "both"]
+_METRIC = "ndcg@10"
+# Of the model's own spread: a weight of 1 gives a guide's scores the deviation of the logits.
+_WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+_TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
+_ROUNDS = 3
+
+
+def choose_shares(
+    model: Scorer,
+    guides: Mapping[str, Scorer],
+    split: Split,
+    *,
+    select_by: SelectFusionBy = "both",
+    least_gain: float = 2.0,
+    progress: bool = True,
+) -> Fusion:
+    """The shares that rank the validation targets of ``split`` best, 0 among the choices.
+
+    Coordinate ascent: one guide's weight and transform after the other, and all again while
+    anything changes, at most three times.
+
+    Args:
+        model: gives the logits that the shares are added to.
+        guides: name -> scorer, fitted like the model on the split's training part; the order is
+            that of each round.
+        select_by: protocol whose validation NDCG@10 is to rise; ``"both"`` adds up the relative
+            gains under the two.
+        least_gain: a share is taken where it gains more than so many standard errors of that gain
+            (paired, over users); otherwise it is 0.
+
+    Raises:
+        ValueError: no such protocol.
+    """
+    if select_by not in get_args(SelectFusionBy):
+        raise ValueError(f"select_by={select_by!r}: choose one of {get_args(SelectFusionBy)}")
+    search = _Search(model, guides, split, select_by, least_gain)
+    shares = dict.fromkeys(guides, Share())
+    with tqdm(desc="fusion", unit="share", disable=not progress) as bar:
+        for _ in range(_ROUNDS):
+            before = dict(shares)
+            for name in guides:
+                shares[name] = search.best(name, shares)
+                bar.set_postfix_str(_described(shares), refresh=False)
+                bar.update()
+            if shares == before or len(guides) == 1:
+                break
+    return Fusion(guides, shares)
+
+
+class _Search:
+    """Looks at one share at a time, all its values for a block of cases together."""
+
+    def __init__(
+        self,
+        model: Scorer,
+        guides: Mapping[str, Scorer],
+        split: Split,
+        select_by: SelectFusionBy,
+        least_gain: float,
+    ) -> None:
+        self.model, self.least_gain = prepared(model), least_gain
+        self.guides = {name: prepared(guide) for name, guide in guides.items()}
+        self.holdout, self.among = split.valid, split.data.target_items
+        self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
+        if available_negatives(split.data)[split.valid.users].min() < PAPER_NEGATIVES:
+            self.protocols = ["full"]
+        self.candidates: torch.Tensor | None = None  # of ``paper``, the targets first
+        if "paper" in self.protocols:
+            negatives = Evaluator(split).negatives("valid")
+            self.candidates = torch.from_numpy(
+                np.column_stack([split.valid.targets, negatives]).astype(np.int64)
+            )
+        self.alone: npt.NDArray[np.float64] | None = None  # the model's own figures, by protocol
+
+    def best(self, name: str, shares: Mapping[str, Share]) -> Share:
+        """The best share of one guide, given those of the others. The first call, with no other
+        share, also finds what the model is worth alone."""
+        others = Fusion(self.guides, {key: s for key, s in shares.items() if key != name})
+        tried = [Share()]
+        parts = []
+        n_items = self.holdout.histories.n_items
+        for block in case_blocks(self.model, len(self.holdout), None, n_items):
+            histories = self.holdout.histories[block]
+            logits = others.add_to(checked_scores(self.model, histories).clone(), histories)
+            scores = checked_scores(self.guides[name], histories).to(logits.device, logits.dtype)
+            if len(tried) == 1:
+                tried += _values(logits, scores)
+            parts.append(self._figures(block, logits, scores, tried))
+        figures = np.concatenate(parts, axis=2)  # [shares, protocols, cases]
+        if self.alone is None:
+            self.alone = figures[0].mean(axis=1)
+        worth = (figures / np.maximum(self.alone, 1e-12)[:, None]).sum(axis=1)
+        best = int(worth.mean(axis=1).argmax())
+        gain = worth[best] - worth[0]
+        error = gain.std() / math.sqrt(len(gain))
+        return tried[best] if gain.mean() > self.least_gain * error else Share()
+
+    def _figures(
+        self, block: slice, logits: torch.Tensor, scores: torch.Tensor, tried: list[Share]
+    ) -> npt.NDArray[np.float64]:
+        """The metric of a block's cases with every share: [shares, protocols, cases]."""
+        holdout = self.holdout
+        cases = CorpusCases(holdout.histories[block], holdout.targets[block], self.among)
+        transformed, kind = scores, None
+        found = []
+        for share in tried:
+            if (share.transform, share.floor) != kind:
+                transformed, kind = share.of(scores), (share.transform, share.floor)
+            fused = torch.add(logits, transformed, alpha=share.weight) if share.weight else logits
+            ranks = []
+            for protocol in self.protocols:
+                if protocol == "full":
+                    ranks.append(cases.ranks(fused))
+                else:
+                    assert self.candidates is not None
+                    sampled = fused.gather(1, self.candidates[block].to(fused.device))
+                    ranks.append(rank_counts(sampled[:, 0], sampled[:, 1:]))
+            found.append([per_case(each, _METRIC) for each in ranks])
+        return np.array(found)
+
+
+def _values(logits: torch.Tensor, scores: torch.Tensor) -> list[Share]:
+    """The shares to try, in units of the spread that logits and scores of a block have."""
+    finite = logits.isfinite()
+    spread = float(logits[finite].std())
+    tried = []
+    for transform in _TRANSFORMS:
+        theirs = float(transform.of(scores)[finite].std())
+        if math.isfinite(theirs) and theirs > 0:
+            tried += [replace(transform, weight=spread / theirs * weight) for weight in _WEIGHTS]
+    return tried
+
+
+def _described(shares: Mapping[str, Share]) -> str:
+    return ", ".join(f"{name} {share.weight:.3g}" for name, share in shares.items())

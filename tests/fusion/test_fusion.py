@@ -1,0 +1,251 @@
+"""Shares of scorers in a model's logits, and how they are chosen."""
+
+import numpy as np
+import pytest
+import torch
+
+import pdrec_fast as pf
+from pdrec_fast.data import leave_one_out, mix_domains, synthetic
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.evaluation import evaluate
+from pdrec_fast.fusion import Fusion, Share, choose_shares
+
+OPTIONS = {"width": 8, "max_length": 9}
+
+
+class Table:
+    """Scores of users by items."""
+
+    def __init__(self, table):
+        self.table, self.asked = table, 0
+
+    def scores(self, histories, items=None):
+        self.asked += 1
+        rows = self.table[torch.from_numpy(histories.users)]
+        return rows if items is None else rows.gather(1, items)
+
+
+class Fused:
+    """A model with a fusion, as a scorer."""
+
+    def __init__(self, model, fusion):
+        self.model, self.fusion = model, fusion
+
+    def scores(self, histories, items=None):
+        return self.fusion.add_to(self.model.scores(histories, items).clone(), histories, items)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return leave_one_out(synthetic(150, 140, seed=2))
+
+
+def noise(split, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(split.data.n_users, split.data.n_items, generator=generator)
+
+
+def hints(split, strength, seed=0):
+    """Noise, with the validation and test targets raised by ``strength``."""
+    table = noise(split, seed)
+    for holdout in (split.valid, split.test):
+        table[holdout.users, holdout.targets.astype(np.int64)] += strength
+    return table
+
+
+def ndcg(scorer, split, protocol, on="valid"):
+    found = evaluate(scorer, split, on=[on], protocols=[protocol])
+    return found[protocol][on]["ndcg@10"]
+
+
+def test_a_share_is_a_weighted_transform():
+    scores = torch.tensor([[0.0, 1e-6, 0.5, 2.0]])
+    assert torch.equal(Share(2.0).of(scores), scores)
+    found = Share(2.0, "log", 1e-3).of(scores)
+    torch.testing.assert_close(found, torch.tensor([[1e-3, 1e-3, 0.5, 2.0]]).log())
+    assert scores[0, 0] == 0  # not overwritten
+    with pytest.raises(ValueError, match="transform"):
+        Share(1.0, "exp")
+    with pytest.raises(ValueError, match="floor"):
+        Share(1.0, "log", 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        Share(float("nan"))
+
+
+def test_logits_take_every_share(split):
+    a, b, c = (Table(noise(split, seed)) for seed in range(3))
+    fusion = Fusion(
+        {"a": a, "b": b, "c": c}, {"a": Share(0.5), "b": Share(2.0, "log"), "c": Share()}
+    )
+    histories = split.valid.histories[:7]
+    logits = torch.ones(7, split.data.n_items)
+    rows = torch.from_numpy(histories.users)
+    wanted = 1 + 0.5 * a.table[rows] + 2 * b.table[rows].clamp_min(1e-4).log()
+    torch.testing.assert_close(fusion.add_to(logits, histories), wanted)
+    items = torch.tensor([[3, 5]] * 7)
+    torch.testing.assert_close(fusion.add_to(torch.ones(7, 2), histories, items), wanted[:, [3, 5]])
+    assert c.asked == 0, "a scorer without a share was asked"
+    with pytest.raises(ValueError, match="unknown guides"):
+        Fusion({"a": a}, {"b": Share()})
+
+
+@pytest.mark.parametrize("select_by", ["paper", "full", "both"])
+def test_what_knows_something_gets_a_share_and_noise_gets_none(split, select_by):
+    model = Table(hints(split, 1.0))
+    guides = {"noise": Table(noise(split, 5)), "hints": Table(torch.exp(hints(split, 2.0, 9)))}
+    fusion = choose_shares(model, guides, split, select_by=select_by, progress=False)
+    assert set(fusion.used) == {"hints"}
+    assert fusion.shares["noise"] == Share()
+
+    protocols = ("paper", "full") if select_by == "both" else (select_by,)
+    for protocol in protocols:
+        for on in ("valid", "test"):
+            plain = ndcg(model, split, protocol, on)
+            assert ndcg(Fused(model, fusion), split, protocol, on) > 1.3 * plain
+
+
+def test_the_share_is_the_best_of_those_tried(split, monkeypatch):
+    """Every value, evaluated one by one."""
+    from pdrec_fast.fusion import search
+
+    model, guide = Table(hints(split, 1.0)), Table(hints(split, 1.5, 4).exp())
+    tried = []
+    original = search._values
+
+    def spy(logits, scores):
+        tried.extend(original(logits, scores))
+        return tried
+
+    monkeypatch.setattr(search, "_values", spy)
+    fusion = choose_shares(model, {"g": guide}, split, progress=False, least_gain=0.0)
+    base = {protocol: ndcg(model, split, protocol) for protocol in ("paper", "full")}
+
+    def worth(share):
+        fused = Fused(model, Fusion({"g": guide}, {"g": share}))
+        return sum(ndcg(fused, split, protocol) / base[protocol] for protocol in base)
+
+    values = [worth(share) for share in tried]
+    assert len(tried) == 36
+    assert worth(fusion.shares["g"]) == pytest.approx(max(values), rel=1e-9)
+
+
+def test_a_gain_within_its_error_is_no_gain(split):
+    model, guide = Table(hints(split, 1.0)), Table(hints(split, 0.3, 4))
+    taken = choose_shares(model, {"g": guide}, split, least_gain=0.0, progress=False)
+    assert taken.used
+    left = choose_shares(model, {"g": guide}, split, least_gain=50.0, progress=False)
+    assert not left.used
+
+
+def test_few_items_leave_the_full_ranking_alone():
+    small = leave_one_out(synthetic(60, 40, seed=0))
+    model = Table(hints(small, 1.0))
+    fusion = choose_shares(model, {"g": Table(hints(small, 2.0, 3))}, small, progress=False)
+    assert fusion.used
+
+
+def test_two_domains_rank_the_target_alone():
+    mixed = mix_domains(synthetic(80, 130, seed=0), synthetic(80, 60, seed=1))
+    both = leave_one_out(mixed)
+    source = torch.from_numpy(~both.data.target_items)
+    model = hints(both, 1.0)
+    model[:, source] += 50  # would fill every list if it counted
+    fusion = choose_shares(
+        Table(model), {"g": Table(hints(both, 2.0, 3))}, both, select_by="full", progress=False
+    )
+    assert fusion.used
+
+
+def test_bad_arguments(split):
+    with pytest.raises(ValueError, match="select_by"):
+        choose_shares(Table(noise(split, 0)), {}, split, select_by="half", progress=False)
+
+
+# In a model.
+
+
+@pytest.fixture(scope="module")
+def guides(split):
+    diffusion = pf.DiffRec(hidden=(16,), epochs=3, lr=1e-2).fit(split, progress=False)
+    linear = pf.LinearDenoiser(ridge=5.0).fit(split.train)
+    return {"diffusion": diffusion, "linear": linear, "popularity": pf.Popularity(split.train)}
+
+
+def fitted(split, guides, **settings):
+    model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS, epochs=2, **settings)
+    return model.fit(split, guides=guides, progress=False)
+
+
+def test_a_fused_model_scores_recommends_and_is_stored(split, guides, tmp_path):
+    model = fitted(split, guides, rank_cold_items=False)
+    assert model.name == "sasrec+fusion"
+    model.fusion = Fusion(
+        guides,
+        {
+            "diffusion": Share(0.5, "log"),
+            "linear": Share(3.0),
+            "popularity": Share(0.1, "log", 1.0),
+        },
+    )
+    plain = pf.PDRec("sasrec", modules=(), encoder_options=OPTIONS, epochs=2, rank_cold_items=False)
+    plain.fit(split, progress=False)
+    histories = split.test.histories[:9]
+    wanted = model.fusion.add_to(plain.scores(histories).clone(), histories)
+    for scorer in (model, model.prepared()):
+        torch.testing.assert_close(scorer.scores(histories), wanted)
+    items = torch.tensor([[2, 11]] * 9)
+    torch.testing.assert_close(model.scores(histories, items), wanted[:, [2, 11]])
+    users = split.data.user_ids[:5]
+    recommended = model.recommend(users, 3)
+    model.save(tmp_path / "m")
+    loaded = pf.PDRec.load(tmp_path / "m")
+    assert loaded.fusion.shares == model.fusion.shares
+    assert torch.equal(loaded.scores(histories), model.scores(histories))
+    again = loaded.recommend(users, 3)
+    np.testing.assert_array_equal(again[0], recommended[0])
+    assert not np.array_equal(plain.recommend(users, 3)[1], recommended[1])
+
+
+def test_guides_without_a_share_are_not_stored(split, guides, tmp_path):
+    model = fitted(split, guides)
+    mine = guides | {"mine": Table(noise(split, 0))}
+    model.fusion = Fusion(mine, {"linear": Share(1.0), "mine": Share()})
+    model.save(tmp_path / "m")
+    loaded = pf.PDRec.load(tmp_path / "m")
+    assert list(loaded.fusion.guides) == ["linear"]
+    model.fusion = Fusion(mine, {"mine": Share(1.0)})
+    with pytest.raises(CheckpointError, match=r"'mine' is a Table.*model\.fuse"):
+        model.save(tmp_path / "n")
+
+
+def test_a_fused_encoder_can_guide_another(split, guides, tmp_path):
+    inner = fitted(split, {"linear": guides["linear"]})
+    inner.fusion = Fusion({"linear": guides["linear"]}, {"linear": Share(1.0)})
+    outer = fitted(split, {"inner": inner})
+    outer.fusion = Fusion({"inner": inner}, {"inner": Share(2.0)})
+    outer.save(tmp_path / "m")
+    histories = split.test.histories[:4]
+    loaded = pf.PDRec.load(tmp_path / "m")
+    assert torch.equal(loaded.scores(histories), outer.scores(histories))
+
+
+def test_shares_are_chosen_after_the_training(split, guides):
+    model = fitted(split, guides, fusion_select_by="full")
+    alone = pf.PDRec("sasrec", modules=(), encoder_options=OPTIONS, epochs=2)
+    alone.fit(split, progress=False)
+    assert model.history.losses == alone.history.losses
+    assert ndcg(model, split, "full") >= ndcg(alone, split, "full")
+    before = model.fusion.shares
+    assert model.fuse(guides, split, progress=False).fusion.shares == before
+    model.fit(split, guides={"popularity": guides["popularity"]}, progress=False)
+    assert set(model.fusion.shares) == {"popularity"}
+
+
+def test_a_fusion_needs_guides_and_a_split(split, guides):
+    model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS)
+    with pytest.raises(ValueError, match="needs guides"):
+        model.fit(split)
+    with pytest.raises(ValueError, match="chooses its shares on validation"):
+        model.fit(split.train, guides=guides)
+    with pytest.raises(ValueError, match="guides are for 'fusion'"):
+        pf.PDRec("sasrec", modules=()).fit(split, guides=guides)
