@@ -30,6 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "toy": {
         "pdrec.lr": 3e-3,
         "pdrec.epochs": 32,
+        "pdrec.patience": 12,
         "encoder.width": 128,
         "encoder.dropout": 0.5,
     },

@@ -42,7 +42,7 @@ def choose_shares(
     split: Split,
     *,
     select_by: SelectFusionBy = "both",
-    least_gain: float = 2.0,
+    least_gain: float = 1.0,
     progress: bool = True,
 ) -> Fusion:
     """The shares that rank the validation targets of ``split`` best, 0 among the choices.
@@ -54,10 +54,10 @@ def choose_shares(
         model: gives the logits that the shares are added to.
         guides: name -> scorer, fitted like the model on the split's training part; the order is
             that of each round.
-        select_by: protocol whose validation NDCG@10 is to rise; ``"both"`` adds up the relative
-            gains under the two.
-        least_gain: a share is taken where it gains more than so many standard errors of that gain
-            (paired, over users); otherwise it is 0.
+        select_by: protocol whose validation NDCG@10 is to rise; with ``"both"`` it is the smaller
+            one of the relative gains under the two, so that neither is sold for the other.
+        least_gain: a share is taken where it gains more than so many standard errors of the gain
+            (paired, over users) under every protocol looked at; otherwise it is 0.
 
     Raises:
         ValueError: no such protocol.
@@ -120,11 +120,12 @@ class _Search:
         figures = np.concatenate(parts, axis=2)  # [shares, protocols, cases]
         if self.alone is None:
             self.alone = figures[0].mean(axis=1)
-        worth = (figures / np.maximum(self.alone, 1e-12)[:, None]).sum(axis=1)
-        best = int(worth.mean(axis=1).argmax())
-        gain = worth[best] - worth[0]
-        error = gain.std() / math.sqrt(len(gain))
-        return tried[best] if gain.mean() > self.least_gain * error else Share()
+        gains = (figures - figures[0]) / np.maximum(self.alone, 1e-12)[:, None]
+        means = gains.mean(axis=2)
+        best = int(means.min(axis=1).argmax())
+        errors = gains[best].std(axis=1) / math.sqrt(gains.shape[2])
+        gained = (means[best] > self.least_gain * errors).all()
+        return tried[best] if gained else Share()
 
     def _figures(
         self, block: slice, logits: torch.Tensor, scores: torch.Tensor, tried: list[Share]

@@ -48,7 +48,7 @@ class PDRecConfig:
         dpa_top_n, dpa_weight: n of DPA and the weight ω_d of its loss (eq. 6). Its m is set where
             the preferences are inferred.
         fusion_select_by: protocol whose validation NDCG@10 the shares of ``"fusion"`` are chosen
-            by: ``"paper"``, ``"full"``, or ``"both"``, the sum of the relative gains.
+            by: ``"paper"``, ``"full"``, or ``"both"``, the smaller one of the relative gains.
         dpa_start: the epoch, from 0, from which DPA's loss counts; an untrained encoder
             ranks the soft positives at random.
         random_negatives, safe_negatives: negatives per positive, drawn uniformly from what the user
