@@ -16,6 +16,9 @@ stream         epoch                  user
                                       complete sequences (DPA), ``VIEW_USERS + u`` of views
 =============  =====================  ==================================================
 
+With windows (``TrainingTokens``) a user's earlier sequences have keys of their own, after those of
+all users; they count as users wherever users are counted here.
+
 Training counts fewer than 2**31 epochs, the reverse process fewer than 2**31 - 1 steps. Within an
 encoder's stream, inputs and complete sequences leave room for 2**31 users. Four kinds of 2**31
 users do not fit into 32 bits: with views there is room for 2**30, and ``check_users`` refuses

@@ -30,7 +30,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
     Args:
         settings: dotted key -> value, or its text: a JSON value, ``True``, ``False`` or plain text.
-            A single value stands for a tuple of one.
+            Values with commas between them, or a single one, stand for a tuple.
 
     Raises:
         ValueError: there is no such setting, or its value is of another type or out of its range.
@@ -106,6 +106,8 @@ def _typed(key: str, value: Any, current: Any) -> Any:
     """``value``, read where it is text, as the type that the setting has."""
     given = _read(value) if isinstance(value, str) else value
     if isinstance(current, tuple):
+        if isinstance(given, str) and "," in given:
+            given = [_read(part.strip()) for part in given.split(",")]
         return tuple(given) if isinstance(given, (list, tuple)) else (given,)
     for kind, accepted in ((float, numbers.Real), (int, numbers.Integral)):
         if type(current) is kind and isinstance(given, accepted) and not isinstance(given, bool):

@@ -655,6 +655,9 @@ def test_a_run_fuses_what_it_is_told_and_says_so(data, tmp_path):
     }
     again = pf.run(data, config, out=tmp_path / "r", progress=False)
     assert again.metrics["protocols"] == result.metrics["protocols"]
+    (tmp_path / "r/metrics.json").unlink()
+    again = pf.run(data, config, out=tmp_path / "r", progress=False)
+    assert again.metrics["fusion"] == shares
     loaded = pf.PDRec.load(tmp_path / "r/model")
     histories = result.split.test.histories[:5]
     assert torch.equal(loaded.scores(histories), result.model.scores(histories))

@@ -105,11 +105,32 @@ def test_complete_sequences_are_other_users():
     diffusion = DiffRec(hidden=(8,), epochs=1, lr=1e-3).fit(train, progress=False)
     preferences = Preferences.infer(diffusion, train, top_m=5, n_draws=8, progress=False)
     batches = TrainingBatches(Guidance(train, preferences, modules=("dpa",), max_length=20))
-    rows = np.arange(batches.tokens.n_users)
+    rows = np.arange(batches.tokens.n_sequences)
     sequences = batches.batch(rows, batches.guidance.token_negatives(0), 0).sequences
     keys = np.sort(sequences.dropout_key.users.numpy())
     inputs = np.sort(batches.tokens.users)
     np.testing.assert_array_equal(keys, [*inputs, *(random_keys.COMPLETE_USERS + inputs)])
+
+
+def test_windows_have_keys_of_their_own(monkeypatch):
+    train = leave_one_out(synthetic(n_users=40, n_items=150, seed=0)).train
+    diffusion = DiffRec(hidden=(8,), epochs=1, lr=1e-3).fit(train, progress=False)
+    preferences = Preferences.infer(diffusion, train, top_m=5, n_draws=8, progress=False)
+    guidance = Guidance(train, preferences, modules=("dpa",), max_length=3, windows=True)
+    batches = TrainingBatches(guidance)
+    tokens = batches.tokens
+    assert not tokens.latest.all()
+    rows = np.arange(tokens.n_sequences)
+    sequences = batches.batch(rows, guidance.token_negatives(0), 0).sequences
+    keys = sequences.dropout_key.users.numpy()
+    assert len(np.unique(keys)) == len(keys)
+    n_earlier = int((~tokens.latest).sum())
+    latest = tokens.users[tokens.latest]
+    wanted = [*latest, *range(40, 40 + n_earlier), *(random_keys.COMPLETE_USERS + latest)]
+    np.testing.assert_array_equal(np.sort(keys), np.sort(wanted))
+    monkeypatch.setattr(random_keys, "MAX_USERS", 39 + n_earlier)
+    with pytest.raises(DataError, match=f"got {40 + n_earlier}"):
+        TrainingBatches(guidance)
 
 
 def test_more_users_than_keys_are_refused(monkeypatch):

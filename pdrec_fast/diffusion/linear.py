@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import numpy as np
 import torch
 
 from pdrec_fast.checks import check_counts, check_positive, check_ratios
-from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
 from pdrec_fast.errors import DataError, NotFittedError
+from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.ragged import indptr_of, ranges, row_indices
 
-_COLUMNS = 1024  # of the item matrix, made at a time
+_BLOCK_BYTES = 64 << 20  # of a matrix that is made some rows at a time
+_ENTRIES = 1 << 22  # of the item matrix, that histories are multiplied with at a time
+_NEGLIGIBLE = 1e-7  # weight of a step back, relative to the latest
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ class LinearDenoiser:
         self._targets = torch.zeros(0, dtype=torch.int64)
         self._values = torch.zeros(0)
 
-    def fit(self, train: Interactions) -> LinearDenoiser:
-        """Solve for B.
+    def fit(self, data: Split | Interactions) -> LinearDenoiser:
+        """Solve for B, on ``data.train`` of a split.
 
         Raises:
             DataError: there are no records.
+            ValueError: the ridge is too small for these data.
         """
+        train = data.train if isinstance(data, Split) else data
         histories = train.histories()
         histories = histories[np.flatnonzero(histories.lengths > 0)]
         if not len(histories):
@@ -103,19 +110,22 @@ class LinearDenoiser:
         """The kept entries of B: sources, targets (int64, among the kept items) and values."""
         dropout, n_items = self.config.dropout, rows.n_items
         penalty = self.config.ridge + dropout / (1 - dropout) * counts.float()
-        columns = (_by_items if n_items <= len(rows) else _by_users)(rows, penalty)
+        rows_of = (_by_items if n_items <= len(rows) else _by_users)(rows, penalty)
         n_kept = min(self.config.neighbors, n_items)
         found = []
-        for start in range(0, n_items, _COLUMNS):
-            targets = torch.arange(start, min(start + _COLUMNS, n_items))
-            block = columns(targets)  # of C: [n_items, columns]
-            own = targets, torch.arange(len(targets))
-            block /= -block[own]
+        step = _rows_at_once(n_items)
+        for start in range(0, n_items, step):
+            targets = torch.arange(start, min(start + step, n_items))
+            block = rows_of(start, start + len(targets))
+            own = torch.arange(len(targets)), targets
+            block /= -block[own][:, None]
             block[own] = 0
-            sources = block.abs().topk(n_kept, dim=0).indices
-            values = block.gather(0, sources)
+            sources = _largest(block, n_kept)
+            values = block.gather(1, sources)
             there = values != 0
-            found.append((sources[there], targets.expand_as(sources)[there], values[there]))
+            found.append(
+                (sources[there], targets[:, None].expand_as(sources)[there], values[there])
+            )
         sources, targets, values = (torch.cat(parts) for parts in zip(*found, strict=True))
         return sources, targets, values
 
@@ -157,6 +167,20 @@ class LinearDenoiser:
                 f"the histories are over {histories.n_items} items, this model was fitted on "
                 f"{n_items}: index both by the same catalogue"
             )
+        if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
+            steps = math.ceil(math.log(_NEGLIGIBLE) / math.log(self.config.decay))
+            starts = np.maximum(histories.starts, histories.stops - steps)
+            histories = replace(histories, starts=starts)
+        scores = torch.zeros(len(histories), n_items)
+        longest = int(histories.lengths.max(initial=1)) * int(np.diff(self._indptr).max(initial=1))
+        n_rows = max(_ENTRIES // longest, 1)
+        for start in range(0, len(histories), n_rows):
+            block = slice(start, start + n_rows)
+            self._add_products(histories[block], scores[block])
+        return scores if items is None else scores.gather(1, items)
+
+    def _add_products(self, histories: Histories, scores: torch.Tensor) -> None:
+        """Add ``x B`` of some histories to their rows of zeros."""
         indptr, sources, _ = histories.packed()
         steps_back = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(sources))
         weights = (self.config.decay**steps_back).astype(np.float32)
@@ -164,9 +188,7 @@ class LinearDenoiser:
         at = torch.from_numpy(ranges(self._indptr[sources], lengths))
         row = torch.from_numpy(np.repeat(row_indices(indptr), lengths))
         value = torch.from_numpy(np.repeat(weights, lengths)) * self._values[at]
-        scores = torch.zeros(len(histories), n_items)
-        scores.view(-1).index_add_(0, row * n_items + self._targets[at], value)
-        return scores if items is None else scores.gather(1, items)
+        scores.view(-1).index_add_(0, row * scores.shape[1] + self._targets[at], value)
 
     def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
         """What the bundle of a model that this guides keeps of it."""
@@ -205,56 +227,89 @@ def _among(rows: SparseRows, kept: np.ndarray) -> SparseRows:
     return SparseRows(indptr_of(lengths[lengths > 0]), items[there], rows.values[there], len(kept))
 
 
-Columns = Callable[[torch.Tensor], torch.Tensor]  # of C, [n_items, n], by their numbers [n]
+RowsOf = Callable[[int, int], torch.Tensor]  # rows start .. stop of C, [stop - start, n_items]
 
 
-def _by_items(rows: SparseRows, penalty: torch.Tensor) -> Columns:
+def _by_items(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
     """C as the inverse of a matrix of items."""
-    x = _sparse(rows)
-    inverse = _inverse(_product(x.t(), x), penalty)
-    return lambda chosen: inverse[:, chosen].clone()
+    by_item = _transposed(rows)
+    inverse = _inverse(_gram(by_item), penalty)
+    return lambda start, stop: inverse[start:stop].clone()
 
 
-def _by_users(rows: SparseRows, penalty: torch.Tensor) -> Columns:
+def _by_users(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
     """C by Woodbury's identity, D being the penalty's diagonal matrix:
     ``D^-1 - D^-1 X' (I + X D^-1 X')^-1 X D^-1``."""
-    x = _sparse(rows)
-    scaled = x * penalty.reciprocal()  # X D^-1
-    inverse = _inverse(_product(scaled, x.t()), torch.ones(len(rows)))
-    scaled_items = scaled.t().coalesce()
+    scale = penalty.rsqrt().numpy()
+    halves = replace(rows, values=rows.values * scale[rows.items])  # X D^-1/2
+    inverse = _inverse(_gram(halves), torch.ones(len(rows)))
+    scaled = replace(rows, values=rows.values * scale[rows.items] ** 2)  # X D^-1
+    by_item = _transposed(scaled)
+    all_items = _sparse(by_item)
 
-    def columns(chosen: torch.Tensor) -> torch.Tensor:
-        users = torch.sparse.mm(scaled_items.index_select(0, chosen), inverse)  # [n, users]
-        block = torch.sparse.mm(scaled_items, users.t()).neg_()
-        block[chosen, torch.arange(len(chosen))] += penalty[chosen].reciprocal()
+    def rows_of(start: int, stop: int) -> torch.Tensor:
+        some = _sparse(by_item[np.arange(start, stop)])
+        users = (some @ inverse).t().contiguous()
+        block = (all_items @ users).t().contiguous().neg_()
+        block[torch.arange(stop - start), torch.arange(start, stop)] += penalty[
+            start:stop
+        ].reciprocal()
         return block
 
-    return columns
+    return rows_of
+
+
+def _rows_at_once(n_columns: int) -> int:
+    return max(_BLOCK_BYTES // (4 * n_columns), 1)
 
 
 def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     """``(matrix + diag)^-1`` of a positive definite sum; ``matrix`` is overwritten."""
     matrix.diagonal().add_(diagonal)
-    factor = torch.linalg.cholesky(matrix)
+    try:
+        factor = torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            "the items' Gram matrix with this ridge is singular in float32: a larger one is needed "
+            "(ridge=, on the command line --set linear.ridge=)"
+        ) from None
     del matrix
-    return torch.cholesky_inverse(factor)
+    return torch.cholesky_inverse(factor).contiguous()  # its columns lay one after the other
 
 
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The dense product of two sparse matrices, some columns at a time."""
-    right = right.coalesce()
-    product = torch.empty(left.shape[0], right.shape[1])
-    for chosen in torch.arange(right.shape[1]).split(_COLUMNS):
-        product[:, chosen] = torch.sparse.mm(left, right.index_select(1, chosen).to_dense())
+def _largest(block: torch.Tensor, n: int) -> torch.Tensor:
+    """Columns of each row's ``n`` largest entries by magnitude: int64 [rows, n]."""
+    nothing = np.zeros(len(block) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    anywhere = np.zeros(len(block), dtype=np.int64)
+    return select_unobserved(block.abs(), nothing, n, anywhere).top_items.long()
+
+
+def _gram(rows: SparseRows) -> torch.Tensor:
+    """``R R'`` of sparse rows, some columns of the product at a time: float32 [rows, rows]."""
+    left = _sparse(rows)
+    product = torch.empty(len(rows), len(rows))
+    step = _rows_at_once(max(rows.n_items, len(rows)))
+    for start in range(0, len(rows), step):
+        some = rows[np.arange(start, min(start + step, len(rows)))]
+        product[:, start : start + len(some)] = left @ some.dense().t().contiguous()
     return product
 
 
+def _transposed(rows: SparseRows) -> SparseRows:
+    """Rows of items, over users."""
+    order = np.argsort(rows.items, kind="stable")
+    users = row_indices(rows.indptr)[order]
+    counts = np.bincount(rows.items, minlength=rows.n_items)
+    return SparseRows(indptr_of(counts), users, rows.values[order], len(rows))
+
+
 def _sparse(rows: SparseRows) -> torch.Tensor:
-    coordinates = rows.coordinates()
-    return torch.sparse_coo_tensor(
-        torch.stack(coordinates[:2]),
-        coordinates[2],
-        (len(rows), rows.n_items),
-        is_coalesced=True,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():  # a beta that is only used for products with dense matrices
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(rows.indptr),
+            torch.from_numpy(rows.items.astype(np.int64)),
+            torch.from_numpy(rows.values),
+            (len(rows), rows.n_items),
+            check_invariants=False,
+        )

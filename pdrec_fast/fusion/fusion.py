@@ -45,19 +45,28 @@ class Share:
         return scores if self.transform == "raw" else scores.clamp_min(self.floor).log_()
 
 
+def check_guide_name(name: str) -> None:
+    """A guide's name is a part of file names. Raises ValueError where it cannot be."""
+    if not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"guide {name!r}: a name has letters, digits and underscores alone")
+
+
 class Fusion:
     """Shares of several scorers in the logits of a model that is none of them.
 
     Args:
-        guides: name -> scorer.
-        shares: name -> what it adds; a scorer without one adds nothing.
+        guides: name (letters, digits and underscores) -> scorer.
+        shares: name -> what it adds; a scorer without one adds nothing, and one that adds nothing
+            need not be there.
 
     Raises:
-        ValueError: a share of an unknown guide.
+        ValueError: a share of an unknown guide, or a name that is none.
     """
 
     def __init__(self, guides: Mapping[str, Scorer], shares: Mapping[str, Share]) -> None:
-        unknown = sorted(shares.keys() - guides.keys())
+        for name in (*guides, *shares):
+            check_guide_name(name)
+        unknown = sorted(n for n, share in shares.items() if share.weight and n not in guides)
         if unknown:
             raise ValueError(f"shares of unknown guides {unknown}; there are {sorted(guides)}")
         self.guides, self.shares = dict(guides), dict(shares)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
-from pdrec_fast.data import Split
+from pdrec_fast.data import Histories, Split
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import (
     PAPER_NEGATIVES,
     PROTOCOLS,
@@ -34,6 +35,9 @@ _METRIC = "ndcg@10"
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _ROUNDS = 3
+_PARTS = 5
+_LEAST_CASES = 30
+_SPREAD_CASES = 512  # that the spreads are taken on
 
 
 def choose_shares(
@@ -48,7 +52,9 @@ def choose_shares(
     """The shares that rank the validation targets of ``split`` best, 0 among the choices.
 
     Coordinate ascent: one guide's weight and transform after the other, and all again while
-    anything changes, at most three times.
+    anything changes, at most three times. Weights and transforms are many, and the best of them
+    gains something even where a guide knows nothing. So what a choice is worth is also taken on
+    cases that it was not made on: five parts, each by the choice of the others.
 
     Args:
         model: gives the logits that the shares are added to.
@@ -56,11 +62,13 @@ def choose_shares(
             that of each round.
         select_by: protocol whose validation NDCG@10 is to rise; with ``"both"`` it is the smaller
             one of the relative gains under the two, so that neither is sold for the other.
-        least_gain: a share is taken where it gains more than so many standard errors of the gain
-            (paired, over users) under every protocol looked at; otherwise it is 0.
+        least_gain: a share is taken where the gain on cases it was not chosen on is more than so
+            many of its standard errors (paired, over users); otherwise, and with fewer than 30
+            users, it is 0.
 
     Raises:
-        ValueError: no such protocol.
+        ValueError: no such protocol, or a guide scores another catalogue.
+        NonFiniteScoresError: a score is NaN.
     """
     if select_by not in get_args(SelectFusionBy):
         raise ValueError(f"select_by={select_by!r}: choose one of {get_args(SelectFusionBy)}")
@@ -102,30 +110,62 @@ class _Search:
                 np.column_stack([split.valid.targets, negatives]).astype(np.int64)
             )
         self.alone: npt.NDArray[np.float64] | None = None  # the model's own figures, by protocol
+        n_cases = len(self.holdout)
+        rows = np.linspace(0, n_cases - 1, min(n_cases, _SPREAD_CASES)).astype(np.int64)
+        self.sample = self.holdout.histories[rows]
 
     def best(self, name: str, shares: Mapping[str, Share]) -> Share:
         """The best share of one guide, given those of the others. The first call, with no other
         share, also finds what the model is worth alone."""
         others = Fusion(self.guides, {key: s for key, s in shares.items() if key != name})
-        tried = [Share()]
+        tried = [Share(), *self._values(name, others)]
         parts = []
         n_items = self.holdout.histories.n_items
         for block in case_blocks(self.model, len(self.holdout), None, n_items):
-            histories = self.holdout.histories[block]
-            logits = others.add_to(checked_scores(self.model, histories).clone(), histories)
-            scores = checked_scores(self.guides[name], histories).to(logits.device, logits.dtype)
-            if len(tried) == 1:
-                tried += _values(logits, scores)
+            logits, scores = self._scores(self.holdout.histories[block], name, others)
             parts.append(self._figures(block, logits, scores, tried))
         figures = np.concatenate(parts, axis=2)  # [shares, protocols, cases]
         if self.alone is None:
             self.alone = figures[0].mean(axis=1)
         gains = (figures - figures[0]) / np.maximum(self.alone, 1e-12)[:, None]
-        means = gains.mean(axis=2)
-        best = int(means.min(axis=1).argmax())
-        errors = gains[best].std(axis=1) / math.sqrt(gains.shape[2])
-        gained = (means[best] > self.least_gain * errors).all()
-        return tried[best] if gained else Share()
+        n_cases = gains.shape[2]
+        if n_cases < _LEAST_CASES:
+            return Share()
+        part = np.arange(n_cases) % _PARTS
+        unseen = np.zeros(n_cases)  # gain of every case by a choice made without it
+        for p in range(_PARTS):
+            choice = _best_of(gains[:, :, part != p])
+            unseen[part == p] = gains[choice][:, part == p].sum(axis=0)
+        error = unseen.std() / math.sqrt(n_cases)
+        taken = unseen.mean() > self.least_gain * error
+        return tried[_best_of(gains)] if taken else Share()
+
+    def _scores(
+        self, histories: Histories, name: str, others: Fusion
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logits with the other shares, and the guide's scores."""
+        logits = others.add_to(checked_scores(self.model, histories).clone(), histories)
+        scores = checked_scores(self.guides[name], histories)
+        return logits, scores.to(logits.device, logits.dtype)
+
+    def _values(self, name: str, others: Fusion) -> list[Share]:
+        """The shares to try, in units of the spread that logits and scores have."""
+        logits, scores = [], []
+        for block in case_blocks(self.model, len(self.sample), None, self.sample.n_items):
+            some = self._scores(self.sample[block], name, others)
+            there = some[0].isfinite() & ~some[1].isinf()
+            logits.append(some[0][there])
+            scores.append(some[1][there])
+        theirs = torch.cat(scores)
+        if theirs.isnan().any():
+            raise NonFiniteScoresError(f"the guide {name!r} gives scores that are NaN")
+        spread = _spread(torch.cat(logits))
+        tried = []
+        for transform in _TRANSFORMS:
+            unit = _spread(transform.of(theirs))
+            if unit:
+                tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]
+        return tried
 
     def _figures(
         self, block: slice, logits: torch.Tensor, scores: torch.Tensor, tried: list[Share]
@@ -151,16 +191,15 @@ class _Search:
         return np.array(found)
 
 
-def _values(logits: torch.Tensor, scores: torch.Tensor) -> list[Share]:
-    """The shares to try, in units of the spread that logits and scores of a block have."""
-    finite = logits.isfinite()
-    spread = float(logits[finite].std())
-    tried = []
-    for transform in _TRANSFORMS:
-        theirs = float(transform.of(scores)[finite].std())
-        if math.isfinite(theirs) and theirs > 0:
-            tried += [replace(transform, weight=spread / theirs * weight) for weight in _WEIGHTS]
-    return tried
+def _best_of(gains: npt.NDArray[np.float64]) -> int:
+    """The share whose smaller gain is largest, of gains [shares, protocols, cases]."""
+    return int(gains.mean(axis=2).min(axis=1).argmax())
+
+
+def _spread(values: torch.Tensor) -> float:
+    """Their deviation; 0 where it is no more than rounding."""
+    deviation = float(values.double().std(correction=0)) if values.numel() else 0.0
+    return deviation if deviation > 1e-6 * float(values.abs().max()) else 0.0
 
 
 def _described(shares: Mapping[str, Share]) -> str:

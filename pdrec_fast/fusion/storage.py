@@ -55,6 +55,12 @@ def fusion_contents(fusion: Fusion) -> tuple[dict[str, Any], Files]:
                 "after loading the model call model.fuse({...}, split)"
             )
         meta, theirs = guide.contents()
+        if meta.get("own_encoder"):
+            raise CheckpointError(
+                f"the guide {name!r} has an encoder of your own and cannot be saved with the model "
+                "that it guides; save it yourself, and after loading the model call "
+                "model.fuse({...}, split)"
+            )
         guides[name] = {"kind": guide.KIND, "meta": meta}
         files |= {f"{name}.{file}": tensors for file, tensors in theirs.items()}
     shares = {name: asdict(share) for name, share in fusion.shares.items()}
@@ -88,4 +94,4 @@ def fusion_from_contents(
         kind = classes[guide["kind"]]
         guides[name] = kind.from_contents(guide["meta"], theirs, path, device=device)
     shares = {name: Share(**share) for name, share in meta["shares"].items()}
-    return Fusion(guides, {name: share for name, share in shares.items() if name in guides})
+    return Fusion(guides, shares)

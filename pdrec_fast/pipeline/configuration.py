@@ -86,10 +86,11 @@ class RunConfig:
         if self.encoder != DIFFUSION:
             options = encoder_config(self.encoder, self.encoder_options)
         object.__setattr__(self, "encoder_options", options)
-        unknown = [name for name in self.fusion_guides if name not in FUSION_GUIDES]
-        if unknown or not self.fusion_guides:
+        guides = self.fusion_guides
+        unknown = [name for name in guides if name not in FUSION_GUIDES]
+        if unknown or not self.fusion_guides or len(set(guides)) < len(guides):
             raise ValueError(
-                f"fusion_guides={self.fusion_guides!r}: choose at least one of {FUSION_GUIDES}"
+                f"fusion_guides={guides!r}: choose at least one of {FUSION_GUIDES}, each once"
             )
         if self.guide != DIFFUSION and not self.needs_guide:
             raise ValueError(f"guide={self.guide!r} was given, but no module that would use it")

@@ -12,6 +12,7 @@ backbone and for the guided one, with the search that found it::
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,9 @@ FOLDER = Path(__file__).parent
 Kind = Literal["plain", "guided"]
 
 
-def kind_of(modules: object) -> Kind:
-    """Which entry a run with these modules takes."""
-    return "guided" if modules else "plain"
+def kind_of(modules: Iterable[str]) -> Kind:
+    """Which entry a run with these modules takes; the fusion changes no training."""
+    return "guided" if set(modules) - {"fusion"} else "plain"
 
 
 def preset_names() -> list[str]:

@@ -90,7 +90,7 @@ def job_config(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
 def do_job(out: Path, job: Job, data: Dataset, settings: Sequence[str]) -> None:
     """Do a job whose diffusion model, if it needs one, is there; or continue it."""
     directory, config = job_directory(out, job), job_config(job, data.preset, settings)
-    guide = job.needs
+    guide = job.needs if config.needs_diffusion else None
     fitted = None if guide is None else DiffRec.load(job_directory(out, guide) / "diffusion")
     read = data.read()
     result = run(read, config, out=directory, diffusion=fitted)

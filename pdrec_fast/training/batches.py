@@ -78,7 +78,7 @@ class TrainingBatches:
         guidance: Guidance,
         augment: Callable[[PackedSequences], PackedSequences] | None = None,
     ) -> None:
-        check_users(guidance.n_users, views=augment is not None)
+        check_users(guidance.tokens.n_keys, views=augment is not None)
         self.guidance, self.config, self.augment = guidance, guidance.config, augment
         self.tokens, self.max_length = guidance.tokens, guidance.max_length
         inputs, complete = self.tokens.inputs, self.tokens.histories
@@ -164,22 +164,23 @@ class TrainingBatches:
             None if weights is None else torch.from_numpy(weights[at]),
             last,
             soft_positives,
-            views=self._views(chosen, epoch),
+            views=self._views(latest, epoch),
         )
 
-    def _views(self, chosen: np.ndarray, epoch: int) -> PackedSequences | None:
-        """The encoder's views of the inputs of some sequences, rows of ``tokens``."""
-        if self.augment is None:
+    def _views(self, latest: np.ndarray, epoch: int) -> PackedSequences | None:
+        """The encoder's views of the latest inputs of some users, rows of ``tokens``: a loss that
+        sets users against each other must not meet one twice."""
+        if self.augment is None or not len(latest):
             return None
-        inputs = self.tokens.inputs[chosen]
+        inputs = self.tokens.inputs[latest]
         with span("views"):
             return self.augment(pack(inputs, self.max_length, seed=self.config.seed, epoch=epoch))
 
 
 def check_trainable(train: Interactions, encoder: SequenceEncoder, config: PDRecConfig) -> None:
     """Raise the DataError that training would raise, before anything else is done."""
-    check_users(train.n_users, views=isinstance(encoder, ContrastiveEncoder))
-    TrainingTokens(train, encoder.max_length)
+    tokens = TrainingTokens(train, encoder.max_length, windows=config.windows)
+    check_users(tokens.n_keys, views=isinstance(encoder, ContrastiveEncoder))
     if (
         config.own_negatives or config.training_modules
     ):  # preferences need an unobserved item as well

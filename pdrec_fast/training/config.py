@@ -60,8 +60,8 @@ class PDRecConfig:
             them: nothing has been learned of them but that they were negatives, if they were drawn
             at all, and where they are many, some random vector is near every state.
         windows: train on all records of users who have more than the encoder's ``max_length``: the
-            earlier ones make sequences of their own. False takes the latest alone. DPA speaks of
-            each user once.
+            earlier ones make sequences of their own. False takes the latest alone. DPA, and losses
+            on views, meet each user once an epoch: in the step that has the latest sequence.
         lr: of Adam (betas .9, .98), at its highest.
         lr_schedule, lr_decay, warmup_steps: how the rate changes, see ``LearningRate``:
             ``"exponential"`` multiplies it by ``lr_decay`` every epoch, ``"cosine"`` lets it fall

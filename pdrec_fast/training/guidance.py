@@ -208,7 +208,8 @@ class Guidance:
             raise DataError(
                 f"item {self._train.item_ids[wanted[first]]} is none that user "
                 f"{self._train.user_ids[rows[first]]} is trained on: next items are the latest "
-                f"{self.max_length} of a user's training records, without the first one"
+                f"{self.max_length} of a user's training records, or with windows all of them, "
+                "without the first one"
             )
         return tokens[at], present
 

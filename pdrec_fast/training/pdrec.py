@@ -34,6 +34,7 @@ from pdrec_fast.evaluation import (
     Popularity,
     Results,
     Scorer,
+    checked_scores,
     evaluate,
     validation_sample,
 )
@@ -41,6 +42,7 @@ from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
+from pdrec_fast.fusion.fusion import check_guide_name
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
@@ -144,7 +146,7 @@ class PDRec:
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         check_preferences(self.config, interactions, preferences)
-        self._check_guides(split, guides)
+        self._check_guides(split, interactions, guides)
         evaluator = validation = None
         if split is not None:
             evaluator, validation = self._validation(split)
@@ -174,11 +176,16 @@ class PDRec:
         return self
 
     def fuse(self, guides: Mapping[str, Scorer], split: Split, *, progress: bool = True) -> PDRec:
-        """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``."""
-        self.fusion = None
-        config = self.config
+        """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``.
+
+        Raises:
+            ValueError: see ``fit``.
+        """
+        self._check_guides(split, split.train, guides)
+        config, alone = self.config, copy(self)
+        alone.fusion = None
         self.fusion = choose_shares(
-            self,
+            alone,
             guides,
             validation_sample(split, config.validation_users, config.seed),
             select_by=config.fusion_select_by,
@@ -214,7 +221,7 @@ class PDRec:
         """Logits of the next item, with what the fusion adds.
 
         Args:
-            histories: B of them; all logits of one without items are 0.
+            histories: B of them; the encoder's logits of one without items are 0.
             items: int64 [B, C] to score only these; None for the whole corpus.
 
         Returns:
@@ -402,22 +409,36 @@ class PDRec:
         assert self.data is not None
         return self.data
 
-    def _check_guides(self, split: Split | None, guides: Mapping[str, Scorer] | None) -> None:
+    def _check_guides(
+        self, split: Split | None, train: Interactions, guides: Mapping[str, Scorer] | None
+    ) -> None:
+        """Find before the training what ``choose_shares`` would find after it."""
         if "fusion" not in self.config.modules:
             if guides:
                 raise ValueError(
                     f"guides are for 'fusion', which is not among the modules {self.config.modules}"
                 )
             return
-        if not guides:
+        if not isinstance(guides, Mapping) or not guides:
             raise ValueError(
-                "the module 'fusion' needs guides: fit(..., guides={'diffusion': diffusion})"
+                "the module 'fusion' needs guides by name: guides={'diffusion': diffusion}"
             )
         if split is None:
             raise ValueError(
                 "the module 'fusion' chooses its shares on validation: fit it on a Split, such as "
                 "leave_one_out(interactions)"
             )
+        for name, guide in guides.items():
+            check_guide_name(name)
+            if guide is self:
+                raise ValueError(f"the guide {name!r} is the model that it is to guide")
+            checked_scores(guide, split.valid.histories[:1])
+            trained_on = getattr(guide, "trained_on", None)  # a scorer of the user's own may say
+            if trained_on not in (None, train.fingerprint()):
+                raise ValueError(
+                    f"the guide {name!r} was fitted on other interactions than these training "
+                    "interactions: its scores could hold the answers of the validation"
+                )
 
     def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
         config = self.config

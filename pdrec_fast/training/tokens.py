@@ -25,7 +25,10 @@ class TrainingTokens:
         indptr: int64 [n_sequences + 1].
         histories: the training sequences up to the last next item of each sequence.
         latest: bool [n_sequences], whether that is the user's last training record.
-        inputs: the sequences' inputs, as views on the training data.
+        inputs: the sequences' inputs, as views on the training data. Their ``users`` are keys of
+            dropout: the user's index for the latest sequence of a user, numbers from the number of
+            users on for earlier ones, so that no two sequences share random words.
+        n_keys: one more than the largest key.
         target_records: int64 [n_tokens], the training record of each token's next item.
         targets: int64 [n_tokens], its item.
         token_users: int64 [n_tokens], the user of each token, as an index into the training data.
@@ -53,7 +56,12 @@ class TrainingTokens:
         self.lengths = np.minimum(self.histories.lengths - 1, max_length)
         self.indptr = indptr_of(self.lengths)
         stops = self.histories.stops - 1
-        self.inputs = replace(self.histories, starts=stops - self.lengths, stops=stops)
+        n_earlier = int((later > 0).sum())
+        self.n_keys = train.n_users + n_earlier
+        keys = self.users.copy()
+        keys[later > 0] = train.n_users + np.arange(n_earlier)
+        starts = stops - self.lengths
+        self.inputs = replace(self.histories, users=keys, starts=starts, stops=stops)
         self.target_records = ranges(self.inputs.starts + 1, self.lengths)
         self.targets = train.items[self.target_records].astype(np.int64)
         self.token_users = np.repeat(self.users, self.lengths)

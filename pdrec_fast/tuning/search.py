@@ -61,7 +61,7 @@ class Search:
     Attributes:
         preset: one of ``PRESETS``; the first trial has its settings.
         encoder: name of a built-in encoder.
-        modules: of PDRec; none for the plain backbone.
+        modules: of PDRec's training; none for the plain backbone.
         trials: trainings, all in all; more can be added later.
         epochs: of a trial, at most; None for the preset's.
         seed: of the proposals and of every training.
@@ -87,6 +87,11 @@ class Search:
             raise ValueError(f"preset={self.preset!r}: begin with one of {list(PRESETS)}")
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder={self.encoder!r}: choose one of {list(ENCODERS)}")
+        if "fusion" in self.modules:
+            raise ValueError(
+                "modules: 'fusion' changes no training and chooses its shares by itself: search "
+                "without it, and run with it what was found"
+            )
         if self.trials < 1:
             raise ValueError(f"trials={self.trials} must be at least 1")
         for key in self.fixed:

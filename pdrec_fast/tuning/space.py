@@ -87,10 +87,6 @@ _MODULE_SPACES: dict[str, dict[str, Dimension]] = {
         "pdrec.safe_negatives": Choice(_NEGATIVES),
         "omega_m": Choice((0.2, 0.5, 0.8, 0.9)),
     },
-    "fusion": {  # the shares themselves are chosen anew in every trial
-        "linear.ridge": Range(10.0, 1000.0, log=True),
-        "linear.decay": Range(0.5, 1.0),
-    },
 }
 
 

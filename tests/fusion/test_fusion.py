@@ -6,8 +6,8 @@ import torch
 
 import pdrec_fast as pf
 from pdrec_fast.data import leave_one_out, mix_domains, synthetic
-from pdrec_fast.errors import CheckpointError
-from pdrec_fast.evaluation import evaluate
+from pdrec_fast.errors import CheckpointError, NonFiniteScoresError, NotFittedError
+from pdrec_fast.evaluation import evaluate, scoring, validation_sample
 from pdrec_fast.fusion import Fusion, Share, choose_shares
 
 OPTIONS = {"width": 8, "max_length": 9}
@@ -86,7 +86,11 @@ def test_logits_take_every_share(split):
     torch.testing.assert_close(fusion.add_to(torch.ones(7, 2), histories, items), wanted[:, [3, 5]])
     assert c.asked == 0, "a scorer without a share was asked"
     with pytest.raises(ValueError, match="unknown guides"):
-        Fusion({"a": a}, {"b": Share()})
+        Fusion({"a": a}, {"b": Share(1.0)})
+    assert Fusion({"a": a}, {"b": Share()}).used == {}
+    for name in ("", "a.b", "../a", "a/b", 3):
+        with pytest.raises(ValueError, match="letters, digits and underscores"):
+            Fusion({name: a}, {})
 
 
 @pytest.mark.parametrize("select_by", ["paper", "full", "both"])
@@ -110,13 +114,13 @@ def test_the_share_is_the_best_of_those_tried(split, monkeypatch):
 
     model, guide = Table(hints(split, 1.0)), Table(hints(split, 1.5, 4).exp())
     tried = []
-    original = search._values
+    original = search._Search._values
 
-    def spy(logits, scores):
-        tried.extend(original(logits, scores))
+    def spy(self, name, others):
+        tried.extend(original(self, name, others))
         return tried
 
-    monkeypatch.setattr(search, "_values", spy)
+    monkeypatch.setattr(search._Search, "_values", spy)
     fusion = choose_shares(model, {"g": guide}, split, progress=False, least_gain=0.0)
     base = {protocol: ndcg(model, split, protocol) for protocol in ("paper", "full")}
 
@@ -130,11 +134,70 @@ def test_the_share_is_the_best_of_those_tried(split, monkeypatch):
 
 
 def test_a_gain_within_its_error_is_no_gain(split):
-    model, guide = Table(hints(split, 1.0)), Table(hints(split, 0.3, 4))
+    model, guide = Table(hints(split, 1.0)), Table(hints(split, 0.7, 4))
     taken = choose_shares(model, {"g": guide}, split, least_gain=0.0, progress=False)
     assert taken.used
     left = choose_shares(model, {"g": guide}, split, least_gain=50.0, progress=False)
     assert not left.used
+
+
+def test_noise_seldom_gets_a_share(split):
+    """30 guides that know nothing; the best of 36 values gains something with most of them."""
+    model = Table(hints(split, 1.0))
+    taken = 0
+    for seed in range(100, 130):
+        guide = Table(noise(split, seed))
+        taken += bool(choose_shares(model, {"g": guide}, split, progress=False).used)
+    assert taken <= 4
+
+
+def test_few_cases_choose_nothing(split):
+    few = validation_sample(split, 29, seed=0)
+    oracle = Table(hints(split, 50.0))
+    model = Table(noise(split, 1))
+    assert not choose_shares(model, {"g": oracle}, few, progress=False).used
+    enough = validation_sample(split, 30, seed=0)
+    assert choose_shares(model, {"g": oracle}, enough, progress=False).used
+
+
+def test_weights_do_not_depend_on_which_users_come_first(split, monkeypatch):
+    """The first users' logits are a thousandth of the others', in a block of their own."""
+    table = hints(split, 1.0)
+    table[split.valid.users[:60]] *= 1e-3
+    guide = Table(hints(split, 2.0, 3))
+    shares = []
+    for block in (60, 1000):
+        monkeypatch.setattr(scoring, "_CASES_PER_BLOCK", block)
+        shares.append(choose_shares(Table(table), {"g": guide}, split, progress=False).shares["g"])
+    assert shares[0] == shares[1]
+    assert shares[0].weight > 0.05
+
+
+def test_a_guide_that_says_the_same_of_everything_gets_no_share(split):
+    flat = Table(torch.full((split.data.n_users, split.data.n_items), 0.3))
+    assert not choose_shares(Table(hints(split, 1.0)), {"g": flat}, split, progress=False).used
+
+
+@pytest.mark.parametrize("where", [0, -1])
+def test_scores_that_are_nan_are_refused(split, where):
+    table = hints(split, 1.0, 3)
+    table[split.valid.users[where]] = float("nan")
+    with pytest.raises(NonFiniteScoresError):
+        choose_shares(Table(hints(split, 1.0)), {"g": Table(table)}, split, progress=False)
+
+
+def test_an_item_left_out_by_a_guide_changes_little(split):
+    table = hints(split, 2.0, 3)
+    share = choose_shares(
+        Table(hints(split, 1.0)), {"g": Table(table)}, split, progress=False
+    ).shares["g"]
+    table = table.clone()
+    table[:, 5] = -float("inf")
+    with_out = choose_shares(
+        Table(hints(split, 1.0)), {"g": Table(table)}, split, progress=False
+    ).shares["g"]
+    assert with_out.transform == share.transform
+    assert with_out.weight == pytest.approx(share.weight, rel=0.3)
 
 
 def test_few_items_leave_the_full_ranking_alone():
@@ -213,6 +276,7 @@ def test_guides_without_a_share_are_not_stored(split, guides, tmp_path):
     model.save(tmp_path / "m")
     loaded = pf.PDRec.load(tmp_path / "m")
     assert list(loaded.fusion.guides) == ["linear"]
+    assert loaded.fusion.shares == model.fusion.shares  # as before, those of 0 too
     model.fusion = Fusion(mine, {"mine": Share(1.0)})
     with pytest.raises(CheckpointError, match=r"'mine' is a Table.*model\.fuse"):
         model.save(tmp_path / "n")
@@ -229,6 +293,31 @@ def test_a_fused_encoder_can_guide_another(split, guides, tmp_path):
     assert torch.equal(loaded.scores(histories), outer.scores(histories))
 
 
+def test_an_encoder_of_your_own_is_no_stored_guide(split, guides, tmp_path):
+    own = pf.PDRec(lambda n_items: pf.SASRec(n_items, width=8, max_length=9), modules=(), epochs=1)
+    own.fit(split, progress=False)
+    model = fitted(split, guides)
+    model.fusion = Fusion({"own": own}, {"own": Share(1.0)})
+    with pytest.raises(CheckpointError, match="encoder of your own"):
+        model.save(tmp_path / "m")
+
+
+def test_a_failed_choice_keeps_the_former_one(split, guides):
+    model = fitted(split, guides)
+    before = model.fusion
+    bad = noise(split, 0)
+    bad[split.valid.users[-1]] = float("nan")
+    with pytest.raises(NonFiniteScoresError):
+        model.fuse({"bad": Table(bad)}, split, progress=False)
+    assert model.fusion is before
+    with pytest.raises(ValueError, match="the model that it is to guide"):
+        model.fuse({"me": model}, split, progress=False)
+    plain = pf.PDRec("sasrec", modules=(), encoder_options=OPTIONS, epochs=1)
+    plain.fit(split, progress=False)
+    with pytest.raises(ValueError, match="not among the modules"):
+        plain.fuse(guides, split)
+
+
 def test_shares_are_chosen_after_the_training(split, guides):
     model = fitted(split, guides, fusion_select_by="full")
     alone = pf.PDRec("sasrec", modules=(), encoder_options=OPTIONS, epochs=2)
@@ -243,8 +332,18 @@ def test_shares_are_chosen_after_the_training(split, guides):
 
 def test_a_fusion_needs_guides_and_a_split(split, guides):
     model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS)
-    with pytest.raises(ValueError, match="needs guides"):
-        model.fit(split)
+    for nothing in (None, {}, [pf.Popularity(split.train)]):
+        with pytest.raises(ValueError, match="needs guides by name"):
+            model.fit(split, guides=nothing)
+    with pytest.raises(ValueError, match=r"guide 'a\.b': a name has letters"):
+        model.fit(split, guides={"a.b": guides["popularity"]})
+    with pytest.raises(ValueError, match="could hold the answers"):
+        model.fit(split, guides={"all": pf.Popularity(split.data)})
+    with pytest.raises(NotFittedError):
+        model.fit(split, guides={"fresh": pf.LinearDenoiser()})
+    with pytest.raises(ValueError, match=r"returned shape \(1, 5\)"):
+        model.fit(split, guides={"narrow": Table(torch.zeros(split.data.n_users, 5))})
+    assert model.encoder is None, "it was trained before its guides were looked at"
     with pytest.raises(ValueError, match="chooses its shares on validation"):
         model.fit(split.train, guides=guides)
     with pytest.raises(ValueError, match="guides are for 'fusion'"):
