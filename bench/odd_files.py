@@ -1,7 +1,8 @@
 """The preset ``default`` on generated files that it was not chosen on: is it ever below popularity?
 
-Every file appends a line of JSON with the figures of popularity, the plain encoder, TI-DiffRec and
-PDRec (validation and test, both protocols) and with all that was warned of::
+Every file appends a line of JSON for each set of modules (none, the paper's, the fusion), with the
+figures of popularity, the encoder and TI-DiffRec (validation and test, both protocols) and with all
+that was warned of::
 
     python -m bench.odd_files --out bench/results/odd-files.jsonl
 """
@@ -27,14 +28,19 @@ FILES: dict[str, dict[str, Any]] = {
     "many users, few items": {"n_users": 12_000, "n_items": 150, "seed": 14, "noise": 0.05},
     "500,000 items": {"n_users": 4_000, "n_items": 500_000, "seed": 15, "noise": 0.5},
 }
+SETS: dict[str, tuple[pf.training.Module, ...]] = {
+    "none": (),
+    "paper": pf.training.MODULES,
+    "fusion": ("fusion",),
+}
 
 
 def tried(name: str, modules: tuple[pf.training.Module, ...]) -> dict[str, Any]:
-    """One file, plain (no modules) or guided; returns the line that is written."""
+    """One file with some modules; returns the line that is written."""
     data = pf.synthetic(**FILES[name])
     config = pf.RunConfig.from_preset("default", modules=modules)
     metrics = pf.run(data, config).metrics
-    found = {"popularity": metrics["popularity"], "encoder": metrics["protocols"]}
+    found: dict[str, Any] = {"popularity": metrics["popularity"], "encoder": metrics["protocols"]}
     if metrics["diffusion"]:
         found["diffusion"] = metrics["diffusion"]
     return {
@@ -43,6 +49,7 @@ def tried(name: str, modules: tuple[pf.training.Module, ...]) -> dict[str, Any]:
         "synthetic": FILES[name],
         "records": data.n_records,
         "ndcg@10": {model: _short(protocols) for model, protocols in found.items()},
+        "fusion": metrics["fusion"],
         "remarks": {name: curve["remarks"] for name, curve in metrics["history"].items() if curve},
         "seconds": metrics["seconds"],
         "epochs": metrics["epochs"],
@@ -64,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--only", nargs="+", choices=sorted(FILES), default=list(FILES))
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
-    parser.add_argument("--plain", action="store_true", help="the plain encoder alone")
+    parser.add_argument("--modules", nargs="+", choices=list(SETS), default=list(SETS))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = [(line["file"], tuple(line["modules"])) for line in map(json.loads, lines)]
     for name in options.only:
-        for modules in ((),) if options.plain else ((), pf.training.MODULES):
+        for modules in (SETS[each] for each in options.modules):
             if (name, modules) in done:
                 continue
             line = tried(name, modules)
