@@ -14,12 +14,12 @@ from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
+from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
 from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, validation_sample
-from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.ops.candidates.item_logits import item_logits
@@ -206,12 +206,8 @@ class DiffRec:
         Raises:
             ValueError: the histories are over another number of items.
         """
-        config, n_items = self.config, self.fitted_denoiser().n_items
-        if histories.n_items != n_items:
-            raise ValueError(
-                f"the histories are over {histories.n_items} items, this model was fitted on "
-                f"{n_items}: index both by the same catalogue"
-            )
+        config = self.config
+        check_catalogue(histories, self.fitted_denoiser().n_items)
         return interaction_rows(
             histories, weighting=config.weighting, w_min=config.w_min, w_max=config.w_max
         )
@@ -224,7 +220,7 @@ class DiffRec:
         """
         write_bundle(path, self.KIND, *self.contents())
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    def contents(self) -> Contents:
         """What ``save`` writes: JSON values, and tensors by file."""
         denoiser = self.fitted_denoiser()
         meta = {
@@ -244,18 +240,18 @@ class DiffRec:
         Raises:
             CheckpointError: missing, damaged, or no diffusion model.
         """
-        return cls.from_contents(*read_bundle(path, cls.KIND), path, device=device)
+        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
     def from_contents(
         cls,
-        meta: dict[str, Any],
-        files: dict[str, dict[str, torch.Tensor]],
+        contents: Contents,
         path: str | Path,
         *,
         device: str | torch.device = "auto",
     ) -> DiffRec:
         """The model of ``contents``; ``path`` is named in errors. See ``load``."""
+        meta, files = contents
         meta = with_current_defaults(meta, {"config": asdict(DiffusionConfig())}, path)
         model = cls(DiffusionConfig(**meta["config"]), device=device)
         model.denoiser = model._new_denoiser(meta["n_items"])

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdrec_fast.checks import check_counts, check_positive, check_ratios
+from pdrec_fast.checks import check_counts, check_dropout, check_positive, check_ratios
 from pdrec_fast.data import Histories, Interactions, Split
-from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows
+from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
 from pdrec_fast.errors import DataError, NotFittedError
-from pdrec_fast.ops.selection.select_unobserved import select_unobserved
+from pdrec_fast.fitting.bundle import Contents
+from pdrec_fast.ops.selection.project import rows_per_block
+from pdrec_fast.ops.selection.select_unobserved import top_items
 from pdrec_fast.ragged import indptr_of, ranges, row_indices
 
-_BLOCK_BYTES = 64 << 20  # of a matrix that is made some rows at a time
 _ENTRIES = 1 << 22  # of the item matrix, that histories are multiplied with at a time
 _NEGLIGIBLE = 1e-7  # weight of a step back, relative to the latest
 
@@ -48,10 +49,9 @@ class LinearConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "ridge", "decay")
-        check_ratios(self, "dropout", "decay")
+        check_dropout(self)
+        check_ratios(self, "decay")
         check_counts(self, "neighbors", "max_size")
-        if self.dropout == 1:
-            raise ValueError("dropout must be below 1, got 1")
 
 
 class LinearDenoiser:
@@ -74,7 +74,7 @@ class LinearDenoiser:
     KIND = "linear denoiser"
 
     def __init__(self, config: LinearConfig | None = None, **settings: Any) -> None:
-        self.config = LinearConfig(**(asdict(config or LinearConfig()) | settings))
+        self.config = replace(config or LinearConfig(), **settings)
         self.trained_on: str | None = None
         # Rows of B by source item: CSR.
         self._indptr = np.zeros(0, dtype=np.int64)
@@ -113,14 +113,14 @@ class LinearDenoiser:
         rows_of = (_by_items if n_items <= len(rows) else _by_users)(rows, penalty)
         n_kept = min(self.config.neighbors, n_items)
         found = []
-        step = _rows_at_once(n_items)
+        step = rows_per_block(n_items)
         for start in range(0, n_items, step):
             targets = torch.arange(start, min(start + step, n_items))
             block = rows_of(start, start + len(targets))
             own = torch.arange(len(targets)), targets
             block /= -block[own][:, None]
             block[own] = 0
-            sources = _largest(block, n_kept)
+            sources = top_items(block.abs(), n_kept)
             values = block.gather(1, sources)
             there = values != 0
             found.append(
@@ -162,11 +162,7 @@ class LinearDenoiser:
         if self.trained_on is None:
             raise NotFittedError("this LinearDenoiser is not fitted: call fit(...)")
         n_items = len(self._indptr) - 1
-        if histories.n_items != n_items:
-            raise ValueError(
-                f"the histories are over {histories.n_items} items, this model was fitted on "
-                f"{n_items}: index both by the same catalogue"
-            )
+        check_catalogue(histories, n_items)
         if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
             steps = math.ceil(math.log(_NEGLIGIBLE) / math.log(self.config.decay))
             starts = np.maximum(histories.starts, histories.stops - steps)
@@ -190,7 +186,7 @@ class LinearDenoiser:
         value = torch.from_numpy(np.repeat(weights, lengths)) * self._values[at]
         scores.view(-1).index_add_(0, row * scores.shape[1] + self._targets[at], value)
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it."""
         tensors = {
             "indptr": torch.from_numpy(self._indptr),
@@ -202,13 +198,13 @@ class LinearDenoiser:
     @classmethod
     def from_contents(
         cls,
-        meta: dict[str, Any],
-        files: dict[str, dict[str, torch.Tensor]],
+        contents: Contents,
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
     ) -> LinearDenoiser:
         """The model of ``contents``, on the CPU whatever the device."""
+        meta, files = contents
         model = cls(LinearConfig(**meta["config"]))
         model.trained_on = meta["trained_on"]
         tensors = files["items"]
@@ -259,10 +255,6 @@ def _by_users(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
     return rows_of
 
 
-def _rows_at_once(n_columns: int) -> int:
-    return max(_BLOCK_BYTES // (4 * n_columns), 1)
-
-
 def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     """``(matrix + diag)^-1`` of a positive definite sum; ``matrix`` is overwritten."""
     matrix.diagonal().add_(diagonal)
@@ -277,18 +269,11 @@ def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     return torch.cholesky_inverse(factor).contiguous()  # its columns lay one after the other
 
 
-def _largest(block: torch.Tensor, n: int) -> torch.Tensor:
-    """Columns of each row's ``n`` largest entries by magnitude: int64 [rows, n]."""
-    nothing = np.zeros(len(block) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-    anywhere = np.zeros(len(block), dtype=np.int64)
-    return select_unobserved(block.abs(), nothing, n, anywhere).top_items.long()
-
-
 def _gram(rows: SparseRows) -> torch.Tensor:
     """``R R'`` of sparse rows, some columns of the product at a time: float32 [rows, rows]."""
     left = _sparse(rows)
     product = torch.empty(len(rows), len(rows))
-    step = _rows_at_once(max(rows.n_items, len(rows)))
+    step = rows_per_block(max(rows.n_items, len(rows)))
     for start in range(0, len(rows), step):
         some = rows[np.arange(start, min(start + step, len(rows)))]
         product[:, start : start + len(some)] = left @ some.dense().t().contiguous()

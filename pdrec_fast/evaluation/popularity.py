@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.fitting.bundle import Contents
 
 
 class Popularity:
@@ -27,7 +27,7 @@ class Popularity:
 
     KIND = "popularity"
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it."""
         return {"trained_on": self.trained_on}, {
             "counts": {"item_scores": torch.from_numpy(self.item_scores)}
@@ -36,13 +36,13 @@ class Popularity:
     @classmethod
     def from_contents(
         cls,
-        meta: dict[str, Any],
-        files: dict[str, dict[str, torch.Tensor]],
+        contents: Contents,
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
     ) -> Popularity:
         """The scorer of ``contents``, on the CPU whatever the device."""
+        meta, files = contents
         found = cls.__new__(cls)
         found.item_scores = files["counts"]["item_scores"].numpy()
         found.trained_on = meta["trained_on"]

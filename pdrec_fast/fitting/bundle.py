@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from pdrec_fast.errors import CheckpointError
 
+Files = dict[str, dict[str, torch.Tensor]]  # tensors by file and name
+Contents = tuple[dict[str, Any], Files]  # of a bundle: JSON values, and the tensors
 MANIFEST = "manifest.json"
 FORMAT = 1
 
@@ -27,7 +29,7 @@ def write_bundle(
     path: str | Path,
     kind: str,
     meta: Mapping[str, Any],
-    files: Mapping[str, dict[str, torch.Tensor]],
+    files: Files,
 ) -> None:
     """Write ``files`` (name -> tensors) and ``meta`` (JSON values) to the directory ``path``.
 
@@ -71,9 +73,7 @@ def write_bundle(
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def read_bundle(
-    path: str | Path, kind: str
-) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+def read_bundle(path: str | Path, kind: str) -> Contents:
     """Read a bundle back as ``(meta, files)``; every checksum is verified.
 
     Raises:

@@ -11,9 +11,8 @@ import torch
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import Scorer
+from pdrec_fast.fitting.bundle import Contents, Files
 from pdrec_fast.fusion.fusion import Fusion, Share
-
-Files = dict[str, dict[str, torch.Tensor]]
 
 
 class Saved(Protocol):
@@ -21,15 +20,14 @@ class Saved(Protocol):
 
     KIND: str
 
-    def contents(self) -> tuple[dict[str, Any], Files]:
+    def contents(self) -> Contents:
         """JSON values, and tensors by file."""
         ...
 
     @classmethod
     def from_contents(
         cls,
-        meta: dict[str, Any],
-        files: Files,
+        contents: Contents,
         path: str | Path,
         *,
         device: str | torch.device,
@@ -38,7 +36,7 @@ class Saved(Protocol):
         ...
 
 
-def fusion_contents(fusion: Fusion) -> tuple[dict[str, Any], Files]:
+def fusion_contents(fusion: Fusion) -> Contents:
     """The shares, and every guide that has one.
 
     Raises:
@@ -92,6 +90,6 @@ def fusion_from_contents(
             if file.startswith(f"{name}.")
         }
         kind = classes[guide["kind"]]
-        guides[name] = kind.from_contents(guide["meta"], theirs, path, device=device)
+        guides[name] = kind.from_contents((guide["meta"], theirs), path, device=device)
     shares = {name: Share(**share) for name, share in meta["shares"].items()}
     return Fusion(guides, shares)

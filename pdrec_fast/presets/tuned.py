@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdrec_fast.presets.base import DEFAULT, PRESETS, Preset
+from pdrec_fast.training import MODULES
 
 FOLDER = Path(__file__).parent
 Kind = Literal["plain", "guided"]
@@ -24,7 +25,7 @@ Kind = Literal["plain", "guided"]
 
 def kind_of(modules: Iterable[str]) -> Kind:
     """Which entry a run with these modules takes; the fusion changes no training."""
-    return "guided" if set(modules) - {"fusion"} else "plain"
+    return "guided" if any(module in MODULES for module in modules) else "plain"
 
 
 def preset_names() -> list[str]:

@@ -38,7 +38,7 @@ from pdrec_fast.evaluation import (
     evaluate,
     validation_sample,
 )
-from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
@@ -329,7 +329,7 @@ class PDRec:
         """
         write_bundle(path, self.KIND, *self.contents())
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    def contents(self) -> Contents:
         """What ``save`` writes: JSON values, and tensors by file."""
         encoder, data = self.fitted_encoder(), self._fitted_data()
         tensors, ids = interactions_to_tensors(data)
@@ -361,19 +361,19 @@ class PDRec:
         Raises:
             CheckpointError: missing, damaged, or no PDRec model; or ``encoder`` is needed.
         """
-        return cls.from_contents(*read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
+        return cls.from_contents(read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
 
     @classmethod
     def from_contents(
         cls,
-        meta: dict[str, Any],
-        files: dict[str, dict[str, torch.Tensor]],
+        contents: Contents,
         path: str | Path,
         *,
         encoder: EncoderFactory | None = None,
         device: str | torch.device = "auto",
     ) -> PDRec:
         """The model of ``contents``; ``path`` is named in errors. See ``load``."""
+        meta, files = contents
         meta = with_current_defaults(meta, _defaults(meta["encoder"]), path)
         if encoder is None and meta["own_encoder"]:
             raise CheckpointError(

@@ -11,7 +11,7 @@ from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.ops.selection.project import rows_per_block
-from pdrec_fast.ops.selection.select_unobserved import select_unobserved
+from pdrec_fast.ops.selection.select_unobserved import top_items
 from pdrec_fast.ragged import row_indices
 
 
@@ -48,7 +48,7 @@ def recommend(
             _mask_seen(scores, histories[block])
         if others is not None:
             scores.masked_fill_(others, -torch.inf)
-        best = _top_items(scores, k)
+        best = top_items(scores, k)
         logits[block] = scores.gather(1, best)
         found = logits[block] > -np.inf
         ids[block][found] = data.item_ids[best.numpy()[found]]
@@ -60,11 +60,3 @@ def _mask_seen(scores: torch.Tensor, histories: Histories) -> None:
     indptr, items, _ = histories.packed()
     rows = row_indices(indptr)
     scores[torch.from_numpy(rows), torch.from_numpy(items.astype(np.int64))] = -torch.inf
-
-
-def _top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
-    n_rows = len(scores)
-    nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-    selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
-    return selection.top_items.long()

@@ -115,7 +115,7 @@ def test_it_recommends_better_than_popularity():
 
 def test_its_contents_give_it_back(train):
     model = LinearDenoiser(ridge=7.0, decay=0.6).fit(train)
-    other = LinearDenoiser.from_contents(*model.contents(), "somewhere")
+    other = LinearDenoiser.from_contents(model.contents(), "somewhere")
     assert (other.config, other.trained_on) == (model.config, train.fingerprint())
     histories = train.histories()
     assert torch.equal(other.scores(histories), model.scores(histories))

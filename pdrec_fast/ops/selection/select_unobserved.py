@@ -73,6 +73,14 @@ def select_unobserved(
     return Selection(*reference.select_unobserved(scores, rows, top_m, ranks))
 
 
+def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
+    n_rows = len(scores)
+    nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+    selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
+    return selection.top_items.long()
+
+
 def _nan_error(row: int, column: int) -> ValueError:
     return ValueError(f"scores must not be NaN, got one in row {row}, column {column}")
 
