@@ -12,13 +12,16 @@ from pdrec_fast.checks import (
     check_dropout,
     check_not_negative,
     check_positive,
+    check_ratios,
     check_seed,
 )
 from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
-Weighting = Literal["none", "rank", "interval"]
+Weighting = Literal["none", "rank", "interval", "decay"]
+Likelihood = Literal["gaussian", "multinomial"]
 Prediction = Literal["x0", "eps"]
+Target = Literal["all", "later"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -27,13 +30,25 @@ class DiffusionConfig:
     """Everything that defines a diffusion recommender; the defaults are the paper's for Toy.
 
     Attributes:
-        weighting: ``"none"`` = DiffRec, ``"rank"`` = T-DiffRec, ``"interval"`` = TI-DiffRec.
+        weighting: ``"none"`` = DiffRec, ``"rank"`` = T-DiffRec, ``"interval"`` = TI-DiffRec;
+            ``"decay"`` has the weights fall from the latest interaction back.
         w_min, w_max: bounds of the interaction weights.
+        decay: of ``"decay"``: what is left of a weight above ``w_min`` one step further back; above
+            0, at most 1.
+        likelihood: of x_0 given the denoiser's prediction: ``"gaussian"`` is the squared error of
+            DiffRec; ``"multinomial"`` takes the prediction as logits of a distribution over the
+            corpus that the interactions are drawn from (Liang et al. 2018, arXiv:1802.05814). Its
+            reverse process is one step, see ``DiffRec.scores``.
         hidden: widths of the denoiser's hidden layers.
         time_embedding: width of the step embedding.
         normalize_input: scale inputs to unit length.
         dropout: of the noised input, in training.
         schedule, steps, noise_scale, noise_min, noise_max, fix_first_beta: see ``make_schedule``.
+        target: what the denoiser predicts x_0 of: ``"all"`` of a user's interactions, those that are
+            noised, as DiffRec does; with ``"later"`` the noised ones lie before a random cut of the
+            history, and the predicted ones weigh less with every step from it, by ``decay``.
+        earlier_weight: of ``"later"``: weight of what lies before the cut, relative to what comes
+            after it; 0 predicts the latter alone.
         prediction: what the denoiser predicts, x_0 or the noise.
         snr_weighting: weight each step's error by its share of the variational bound.
         importance_sampling: draw steps by their recent losses.
@@ -52,6 +67,8 @@ class DiffusionConfig:
     weighting: Weighting = "interval"
     w_min: float = 0.5
     w_max: float = 1.0
+    decay: float = 0.8
+    likelihood: Likelihood = "gaussian"
     hidden: tuple[int, ...] = (1000,)
     time_embedding: int = 10
     normalize_input: bool = False
@@ -62,6 +79,8 @@ class DiffusionConfig:
     noise_min: float = 0.0005
     noise_max: float = 0.005
     fix_first_beta: bool = True
+    target: Target = "all"
+    earlier_weight: float = 0.5
     prediction: Prediction = "x0"
     snr_weighting: bool = True
     importance_sampling: bool = True
@@ -84,6 +103,8 @@ class DiffusionConfig:
         check_choices(
             self,
             weighting=get_args(Weighting),
+            likelihood=get_args(Likelihood),
+            target=get_args(Target),
             prediction=get_args(Prediction),
             precision=get_args(Precision),
             schedule=get_args(ScheduleName),
@@ -95,8 +116,9 @@ class DiffusionConfig:
             raise ValueError(
                 f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
             )
-        check_positive(self, "lr", "lr_decay", "batch_size")
-        check_not_negative(self, "weight_decay", "validation_users")
+        check_positive(self, "lr", "lr_decay", "batch_size", "decay")
+        check_ratios(self, "decay")
+        check_not_negative(self, "weight_decay", "validation_users", "earlier_weight")
         check_counts(self, "time_embedding")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
@@ -104,6 +126,15 @@ class DiffusionConfig:
             raise ValueError(
                 f"need 0 <= w_min <= w_max, got w_min={self.w_min}, w_max={self.w_max}"
             )
+        if self.likelihood == "multinomial" and (
+            self.prediction != "x0" or self.sampling_steps or self.sampling_noise
+        ):
+            raise ValueError(
+                "likelihood='multinomial' predicts x_0 in one step: it needs prediction='x0', "
+                "sampling_steps=0 and sampling_noise=False"
+            )
+        if self.target == "later" and self.prediction != "x0":
+            raise ValueError("target='later' predicts x_0: it needs prediction='x0'")
         # Both check their own arguments.
         self.noise_schedule()
         self.loop()

@@ -7,7 +7,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
@@ -15,9 +14,10 @@ from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
-from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse
+from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
+from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
-from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
+from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
@@ -26,7 +26,7 @@ from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
-NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec"}
+NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec", "decay": "DiffRec"}
 
 
 class DiffRec:
@@ -76,7 +76,7 @@ class DiffRec:
             progress: show a bar of the epochs.
 
         Raises:
-            DataError: no user has a record.
+            DataError: no user has a record; with ``target="later"``, two.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
@@ -115,18 +115,13 @@ class DiffRec:
         """What ``fit`` runs epoch by epoch, on this model's denoiser.
 
         Raises:
-            DataError: no user has a record.
+            DataError: see ``fit``.
         """
-        histories = train.histories()
-        histories = histories[np.flatnonzero(histories.lengths > 0)]
-        if not len(histories):
-            raise DataError("the training data has no records: there is nothing to learn")
         return DiffusionTask(
             self.fitted_denoiser(),
             self.schedule,
             self.config,
-            self.inputs(histories),
-            histories.users,
+            TrainingRows(train.histories(), self.config),
             device=self.device,
             scorer=self,
             evaluator=evaluator,
@@ -142,7 +137,8 @@ class DiffRec:
 
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Preferences after the reverse process.
+        """Preferences after the reverse process; with the multinomial likelihood the logits that
+        the denoiser gives x_0 itself at step 0, taken as naturally noised like DiffRec's.
 
         Args:
             histories: B histories.
@@ -176,9 +172,10 @@ class DiffRec:
 
     @property
     def has_user_vectors(self) -> bool:
-        """Whether the reverse process can stay in the hidden layer (see ``HiddenChain``)."""
+        """Whether the preferences are products with ``item_vectors``: in one step always, else
+        where the reverse process can stay in the hidden layer (see ``HiddenChain``)."""
         config = self.config
-        return (
+        return config.likelihood == "multinomial" or (
             config.prediction == "x0"
             and config.sampling_steps == 0
             and not config.sampling_noise
@@ -190,6 +187,8 @@ class DiffRec:
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
         denoiser = self.fitted_denoiser()
+        if self.config.likelihood == "multinomial":
+            return one_step(denoiser, self.inputs(histories))
         if self._chain is None:
             self._chain = HiddenChain.prepare(denoiser, self.schedule)
         return self._chain.run(self.inputs(histories))
@@ -209,7 +208,11 @@ class DiffRec:
         config = self.config
         check_catalogue(histories, self.fitted_denoiser().n_items)
         return interaction_rows(
-            histories, weighting=config.weighting, w_min=config.w_min, w_max=config.w_max
+            histories,
+            weighting=config.weighting,
+            w_min=config.w_min,
+            w_max=config.w_max,
+            decay=config.decay,
         )
 
     def save(self, path: str | Path) -> None:
@@ -296,6 +299,11 @@ def _named(config: DiffusionConfig) -> str:
     """``repr(config)`` without settings that version 0.1.0 did not have and that are not used, so
     that its models keep their fingerprints."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    if not config.validation_users:
-        del values["validation_users"]
+    newer = ("decay", "earlier_weight", "likelihood", "target", "validation_users")
+    unused = {name: DiffusionConfig.__dataclass_fields__[name].default for name in newer}
+    if config.weighting != "decay" and config.target == "all":
+        unused["decay"] = config.decay
+    for name, value in unused.items():
+        if values[name] == value:
+            del values[name]
     return f"DiffusionConfig({', '.join(f'{name}={value!r}' for name, value in values.items())})"

@@ -103,7 +103,12 @@ def check_catalogue(histories: Histories, n_items: int) -> None:
 
 
 def interaction_rows(
-    histories: Histories, *, weighting: str, w_min: float, w_max: float
+    histories: Histories,
+    *,
+    weighting: str,
+    w_min: float,
+    w_max: float,
+    decay: float = 1.0,
 ) -> SparseRows:
     """x'_0 of every history (paper, "Time Interval Reweighting").
 
@@ -111,16 +116,23 @@ def interaction_rows(
 
     Args:
         weighting: ``"none"`` (DiffRec), ``"rank"`` (T-DiffRec) or ``"interval"`` (TI-DiffRec; rank
-            weights where there are no timestamps).
-        w_min, w_max: bounds of the weights.
+            weights where there are no timestamps), or ``"decay"``.
+        w_min, w_max: bounds of the weights; decay: of ``"decay"``. See ``interval_weights``.
     """
     indptr, items, timestamps = histories.packed()
-    weights = interval_weights(indptr, timestamps, w_min, w_max, weighting)
+    weights = interval_weights(indptr, timestamps, w_min, w_max, weighting, decay=decay)
+    return unique_rows(indptr, items, weights, histories.n_items)
+
+
+def unique_rows(
+    indptr: np.ndarray, items: np.ndarray, weights: np.ndarray, n_items: int
+) -> SparseRows:
+    """Rows with every item once, of its last occurrence's weight."""
     rows = row_indices(indptr)
-    keys = rows * histories.n_items + items
+    keys = rows * n_items + items
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
     kept = order[last]
-    counts = np.bincount(rows[kept], minlength=len(histories))
-    return SparseRows(indptr_of(counts), items[kept], weights[kept], histories.n_items)
+    counts = np.bincount(rows[kept], minlength=len(indptr) - 1)
+    return SparseRows(indptr_of(counts), items[kept], weights[kept], n_items)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows
@@ -62,6 +63,27 @@ class HiddenChain:
             self.x0_coefficient,
             self.xt_coefficient,
         )
+
+
+@torch.no_grad()
+def one_step(denoiser: Denoiser, x0: SparseRows) -> torch.Tensor:
+    """The last hidden layer for x_0 as it is, at step 0: [B, hidden[-1]]."""
+    table = denoiser.item_in
+    rows = x0.to(table.device)
+    values = rows.values
+    if denoiser.normalize_input:
+        norms = torch.zeros(len(x0), device=table.device).index_add_(0, rows.rows, values.square())
+        values = values / norms.sqrt().clamp_min(1e-12)[rows.rows]
+    projection = F.embedding_bag(
+        rows.items.long(),
+        table,
+        rows.indptr,
+        mode="sum",
+        per_sample_weights=values.to(table.dtype),
+        include_last_offset=True,
+    )
+    steps = torch.zeros(len(x0), dtype=torch.int64, device=table.device)
+    return denoiser.hidden_from(projection, steps)
 
 
 @torch.no_grad()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from pdrec_fast.buffers import Buffers
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import RowTensors, SparseRows
+from pdrec_fast.diffusion.inputs import RowTensors
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.schedule import NoiseSchedule
+from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
+from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
@@ -44,8 +45,7 @@ class DiffusionTask:
         denoiser: on ``device``.
         schedule: of the noise.
         config: all settings.
-        rows: x'_0 of the users trained on.
-        users: int64 [B], the keys of the rows' noise.
+        rows: what is noised and what is predicted of the users trained on.
         device: where it is trained.
         scorer: the model that ``evaluator`` validates; told when the weights have changed.
         evaluator: None validates nothing.
@@ -56,8 +56,7 @@ class DiffusionTask:
         denoiser: Denoiser,
         schedule: NoiseSchedule,
         config: DiffusionConfig,
-        rows: SparseRows,
-        users: np.ndarray,
+        rows: TrainingRows,
         *,
         device: torch.device,
         scorer: DenoiserScorer,
@@ -65,7 +64,7 @@ class DiffusionTask:
     ) -> None:
         self.denoiser, self.config, self.device = denoiser, config, device
         self.scorer, self.evaluator = scorer, evaluator
-        self.rows, self.users = rows, users
+        self.rows = rows
         self.working = WorkingCopy(denoiser, _DTYPES[config.precision])
         self.buffers = Buffers()  # of the steps: inputs, errors and gradients over all items
         self.sampler = TimestepSampler(
@@ -88,7 +87,7 @@ class DiffusionTask:
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         n_users = len(self.rows)
-        counts = {"tokens": len(self.rows.items), "items": n_users * self.denoiser.n_items}
+        counts = {"tokens": len(self.rows.whole.items), "items": n_users * self.denoiser.n_items}
         with unit("diffusion", users=n_users, **counts), self.buffers.lent():
             losses = self._train_epoch(epoch)
         self.scorer.weights_changed()
@@ -102,15 +101,19 @@ class DiffusionTask:
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         fractions = torch.rand(len(order), dtype=torch.float64, generator=generator)
-        rows, fractions = self.rows[order].to(self.device), fractions.to(self.device)
-        users = torch.from_numpy(self.users[order]).to(self.device)
+        cuts = torch.rand(len(order), dtype=torch.float64, generator=generator).numpy()
+        noised, predicted = (rows[order].to(self.device) for rows in self.rows.of_epoch(cuts))
+        fractions = fractions.to(self.device)
+        users = torch.from_numpy(self.rows.users[order]).to(self.device)
         losses = []
         for start in range(0, len(order), config.batch_size):
             batch = slice(start, start + config.batch_size)
             self.working.load_weights()
             steps, correction = self.sampler.sample(fractions[batch])
             with span("forward"):
-                per_user = self.step_losses(rows[batch], steps, epoch, users[batch])
+                per_user = self.step_losses(
+                    noised[batch], predicted[batch], steps, epoch, users[batch]
+                )
             self.sampler.update(steps, per_user)
             loss = (per_user / correction).mean()
             with span("backward"):
@@ -123,15 +126,22 @@ class DiffusionTask:
         return torch.stack(losses)
 
     def step_losses(
-        self, rows: RowTensors, steps: torch.Tensor, epoch: int, users: torch.Tensor
+        self,
+        rows: RowTensors,
+        predicted: RowTensors,
+        steps: torch.Tensor,
+        epoch: int,
+        users: torch.Tensor,
     ) -> torch.Tensor:
-        """Each user's weighted mean squared error over the corpus at its step: float64 [B]."""
+        """Each user's weighted error at its step, the mean squared one over the corpus or the
+        multinomial negative log-likelihood: float64 [B]."""
         config, denoiser = self.config, self.working.denoiser
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
         hidden = denoiser.hidden_from(self._first_layer(rows, steps, keys), steps)
         if config.prediction == "x0":
+            error = corpus_error if config.likelihood == "gaussian" else corpus_cross_entropy
             table = denoiser.item_out, denoiser.item_bias
-            errors = corpus_error(hidden, *table, *rows.coordinates())
+            errors = error(hidden, *table, *predicted.coordinates())
         else:
             noise = standard_noise(len(rows), denoiser.n_items, **keys, device=self.device)
             errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)

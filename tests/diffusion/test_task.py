@@ -39,8 +39,9 @@ def make_task(data=None, **settings):
 
 def losses_of(task, chosen, steps, epoch=0):
     """The losses of some rows of ``fit``."""
-    users = torch.from_numpy(task.users[chosen])
-    return task.step_losses(task.rows[chosen].to(task.device), steps, epoch, users)
+    users = torch.from_numpy(task.rows.users[chosen])
+    rows = task.rows.whole[chosen].to(task.device)
+    return task.step_losses(rows, rows, steps, epoch, users)
 
 
 def dropout_mask(n_rows, n_items, dropout, **keys):
@@ -58,7 +59,7 @@ def dropout_mask(n_rows, n_items, dropout, **keys):
 def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout, shape):
     task = make_task(prediction=prediction, snr_weighting=snr_weighting, dropout=dropout, **shape)
     chosen, steps = np.array([7, 2, 40, 11, 3, 3]), torch.tensor([0, 1, 2, 3, 0, 2])
-    rows, users = task.rows[chosen], task.users[chosen]
+    rows, users = task.rows.whole[chosen], task.rows.users[chosen]
     keys = {"seed": 0, "epoch": 5, "users": users}
     actual = losses_of(task, chosen, steps, epoch=5)
 
@@ -119,10 +120,10 @@ def test_an_epoch_trains_every_user_once():
     seen = []
     plain = task.step_losses
 
-    def spy(rows, steps, epoch, users):
+    def spy(rows, predicted, steps, epoch, users):
         assert len(rows) == len(steps) == len(users) <= 16
         seen.extend(users.tolist())
-        return plain(rows, steps, epoch, users)
+        return plain(rows, predicted, steps, epoch, users)
 
     task.step_losses = spy
     losses = task.train_epoch(0)
@@ -144,7 +145,7 @@ def test_users_without_records_are_left_out_and_keep_their_noise():
         item_ids=np.arange(5),
     )
     task = make_task(data)
-    assert task.users.tolist() == [0, 2]
+    assert task.rows.users.tolist() == [0, 2]
     assert len(task.rows) == 2
     assert task.train_epoch(0).isfinite().all()
 
@@ -173,8 +174,8 @@ def test_the_sampler_sees_the_weighted_losses_before_correction():
     seen = {}
     plain = task.step_losses
 
-    def spy(rows, steps, epoch, users):
-        losses = plain(rows, steps, epoch, users)
+    def spy(rows, predicted, steps, epoch, users):
+        losses = plain(rows, predicted, steps, epoch, users)
         seen["steps"], seen["losses"] = steps, losses.detach()
         return losses
 

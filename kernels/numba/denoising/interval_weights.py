@@ -69,6 +69,23 @@ def _rank_rows(
             weights[stop - 1] = w_max
 
 
+@_compiled
+def _decay_rows(
+    first_user: int,
+    last_user: int,
+    indptr: npt.NDArray[np.int64],
+    w_min: float,
+    w_max: float,
+    decay: float,
+    weights: npt.NDArray[np.float32],
+) -> None:
+    for user in range(first_user, last_user):
+        power = 1.0
+        for j in range(indptr[user + 1] - 1, indptr[user] - 1, -1):
+            weights[j] = w_min + power * (w_max - w_min)
+            power *= decay
+
+
 def interval_weights(
     indptr: npt.NDArray[np.int64],
     timestamps: npt.NDArray[np.float64],
@@ -85,6 +102,13 @@ def rank_weights(
 ) -> npt.NDArray[np.float32]:
     """Same numbers as the reference of ``rank_weights``, bit for bit."""
     return _over_users(_rank_rows, n_threads, indptr, w_min, w_max)
+
+
+def decay_weights(
+    indptr: npt.NDArray[np.int64], w_min: float, w_max: float, decay: float, n_threads: int
+) -> npt.NDArray[np.float32]:
+    """Same numbers as the reference of ``interval_weights``, bit for bit."""
+    return _over_users(_decay_rows, n_threads, indptr, w_min, w_max, decay)
 
 
 def _over_users(

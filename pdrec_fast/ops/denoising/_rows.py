@@ -104,3 +104,12 @@ def _check_finite(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         at = int(finite.argmin())
         raise ValueError(f"{name} must be finite, got {values[at]} at {at}")
     return values
+
+
+def check_layer(hidden: torch.Tensor, item_out: torch.Tensor) -> None:
+    """Raise a ValueError where states and the items' vectors do not share a width."""
+    if hidden.ndim != 2 or item_out.ndim != 2 or hidden.shape[1] != item_out.shape[1]:
+        raise ValueError(
+            "hidden [B, H] and item_out [N, H] must share H, got shapes "
+            f"{tuple(hidden.shape)} and {tuple(item_out.shape)}"
+        )

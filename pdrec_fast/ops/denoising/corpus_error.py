@@ -10,6 +10,7 @@ from pdrec_fast import buffers
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.operands import SparseTarget
 from pdrec_fast.ops.declaration import operation
+from pdrec_fast.ops.denoising._rows import check_layer
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import corpus_error as reference
 
@@ -51,11 +52,7 @@ def corpus_error(
         ValueError: shapes do not fit.
         BackendError: the named implementation cannot run here.
     """
-    if hidden.ndim != 2 or item_out.ndim != 2 or hidden.shape[1] != item_out.shape[1]:
-        raise ValueError(
-            "hidden [B, H] and item_out [N, H] must share H, got shapes "
-            f"{tuple(hidden.shape)} and {tuple(item_out.shape)}"
-        )
+    check_layer(hidden, item_out)
     batch, width = hidden.shape
     narrow = _wide(hidden.dtype) != hidden.dtype
     if impl == "auto" and not narrow and 3 * batch > 2 * width:

@@ -12,7 +12,7 @@ import torch
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import interval_weights as reference
 
-WEIGHTINGS = ("interval", "rank", "none")
+WEIGHTINGS = ("interval", "rank", "decay", "none")
 
 # Loading Numba takes about as long as the reference takes for this many records.
 _NUMBA_PAYS_FROM = 10_000_000
@@ -25,6 +25,8 @@ def interval_weights(
     w_max: float,
     weighting: str = "interval",
     impl: str = "auto",
+    *,
+    decay: float = 1.0,
 ) -> npt.NDArray[np.float32]:
     """``w_min + (t - t[0]) / (t[-1] - t[0]) * (w_max - w_min)`` for the times t of every user.
 
@@ -35,6 +37,7 @@ def interval_weights(
       ``w_max`` throughout. Without timestamps the weights are those of ``"rank"``.
     - ``"rank"`` (T-DiffRec): ``numpy.linspace(w_min, w_max, n)`` in a row of n records, so that
       a single record gets ``w_min``.
+    - ``"decay"``: ``w_min + decay ** k (w_max - w_min)``, k records before the row's last.
     - ``"none"`` (DiffRec): ones.
 
     Args:
@@ -48,6 +51,7 @@ def interval_weights(
         impl: ``"auto"``, ``"numba"`` or ``"reference"``. All give the same bits: the arithmetic is
             in float64, in the same order, and is rounded to float32 once. ``"auto"`` takes Numba
             only for data so large that loading it pays.
+        decay: of ``"decay"``, above 0 and at most 1.
 
     Returns:
         float32 [n_records].
@@ -63,10 +67,14 @@ def interval_weights(
         raise ValueError(
             f"w_min={w_min!r} and w_max={w_max!r} must be finite and w_min must not exceed w_max"
         )
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must lie in (0, 1], got {decay!r}")
     indptr = _checked_indptr(indptr)
     chosen = choose("interval_weights", impl, _offered(int(indptr[-1])))
     if weighting == "none":
         return np.ones(indptr[-1], dtype=np.float32)
+    if weighting == "decay":
+        return _run_decay(chosen, indptr, float(w_min), float(w_max), float(decay))
     if weighting == "rank":
         timestamps = None
     if timestamps is not None:
@@ -98,6 +106,16 @@ def _run(
     if timestamps is None:
         return reference.rank_weights(indptr, w_min, w_max)
     return reference.interval_weights(indptr, timestamps, w_min, w_max)
+
+
+def _run_decay(
+    chosen: str, indptr: npt.NDArray[np.int64], w_min: float, w_max: float, decay: float
+) -> npt.NDArray[np.float32]:
+    if chosen == "numba":
+        from pdrec_fast.kernels.numba.denoising import interval_weights as kernels
+
+        return kernels.decay_weights(indptr, w_min, w_max, decay, torch.get_num_threads())
+    return reference.decay_weights(indptr, w_min, w_max, decay)
 
 
 def _checked_indptr(indptr: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

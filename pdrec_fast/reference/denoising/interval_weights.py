@@ -35,3 +35,18 @@ def rank_weights(
     weights = w_min + rank * np.repeat(step, counts)
     weights[indptr[1:][counts > 1] - 1] = w_max
     return weights.astype(np.float32)
+
+
+def decay_weights(
+    indptr: npt.NDArray[np.int64], w_min: float, w_max: float, decay: float
+) -> npt.NDArray[np.float32]:
+    """``w_min + decay ** k (w_max - w_min)``, k records before the last of a row."""
+    back = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(indptr[-1])
+    powers = _powers(decay, int(back.max(initial=0)) + 1)
+    return (w_min + powers[back] * (w_max - w_min)).astype(np.float32)
+
+
+def _powers(decay: float, n: int) -> npt.NDArray[np.float64]:
+    """1, decay, decay^2, ...: products one after the other, which any implementation can repeat
+    to the bit."""
+    return np.cumprod(np.concatenate([[1.0], np.full(n - 1, decay)]))

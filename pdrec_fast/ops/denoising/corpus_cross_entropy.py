@@ -1,0 +1,112 @@
+"""Multinomial log-likelihood of a sparse target under the denoiser's prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pdrec_fast import buffers
+from pdrec_fast.operands import SparseTarget
+from pdrec_fast.ops.declaration import operation
+from pdrec_fast.ops.denoising._rows import check_layer
+from pdrec_fast.ops.dispatch import choose
+from pdrec_fast.reference.denoising import corpus_cross_entropy as reference
+
+# Rows taken at once on a CPU: few enough that they stay in cache between the passes.
+_ROWS = 4
+
+
+def corpus_cross_entropy(
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    item_bias: torch.Tensor,
+    rows: torch.Tensor,
+    items: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """``-(x * torch.log_softmax(hidden @ item_out.T + item_bias, 1)).sum(1)`` for a sparse x [B, N].
+
+    The negative log-likelihood of interactions drawn from a multinomial distribution over the
+    corpus, but for a constant (Liang et al. 2018, arXiv:1802.05814, eq. 2). Differentiable, once,
+    in ``hidden``, ``item_out`` and ``item_bias``. The products run in the dtype of ``hidden``; sums
+    over items are fp32.
+
+    Args:
+        hidden: [B, H], fp32 or bf16 (fp64 too, outside the promises of speed).
+        item_out: [N, H]; item_bias: [N].
+        rows, items: int64 [nnz], coordinates of the non-zeros of x, no pair twice; values: [nnz],
+            not negative.
+        impl: ``"dense"`` keeps one B x N matrix, of probabilities: three products of B x N x H.
+            ``"auto"`` is the same. ``"reference"``.
+
+    Returns:
+        [B], fp32 or wider; 0 of a row without non-zeros.
+
+    Raises:
+        ValueError: shapes do not fit.
+        BackendError: the named implementation cannot run here.
+    """
+    check_layer(hidden, item_out)
+    chosen = choose("corpus_cross_entropy", impl, {"dense": None, "reference": None})
+    target = SparseTarget(rows, items, values)
+    if chosen == "reference":
+        return reference.corpus_cross_entropy(hidden, item_out, item_bias, target)
+    # Cast here, so that one copy of the matrix serves the product and its gradient.
+    return _corpus_cross_entropy(hidden, item_out.to(hidden.dtype), item_bias, target)[0]
+
+
+@operation(
+    fake=lambda a: (
+        a.hidden.new_empty(len(a.hidden), dtype=torch.promote_types(a.hidden.dtype, torch.float32)),
+        a.hidden.new_empty(len(a.hidden), len(a.item_out)),
+    ),
+    autocast={"cpu": torch.bfloat16, "cuda": torch.bfloat16},
+)
+def _corpus_cross_entropy(
+    hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(losses [B], probabilities [B, N]); the latter are what the gradient needs."""
+    logits = buffers.empty((len(hidden), len(item_out)), hidden.dtype, hidden.device)
+    torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T, out=logits)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    rows, values = target.rows, target.values.to(wide)
+    losses = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
+    losses.index_add_(0, rows, values * logits[rows, target.items].to(wide), alpha=-1)
+    totals = _totals(target, losses)
+    n_rows = _ROWS if hidden.device.type == "cpu" else max(len(hidden), 1)
+    for part, loss, total in zip(
+        logits.split(n_rows), losses.split(n_rows), totals.split(n_rows), strict=True
+    ):
+        sums = torch.logsumexp(part.to(wide), dim=1)
+        loss.addcmul_(total, sums)
+        part.sub_(sums[:, None]).exp_()
+    return losses, logits
+
+
+@_corpus_cross_entropy.gradient(
+    of=["hidden", "item_out", "item_bias"],
+    saves=["hidden", "item_out", "item_bias", "target"],
+    outputs=[1],
+    constant=(1,),
+)
+def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:
+    hidden, item_out, (probabilities,) = saved.hidden, saved.item_out, saved.outputs
+    rows, items, values = saved.target
+    # The rows' scales go to the B x H side of every product, so B x N numbers are only read.
+    scale = (grad_losses * _totals(saved.target, grad_losses)).to(hidden.dtype)
+    pulled = (grad_losses[rows] * values).to(hidden.dtype)  # towards the non-zeros of x
+    grad_hidden = (probabilities @ item_out) * scale[:, None]
+    grad_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
+    grad_items = buffers.mm(probabilities.T, hidden * scale[:, None])
+    grad_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
+    grad_bias = (scale @ probabilities).index_add_(0, items, pulled, alpha=-1)
+    return grad_hidden, grad_items, grad_bias.to(saved.item_bias.dtype)
+
+
+def _totals(target: SparseTarget, like: torch.Tensor) -> torch.Tensor:
+    """The sum of every row of the target, [B] like ``like``."""
+    values = target.values.to(like.dtype)
+    return torch.zeros_like(like).index_add_(0, target.rows, values)

@@ -1,0 +1,68 @@
+"""The multinomial likelihood and its gradients against the dense reference."""
+
+import math
+
+import pytest
+import torch
+from tests.ops.denoising.test_corpus_error import NAMES, SIZES, make_inputs
+
+from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
+
+
+def run(floats, target, impl, upstream):
+    """Losses and the gradients of ``(losses * upstream).sum()``."""
+    leaves = [tensor.detach().requires_grad_() for tensor in floats]
+    losses = corpus_cross_entropy(*leaves, *target, impl=impl)
+    (losses * upstream.to(losses.dtype)).sum().backward()
+    return losses.detach(), [leaf.grad for leaf in leaves]
+
+
+def test_by_hand():
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    item_out = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    bias = torch.tensor([0.0, 1.0], requires_grad=True)
+    target = torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([2.0, 1.0])
+    losses = corpus_cross_entropy(hidden, item_out, bias, *target)
+    # Logits (1, 1) have probabilities of a half; the second row has no target.
+    torch.testing.assert_close(losses, torch.tensor([3 * math.log(2), 0.0]))
+    losses.sum().backward()
+    torch.testing.assert_close(bias.grad, torch.tensor([1.5 - 2, 1.5 - 1]))
+    torch.testing.assert_close(hidden.grad[0], torch.tensor([-0.5, 0.5]))
+    assert hidden.grad[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "forward", "backward"),
+    [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4), (torch.bfloat16, 0.05, 0.05)],
+)
+def test_agrees_with_the_reference(sizes, strided, dtype, forward, backward):
+    floats, target = make_inputs(*sizes, dtype=dtype, strided=strided)
+    upstream = torch.rand(sizes[0], generator=torch.Generator().manual_seed(1)) - 0.3
+    truth, true_gradients = run([t.detach().double() for t in floats], target, "reference", upstream)
+    losses, gradients = run(floats, target, "auto", upstream)
+    assert losses.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(losses.double(), truth, rtol=forward, atol=forward)
+    for name, gradient, true in zip(NAMES, gradients, true_gradients, strict=True):
+        assert gradient.dtype == dtype
+        atol = backward * max(float(true.abs().max()), 1e-6)
+        torch.testing.assert_close(gradient.double(), true, rtol=backward, atol=atol, msg=name)
+
+
+def test_large_logits_do_not_overflow():
+    hidden = torch.tensor([[1e4]])
+    item_out = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    target = torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0])
+    losses = corpus_cross_entropy(hidden, item_out, torch.zeros(2), *target)
+    assert losses.tolist() == [2e4]
+    losses.sum().backward()
+    assert item_out.grad.flatten().tolist() == [1e4, -1e4]
+
+
+def test_refuses_what_does_not_fit():
+    floats, target = make_inputs(3, 7, 2)
+    with pytest.raises(ValueError, match="must share H"):
+        corpus_cross_entropy(floats[0], floats[1][:, :1], floats[2], *target)
+    with pytest.raises(ValueError, match="unknown impl='gram'"):
+        corpus_cross_entropy(*floats, *target, impl="gram")
