@@ -22,6 +22,7 @@ Weighting = Literal["none", "rank", "interval", "decay"]
 Likelihood = Literal["gaussian", "multinomial"]
 Prediction = Literal["x0", "eps"]
 Target = Literal["all", "later"]
+NoiseKind = Literal["gaussian", "mask"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -42,11 +43,15 @@ class DiffusionConfig:
         hidden: widths of the denoiser's hidden layers.
         time_embedding: width of the step embedding.
         normalize_input: scale inputs to unit length.
+        noise: what a step of the diffusion does to x_0: ``"gaussian"`` as in DiffRec; ``"mask"`` drops
+            interactions, at step t a share of ``dropout (t + 1) / steps`` of them (Austin et al.
+            2021, arXiv:2107.03006, absorbing states), and makes no dense vector.
         dropout: of the noised input, in training.
         schedule, steps, noise_scale, noise_min, noise_max, fix_first_beta: see ``make_schedule``.
         target: what the denoiser predicts x_0 of: ``"all"`` of a user's interactions, those that are
             noised, as DiffRec does; with ``"later"`` the noised ones lie before a random cut of the
             history, and the predicted ones weigh less with every step from it, by ``decay``.
+        cut_every: of ``"later"``: a history has one cut for every so many interactions.
         earlier_weight: of ``"later"``: weight of what lies before the cut, relative to what comes
             after it; 0 predicts the latter alone.
         prediction: what the denoiser predicts, x_0 or the noise.
@@ -72,6 +77,7 @@ class DiffusionConfig:
     hidden: tuple[int, ...] = (1000,)
     time_embedding: int = 10
     normalize_input: bool = False
+    noise: NoiseKind = "gaussian"
     dropout: float = 0.5
     schedule: ScheduleName = "linear-var"
     steps: int = 10
@@ -81,6 +87,7 @@ class DiffusionConfig:
     fix_first_beta: bool = True
     target: Target = "all"
     earlier_weight: float = 0.5
+    cut_every: int = 8
     prediction: Prediction = "x0"
     snr_weighting: bool = True
     importance_sampling: bool = True
@@ -105,6 +112,7 @@ class DiffusionConfig:
             weighting=get_args(Weighting),
             likelihood=get_args(Likelihood),
             target=get_args(Target),
+            noise=get_args(NoiseKind),
             prediction=get_args(Prediction),
             precision=get_args(Precision),
             schedule=get_args(ScheduleName),
@@ -119,7 +127,7 @@ class DiffusionConfig:
         check_positive(self, "lr", "lr_decay", "batch_size", "decay")
         check_ratios(self, "decay")
         check_not_negative(self, "weight_decay", "validation_users", "earlier_weight")
-        check_counts(self, "time_embedding")
+        check_counts(self, "time_embedding", "cut_every")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
         if not 0 <= self.w_min <= self.w_max < math.inf:

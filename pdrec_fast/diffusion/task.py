@@ -156,6 +156,8 @@ class DiffusionTask:
     ) -> torch.Tensor:
         """``x_t item_in`` of each row at its step after dropout, [B, H]."""
         config, weight = self.config, self.working.denoiser.item_in
+        if config.noise == "mask":
+            return self._masked(rows, steps, weight)
         x0 = rows.indptr, rows.items, rows.values
         noised = self.signal[steps], self.sigma[steps]
         if not config.normalize_input:
@@ -168,6 +170,16 @@ class DiffusionTask:
         )
         norm = torch.linalg.vector_norm(full, dim=1).clamp_min(1e-12)
         return x.div_(norm[:, None]) @ weight
+
+    def _masked(
+        self, rows: RowTensors, steps: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum over the interactions that the mask leaves."""
+        share = self.config.dropout * (steps + 1) / self.config.steps
+        kept = torch.rand(len(rows.items)).to(self.device) >= share[rows.rows]
+        values = (rows.values * kept).to(weight.dtype)
+        terms = weight[rows.items.long()] * values[:, None]
+        return weight.new_zeros(len(rows), weight.shape[1]).index_add_(0, rows.rows, terms)
 
     @torch.no_grad()
     def validate(self) -> float | None:
