@@ -1,7 +1,8 @@
 """What the fusion adds to the encoders that ``bench.backbones --runs`` keeps.
 
-For every run, the shares of some guides are chosen on validation, and the encoder is tested alone
-and with them. A line of JSON each has the shares, the seconds they cost, all figures, and p of a
+For every run, the diffusion model of the preset ``default`` is trained with the run's seed and kept
+beside it, the shares of the guides are chosen on validation, and the encoder is tested alone and
+with them. A line of JSON each has the shares, the seconds they cost, all figures, and p of a
 paired t-test over users::
 
     python -m bench.fusion --data DIR --runs DIR --out bench/results/fusion.jsonl
@@ -27,23 +28,42 @@ from bench.machine import environment
 from bench.target import CPU
 from pdrec_fast.evaluation import AllRanks, Evaluator, per_case
 
-GUIDES = {"linear": ("linear",), "linear+popularity": ("linear", "popularity")}
+GUIDES = {
+    "guide+linear": ("guide", "linear"),
+    "guide": ("guide",),
+    "linear": ("linear",),
+    "guide+linear+popularity": ("guide", "linear", "popularity"),
+}
 METRICS = ("ndcg@10", "hr@10")
 
 
+def diffusion(folder: Path, split: pf.Split, seed: int) -> pf.DiffRec:
+    """The preset's diffusion model, kept in ``folder``."""
+    if folder.is_dir():
+        return pf.DiffRec.load(folder, device="cpu")
+    config = pf.RunConfig.from_preset("default", seed=seed).diffusion
+    model = pf.DiffRec(config, device="cpu").fit(split, progress=False)
+    model.save(folder)
+    return model
+
+
 def fuse(
-    model: pf.PDRec, split: pf.Split, names: Sequence[str], settings: dict[str, Any]
-) -> tuple[float, float]:
-    """Give ``model`` the shares of these guides; the seconds that guides and shares took."""
+    model: pf.PDRec, split: pf.Split, names: Sequence[str], guide: pf.DiffRec | None
+) -> dict[str, float]:
+    """Give ``model`` the shares of these guides; the seconds that it took."""
+    seconds, guides = {}, dict[str, Any]()
+    if guide is not None:
+        assert guide.history is not None
+        guides["guide"], seconds["guide"] = guide, round(guide.history.seconds, 1)
     started = time.perf_counter()
-    guides: dict[str, Any] = {}
     if "linear" in names:
-        guides["linear"] = pf.LinearDenoiser(**settings).fit(split)
+        guides["linear"] = pf.LinearDenoiser().fit(split)
+        seconds["linear"] = round(time.perf_counter() - started, 1)
     if "popularity" in names:
         guides["popularity"] = pf.Popularity(split.train)
-    fitted = time.perf_counter()
+    started = time.perf_counter()
     model.fusion = pf.choose_shares(model, guides, split, progress=False)
-    return fitted - started, time.perf_counter() - fitted
+    return seconds | {"shares": round(time.perf_counter() - started, 1)}
 
 
 def compared(alone: AllRanks, fused: AllRanks) -> dict[str, Any]:
@@ -68,33 +88,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--only", nargs="+", help="data sets (default: all)")
-    parser.add_argument("--linear", default="{}", metavar="JSON", help="settings of the denoiser")
+    parser.add_argument("--guides", nargs="+", choices=GUIDES, default=["guide+linear"])
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    linear = json.loads(options.linear)
     lines = options.out.read_text().splitlines() if options.out.exists() else []
     done = {(line["run"], line["guides"]) for line in map(json.loads, lines)}
     for directory in sorted(options.runs.iterdir()):
-        name = directory.name.rpartition("-")[0].rpartition("-")[0]
+        name, _, seed = directory.name.rpartition("-")
+        name = name.rpartition("-")[0]
         if not (directory / "model").is_dir() or (options.only and name not in options.only):
+            continue
+        missing = [label for label in options.guides if (directory.name, label) not in done]
+        if not missing:
             continue
         split = pf.leave_one_out(pf.Interactions.from_file(options.data / f"{name}.inter"))
         evaluator = Evaluator(split)
-        model = pf.PDRec.load(directory / "model")
-        alone = None
-        for label, names in GUIDES.items():
-            if (directory.name, label) in done:
-                continue
-            alone = alone or evaluator.all_ranks(model)
-            fitted, chosen = fuse(model, split, names, linear)
+        model = pf.PDRec.load(directory / "model", device="cpu")
+        alone = evaluator.all_ranks(model)
+        for label in missing:
+            guide, names = None, GUIDES[label]
+            if "guide" in names:
+                guide = diffusion(options.runs / f"{name}-diffusion-{seed}", split, int(seed))
+            seconds = fuse(model, split, names, guide)
             assert model.fusion is not None
             line = {
                 "run": directory.name,
                 "guides": label,
-                "linear": linear,
                 "shares": {key: asdict(share) for key, share in model.fusion.shares.items()},
-                "seconds": {"guides": round(fitted, 1), "shares": round(chosen, 1)},
+                "seconds": seconds,
                 "results": compared(alone, evaluator.all_ranks(model)),
                 "environment": environment(torch.get_num_threads(), CPU),
             }

@@ -97,7 +97,7 @@ class _ConfigOptions:
             help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
         ),
     ] = "sasrec"
-    modules: opt.Modules = opt.PAPERS_MODULES
+    modules: opt.ModulesOfPreset = None
     guide: Annotated[
         str,
         typer.Option(
@@ -113,7 +113,7 @@ class _ConfigOptions:
         config = RunConfig.from_preset(
             self.preset,
             encoder=self.encoder,
-            modules=opt.modules_of(self.modules),
+            modules=None if self.modules is None else opt.modules_of(self.modules),
             guide=self.guide,
             seed=self.seed,
         )

@@ -75,3 +75,14 @@ def prefetched(items: Iterable[T]) -> Iterator[T]:
         finally:
             for pending in ahead:
                 pending.cancel()
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether there are instructions for products in bfloat16, which make them faster."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # No other way to ask; torch 2.6 to 2.13 have both.
+    checks = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+    return device.type == "cpu" and any(
+        getattr(torch.cpu, name, lambda: False)() for name in checks
+    )

@@ -38,7 +38,11 @@ TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")
 MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
 MinItem = Annotated[int, typer.Option(min=1, help="Least interactions of an item.")]
 Repeats = Annotated[str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")]
-Modules = Annotated[str, typer.Option(help="Comma-separated hbr,dpa,nns,fusion; or none.")]
+_MODULES_HELP = "Comma-separated hbr,dpa,nns,fusion; or none."
+Modules = Annotated[str, typer.Option(help=_MODULES_HELP)]
+ModulesOfPreset = Annotated[
+    str | None, typer.Option(help=f"{_MODULES_HELP} Default: the preset's, see presets.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

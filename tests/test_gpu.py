@@ -123,11 +123,11 @@ def test_no_step_of_diffusion_waits_for_the_gpu(split, no_waiting):
     task = diffusion_task(split, "cuda")
     torch.cuda.set_sync_debug_mode("default")  # an epoch's inputs are copied before its steps
     task.train_epoch(0)  # and kernels are compiled
-    rows = task.rows.whole.to(task.device)
-    users = torch.from_numpy(task.rows.users).to(task.device)
-    steps = torch.zeros(len(rows), dtype=torch.int64, device=task.device)
+    order = np.arange(len(task.rows))
+    block = task.rows.epoch(order, torch.Generator(), task.device)
+    steps = torch.zeros(len(block), dtype=torch.int64, device=task.device)
     torch.cuda.set_sync_debug_mode("error")
-    task.step_losses(rows, rows, steps, 1, users).mean().backward()
+    task.step_losses(block, steps, 1).mean().backward()
     task.optimizer.step()
 
 

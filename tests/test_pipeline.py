@@ -26,6 +26,7 @@ from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES
 
 FAST = (
+    "--modules=hbr,dpa,nns",
     "--set=diffusion.epochs=3",
     "--set=diffusion.hidden=16",
     "--set=pdrec.epochs=2",
@@ -607,7 +608,7 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--set", "evaluation_seed=-1"], 1, "evaluation_seed=-1"),
         ([*RUN, "--set", "diffusion.hidden=abc"], 1, "hidden must be one or more widths"),
         ([*RUN, "--set", "diffusion.noise_max=900"], 1, "noise_max=900"),
-        ([*RUN, "--set", "pdrec.dpa_top_n=70"], 1, "dpa_top_n=70 is more than top_m"),
+        ([*RUN, "--modules", "dpa", "--set", "pdrec.dpa_top_n=70"], 1, "dpa_top_n=70 is more than top_m"),
         ([*RUN, "--diffusion", "{run}", "--modules", "none"], 1, "no module that would use it"),
         ([*RUN, "--diffusion", "{run}", "--set", "diffusion.lr=1.0"], 1, "no effect"),
         ([*RUN, "--diffusion", "{run}", "--min-user", "9"], 1, "other training interactions"),
@@ -647,7 +648,7 @@ def test_a_run_fuses_what_it_is_told_and_says_so(data, tmp_path):
     config = fast_config(("fusion",))
     result = pf.run(data, config, out=tmp_path / "r", progress=False)
     assert result.preferences is None  # no module asks for them
-    assert list(result.model.fusion.guides) == ["guide", "linear", "popularity"]
+    assert list(result.model.fusion.guides) == ["guide", "linear"]
     assert result.model.fusion.guides["guide"] is result.diffusion
     shares = result.metrics["fusion"]
     assert {name: share["weight"] for name, share in shares.items()} == {

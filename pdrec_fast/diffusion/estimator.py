@@ -299,10 +299,16 @@ def _named(config: DiffusionConfig) -> str:
     """``repr(config)`` without settings that version 0.1.0 did not have and that are not used, so
     that its models keep their fingerprints."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    newer = ("cut_every", "decay", "earlier_weight", "likelihood", "target", "validation_users")
+    newer = (
+        "cut_every",
+        "decay",
+        "earlier_weight",
+        "likelihood",
+        "noise",
+        "target",
+        "validation_users",
+    )
     unused = {name: DiffusionConfig.__dataclass_fields__[name].default for name in newer}
-    if config.weighting != "decay" and config.target == "all":
-        unused["decay"] = config.decay
     for name, value in unused.items():
         if values[name] == value:
             del values[name]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pdrec_fast.data import Histories
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
@@ -91,6 +92,19 @@ class RowTensors:
     def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(row int64 [nnz], item int64 [nnz], value float32 [nnz])."""
         return self.rows, self.items.long(), self.values
+
+
+def projected(rows: RowTensors, values: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """``x @ table`` [B, H] for the sparse x of ``rows`` with other values; differentiable in the
+    table [N, H], in whose dtype it runs."""
+    return F.embedding_bag(
+        rows.items.long(),
+        table,
+        rows.indptr,
+        mode="sum",
+        per_sample_weights=values.to(table.dtype),
+        include_last_offset=True,
+    )
 
 
 def check_catalogue(histories: Histories, n_items: int) -> None:

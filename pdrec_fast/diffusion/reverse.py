@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows
+from pdrec_fast.diffusion.inputs import SparseRows, projected
 from pdrec_fast.diffusion.schedule import NoiseSchedule
 from pdrec_fast.ops.denoising.hidden_chain import hidden_chain
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
@@ -74,16 +73,8 @@ def one_step(denoiser: Denoiser, x0: SparseRows) -> torch.Tensor:
     if denoiser.normalize_input:
         norms = torch.zeros(len(x0), device=table.device).index_add_(0, rows.rows, values.square())
         values = values / norms.sqrt().clamp_min(1e-12)[rows.rows]
-    projection = F.embedding_bag(
-        rows.items.long(),
-        table,
-        rows.indptr,
-        mode="sum",
-        per_sample_weights=values.to(table.dtype),
-        include_last_offset=True,
-    )
     steps = torch.zeros(len(x0), dtype=torch.int64, device=table.device)
-    return denoiser.hidden_from(projection, steps)
+    return denoiser.hidden_from(projected(rows, values, table), steps)
 
 
 @torch.no_grad()

@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.config import DiffusionConfig
-from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows, unique_rows
+from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, unique_rows
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import ranges
 
 _NEGLIGIBLE = 1e-3  # weight of a step from the cut, relative to the next to it
 
 
+@dataclass(frozen=True)
+class TrainingBlock:
+    """Rows of one epoch, or some of them in a batch, on one device.
+
+    Attributes:
+        noised: x'_0, which is noised.
+        predicted: what the denoiser predicts.
+        users: int64 [B], keys of the rows' noise.
+        draws: float32 [entries of ``noised``], uniform in [0, 1): those below the share that a
+            step masks are masked.
+    """
+
+    noised: RowTensors
+    predicted: RowTensors
+    users: torch.Tensor
+    draws: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, block: slice) -> TrainingBlock:
+        start, stop, _ = block.indices(len(self))
+        first, last = self.noised.bounds[start], self.noised.bounds[stop]
+        return TrainingBlock(
+            self.noised[block], self.predicted[block], self.users[block], self.draws[first:last]
+        )
+
+
 class TrainingRows:
-    """The training data's histories, as pairs of x_0 and its target.
+    """The training data's histories, as pairs of x'_0 and what is predicted of it.
 
     With ``target="all"`` both are the same in every epoch, one row a user. With ``"later"`` a
     history is cut at random places in every epoch, one in every ``cut_every`` interactions. Each
-    cut makes a row: x_0 is what lies before, and the target's weights fall on both sides, those
+    cut makes a row: x'_0 is what lies before, and the predicted weights fall on both sides, those
     before it being ``earlier_weight`` times those after.
 
     Attributes:
         users: int64 [B], keys of the rows' noise: indices into the training data, numbers from the
             number of users on for further rows of a user.
+        n_tokens: interactions of the users trained on.
 
     Raises:
         DataError: no user has a record, or with ``"later"`` two.
@@ -34,42 +64,58 @@ class TrainingRows:
 
     def __init__(self, histories: Histories, config: DiffusionConfig) -> None:
         self._config = config
-        least = 2 if config.target == "later" else 1
-        self._histories = histories[np.flatnonzero(histories.lengths >= least)]
-        if not len(self._histories):
+        n_users, least = len(histories), 2 if config.target == "later" else 1
+        histories = histories[np.flatnonzero(histories.lengths >= least)]
+        if not len(histories):
             what = "the training data has no records"
             if config.target == "later":
-                what = "no user has two training records (target='later')"
+                what = "no user has two training records (target='later' needs them)"
             raise DataError(f"{what}: there is nothing to learn")
-        self.users, self._counts = self._histories.users, np.ones(1, dtype=np.int64)
-        self._place = np.zeros(1, dtype=np.int64)
+        self.n_tokens = int(histories.lengths.sum())
+        self._whole: SparseRows | None = None
         if config.target == "later":
-            self._cut(len(histories))
-        self.whole = self._inputs(self._histories)
-
-    def _cut(self, n_users: int) -> None:
-        """One row for every cut."""
-        counts = -(-(self._histories.lengths - 1) // self._config.cut_every)
-        self._histories = self._histories[np.repeat(np.arange(len(counts)), counts)]
-        self._counts = np.repeat(counts, counts)
-        self._place = ranges(np.zeros_like(counts), counts)
-        self.users = self._histories.users.copy()
-        further = np.flatnonzero(self._place)
-        self.users[further] = n_users + np.arange(len(further))
+            counts = -(-(histories.lengths - 1) // config.cut_every)
+            histories = histories[np.repeat(np.arange(len(counts)), counts)]
+            self._counts = np.repeat(counts, counts)
+            self._place = ranges(np.zeros_like(counts), counts)
+            self.users = histories.users.copy()
+            further = np.flatnonzero(self._place)
+            self.users[further] = n_users + np.arange(len(further))
+        else:
+            self._whole, self.users = self._inputs(histories), histories.users
+        self._histories = histories
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def of_epoch(self, fractions: np.ndarray) -> tuple[SparseRows, SparseRows]:
-        """(x_0, target), rows in the order of ``users``.
+    def epoch(
+        self, order: np.ndarray, generator: torch.Generator, device: torch.device
+    ) -> TrainingBlock:
+        """The rows of an epoch in some order, on a device.
 
         Args:
-            fractions: float [B] in [0, 1), where in its part of the history each cut is.
+            order: int64 [b], indices of rows.
+            generator: of the cuts and of what is masked, on the CPU.
         """
-        if self._config.target == "all":
-            return self.whole, self.whole
-        histories = self._histories
-        share = (self._place + fractions) / self._counts
+        if self._whole is not None:
+            noised = predicted = self._whole[order]
+        else:
+            fractions = torch.rand(len(self), dtype=torch.float64, generator=generator).numpy()
+            noised, predicted = self._cut(order, fractions[order])
+        masks = self._config.noise == "mask"
+        draws = torch.rand(len(noised.items) if masks else 0, generator=generator)
+        on_device = noised.to(device)
+        return TrainingBlock(
+            on_device,
+            on_device if predicted is noised else predicted.to(device),
+            torch.from_numpy(self.users[order]).to(device),
+            draws.to(device),
+        )
+
+    def _cut(self, order: np.ndarray, fractions: np.ndarray) -> tuple[SparseRows, SparseRows]:
+        """Rows before and around the cuts, each at a fraction of its part of the history."""
+        histories = self._histories[order]
+        share = (self._place[order] + fractions) / self._counts[order]
         cuts = histories.starts + 1 + (share * (histories.lengths - 1)).astype(np.int64)
         if self._reach is not None:
             histories = replace(
@@ -78,6 +124,14 @@ class TrainingRows:
                 stops=np.minimum(histories.stops, cuts + self._reach),
             )
         return self._inputs(replace(histories, stops=cuts)), self._around(histories, cuts)
+
+    @property
+    def _reach(self) -> int | None:
+        """How many steps from a cut weights are worth their time; None: all of them."""
+        config = self._config
+        if config.weighting != "decay" or config.w_min or config.decay == 1:
+            return None
+        return math.ceil(math.log(_NEGLIGIBLE) / math.log(config.decay))
 
     def _inputs(self, histories: Histories) -> SparseRows:
         config = self._config
@@ -88,14 +142,6 @@ class TrainingRows:
             w_max=config.w_max,
             decay=config.decay,
         )
-
-    @property
-    def _reach(self) -> int | None:
-        """How many steps from a cut weights are worth their time; None: all of them."""
-        config = self._config
-        if config.weighting != "decay" or config.w_min or config.decay == 1:
-            return None
-        return math.ceil(math.log(_NEGLIGIBLE) / math.log(config.decay))
 
     def _around(self, histories: Histories, cuts: np.ndarray) -> SparseRows:
         """The histories by the distance from a cut, the position of the first record after it."""

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import torch
 
 from pdrec_fast.buffers import Buffers
-from pdrec_fast.diffusion.config import DiffusionConfig
+from pdrec_fast.devices import multiplies_bfloat16
+from pdrec_fast.diffusion.config import DiffusionConfig, Precision
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import RowTensors
+from pdrec_fast.diffusion.inputs import projected
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.schedule import NoiseSchedule
-from pdrec_fast.diffusion.targets import TrainingRows
+from pdrec_fast.diffusion.targets import TrainingBlock, TrainingRows
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
 from pdrec_fast.evaluation import Evaluator, Scorer
@@ -25,7 +26,13 @@ from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.random_keys import epoch_seed
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
+    """Of the products in training."""
+    if precision == "auto":
+        precision = "bf16" if multiplies_bfloat16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 class DenoiserScorer(Scorer, Protocol):
@@ -65,14 +72,17 @@ class DiffusionTask:
         self.denoiser, self.config, self.device = denoiser, config, device
         self.scorer, self.evaluator = scorer, evaluator
         self.rows = rows
-        self.working = WorkingCopy(denoiser, _DTYPES[config.precision])
+        self.working = WorkingCopy(denoiser, dtype_of(config.precision, device))
         self.buffers = Buffers()  # of the steps: inputs, errors and gradients over all items
         self.sampler = TimestepSampler(
             config.steps, importance=config.importance_sampling, device=self.device
         )
         self.signal = schedule.signal.float().to(self.device)
         self.sigma = schedule.sigma.float().to(self.device)
-        weights = schedule.loss_weights(config.prediction)
+        if config.noise == "mask":
+            weights = torch.arange(1, config.steps + 1, dtype=torch.float64).reciprocal()
+        else:
+            weights = schedule.loss_weights(config.prediction)
         if not config.snr_weighting:
             weights = torch.ones_like(weights)
         self.loss_weights = weights.to(self.device)
@@ -87,7 +97,7 @@ class DiffusionTask:
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         n_users = len(self.rows)
-        counts = {"tokens": len(self.rows.whole.items), "items": n_users * self.denoiser.n_items}
+        counts = {"tokens": self.rows.n_tokens, "items": n_users * self.denoiser.n_items}
         with unit("diffusion", users=n_users, **counts), self.buffers.lent():
             losses = self._train_epoch(epoch)
         self.scorer.weights_changed()
@@ -101,19 +111,15 @@ class DiffusionTask:
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         fractions = torch.rand(len(order), dtype=torch.float64, generator=generator)
-        cuts = torch.rand(len(order), dtype=torch.float64, generator=generator).numpy()
-        noised, predicted = (rows[order].to(self.device) for rows in self.rows.of_epoch(cuts))
+        block = self.rows.epoch(order, generator, self.device)
         fractions = fractions.to(self.device)
-        users = torch.from_numpy(self.rows.users[order]).to(self.device)
         losses = []
         for start in range(0, len(order), config.batch_size):
             batch = slice(start, start + config.batch_size)
             self.working.load_weights()
             steps, correction = self.sampler.sample(fractions[batch])
             with span("forward"):
-                per_user = self.step_losses(
-                    noised[batch], predicted[batch], steps, epoch, users[batch]
-                )
+                per_user = self.step_losses(block[batch], steps, epoch)
             self.sampler.update(steps, per_user)
             loss = (per_user / correction).mean()
             with span("backward"):
@@ -125,25 +131,18 @@ class DiffusionTask:
             losses.append(loss.detach())
         return torch.stack(losses)
 
-    def step_losses(
-        self,
-        rows: RowTensors,
-        predicted: RowTensors,
-        steps: torch.Tensor,
-        epoch: int,
-        users: torch.Tensor,
-    ) -> torch.Tensor:
-        """Each user's weighted error at its step, the mean squared one over the corpus or the
+    def step_losses(self, block: TrainingBlock, steps: torch.Tensor, epoch: int) -> torch.Tensor:
+        """Each row's weighted error at its step, the mean squared one over the corpus or the
         multinomial negative log-likelihood: float64 [B]."""
         config, denoiser = self.config, self.working.denoiser
-        keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": users}
-        hidden = denoiser.hidden_from(self._first_layer(rows, steps, keys), steps)
+        keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": block.users}
+        hidden = denoiser.hidden_from(self._first_layer(block, steps, keys), steps)
         if config.prediction == "x0":
             error = corpus_error if config.likelihood == "gaussian" else corpus_cross_entropy
             table = denoiser.item_out, denoiser.item_bias
-            errors = error(hidden, *table, *predicted.coordinates())
+            errors = error(hidden, *table, *block.predicted.coordinates())
         else:
-            noise = standard_noise(len(rows), denoiser.n_items, **keys, device=self.device)
+            noise = standard_noise(len(block), denoiser.n_items, **keys, device=self.device)
             errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)
             if config.snr_weighting:
                 # The bound scores step 0 by the likelihood of x_0: half its reconstruction's error.
@@ -152,12 +151,14 @@ class DiffusionTask:
         return self.loss_weights[steps] * errors.double()
 
     def _first_layer(
-        self, rows: RowTensors, steps: torch.Tensor, keys: dict[str, Any]
+        self, block: TrainingBlock, steps: torch.Tensor, keys: dict[str, Any]
     ) -> torch.Tensor:
         """``x_t item_in`` of each row at its step after dropout, [B, H]."""
         config, weight = self.config, self.working.denoiser.item_in
+        rows = block.noised
         if config.noise == "mask":
-            return self._masked(rows, steps, weight)
+            share = config.dropout * (steps + 1) / config.steps
+            return projected(rows, rows.values * (block.draws >= share[rows.rows]), weight)
         x0 = rows.indptr, rows.items, rows.values
         noised = self.signal[steps], self.sigma[steps]
         if not config.normalize_input:
@@ -170,16 +171,6 @@ class DiffusionTask:
         )
         norm = torch.linalg.vector_norm(full, dim=1).clamp_min(1e-12)
         return x.div_(norm[:, None]) @ weight
-
-    def _masked(
-        self, rows: RowTensors, steps: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        """The sum over the interactions that the mask leaves."""
-        share = self.config.dropout * (steps + 1) / self.config.steps
-        kept = torch.rand(len(rows.items)).to(self.device) >= share[rows.rows]
-        values = (rows.values * kept).to(weight.dtype)
-        terms = weight[rows.items.long()] * values[:, None]
-        return weight.new_zeros(len(rows), weight.shape[1]).index_add_(0, rows.rows, terms)
 
     @torch.no_grad()
     def validate(self) -> float | None:

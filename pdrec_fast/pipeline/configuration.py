@@ -9,14 +9,15 @@ from typing import Any
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.diffusion import DiffusionConfig, LinearConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
-from pdrec_fast.presets import current_name, kind_of, preset_of
+from pdrec_fast.presets import current_name, kind_of, modules_of, preset_of
 from pdrec_fast.settings import with_settings
 from pdrec_fast.settings_format import FORMAT
-from pdrec_fast.training import MODULES, Module, PDRecConfig
+from pdrec_fast.training import Module, PDRecConfig
 
 # As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
 DIFFUSION = "diffusion"
 FUSION_GUIDES = ("guide", "linear", "popularity")
+_DEFAULT_FUSION_GUIDES = ("guide", "linear")  # beside these popularity got no share
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class RunConfig:
     omega_m: float = 0.5
     n_draws: int = 1024
     linear: LinearConfig = field(default_factory=LinearConfig)
-    fusion_guides: tuple[str, ...] = FUSION_GUIDES
+    fusion_guides: tuple[str, ...] = _DEFAULT_FUSION_GUIDES
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
 
@@ -109,11 +110,14 @@ class RunConfig:
         name: str,
         *,
         encoder: str = "sasrec",
-        modules: tuple[Module, ...] = MODULES,
+        modules: tuple[Module, ...] | None = None,
         guide: str = DIFFUSION,
         seed: int = 0,
     ) -> RunConfig:
         """The settings of a preset (``pdrec_fast.presets``) with one seed for everything.
+
+        Its modules are the paper's three, those of the default preset the fusion, unless ``modules``
+        says otherwise.
 
         A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
         encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.
@@ -123,7 +127,9 @@ class RunConfig:
         Raises:
             ValueError: no such preset, or it has nothing for this encoder.
         """
-        name, kind = current_name(name), kind_of(modules)
+        name = current_name(name)
+        modules = modules_of(name) if modules is None else modules
+        kind = kind_of(modules)
         preset, tuned = preset_of(
             name, encoder=None if encoder == DIFFUSION else encoder, kind=kind
         )

@@ -7,7 +7,7 @@ from pdrec_fast.presets.base import (
     Preset,
     current_name,
 )
-from pdrec_fast.presets.tuned import kind_of, preset_names, preset_of
+from pdrec_fast.presets.tuned import kind_of, modules_of, preset_names, preset_of
 
 __all__ = [
     "DEFAULT",
@@ -16,6 +16,7 @@ __all__ = [
     "Preset",
     "current_name",
     "kind_of",
+    "modules_of",
     "preset_names",
     "preset_of",
 ]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdrec_fast.presets.base import DEFAULT, PRESETS, Preset
-from pdrec_fast.training import MODULES
+from pdrec_fast.training import MODULES, Module
 
 FOLDER = Path(__file__).parent
 Kind = Literal["plain", "guided"]
@@ -26,6 +26,11 @@ Kind = Literal["plain", "guided"]
 def kind_of(modules: Iterable[str]) -> Kind:
     """Which entry a run with these modules takes; the fusion changes no training."""
     return "guided" if any(module in MODULES for module in modules) else "plain"
+
+
+def modules_of(name: str) -> tuple[Module, ...]:
+    """The modules of a preset's runs, unless they are told otherwise; a search is for the paper's."""
+    return PRESETS[name].pdrec.modules if name in PRESETS else MODULES
 
 
 def preset_names() -> list[str]:

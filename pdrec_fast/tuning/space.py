@@ -108,7 +108,7 @@ def search_space(
     for key, dimension in _IF_USED.items():
         if value_of(config, key) or key in tried:
             space[key] = dimension
-    for module in config.pdrec.modules:
+    for module in config.pdrec.training_modules:
         space |= _MODULE_SPACES[module]
     if "pdrec.loss" in fixed and not config.pdrec.own_negatives:
         del space["pdrec.random_negatives"]  # not used

@@ -248,3 +248,65 @@ def test_keyword_arguments_override_the_configuration():
 def test_settings_out_of_range_are_named(setting, value):
     with pytest.raises(ValueError, match=setting):
         DiffRec(**{setting: value})
+
+
+MULTINOMIAL = replace(FAST, likelihood="multinomial", weighting="decay", w_min=0.0, target="later")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise": "mask", "dropout": 0.9},
+        {"noise": "mask", "snr_weighting": True, "hidden": (32, 16)},
+        {"noise": "gaussian", "precision": "bf16"},
+        {"noise": "gaussian", "normalize_input": True},
+    ],
+)
+def test_the_multinomial_likelihood_learns(settings, split):
+    model = DiffRec(MULTINOMIAL, **settings).fit(split, progress=False)
+    assert model.history.losses[-1] < model.history.losses[0]
+    assert model.history.best_value > 2 * CHANCE
+
+
+def test_multinomial_scores_are_the_denoiser_on_the_history_as_it_is(split):
+    model = DiffRec(MULTINOMIAL, epochs=1, device="cpu").fit(split, progress=False)
+    histories = split.test.histories[:6]
+    expected = model.denoiser(model.inputs(histories).dense(), torch.zeros(6, dtype=torch.int64))
+    torch.testing.assert_close(model.scores(histories), expected.detach(), atol=1e-5, rtol=1e-5)
+    some = torch.arange(12).reshape(6, 2)
+    torch.testing.assert_close(
+        model.scores(histories, some), expected.detach().gather(1, some), atol=1e-5, rtol=1e-5
+    )
+    vectors, offsets = model.item_vectors
+    torch.testing.assert_close(
+        model.user_vectors(histories) @ vectors.T + offsets, expected.detach(), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_multinomial_model_is_saved_with_its_settings(split, tmp_path):
+    model = DiffRec(MULTINOMIAL, epochs=1, noise="mask", device="cpu").fit(split, progress=False)
+    model.save(tmp_path / "model")
+    loaded = DiffRec.load(tmp_path / "model", device="cpu")
+    assert loaded.config == model.config
+    assert loaded.fingerprint() == model.fingerprint()
+    histories = split.test.histories[:6]
+    assert torch.equal(loaded.scores(histories), model.scores(histories))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"likelihood": "multinomial", "prediction": "eps"}, "prediction='x0'"),
+        ({"likelihood": "multinomial", "sampling_steps": 2}, "sampling_steps=0"),
+        ({"target": "later", "prediction": "eps"}, "target='later'"),
+        ({"noise": "mask"}, "likelihood='multinomial'"),
+        ({"noise": "mask", "likelihood": "multinomial", "normalize_input": True}, "normalize_input"),
+        ({"decay": 0.0}, "decay"),
+        ({"earlier_weight": -1.0}, "earlier_weight"),
+        ({"cut_every": 0}, "cut_every"),
+        ({"noise": "salt"}, "noise"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionConfig(**settings)

@@ -39,9 +39,8 @@ def make_task(data=None, **settings):
 
 def losses_of(task, chosen, steps, epoch=0):
     """The losses of some rows of ``fit``."""
-    users = torch.from_numpy(task.rows.users[chosen])
-    rows = task.rows.whole[chosen].to(task.device)
-    return task.step_losses(rows, rows, steps, epoch, users)
+    block = task.rows.epoch(chosen, torch.Generator(), task.device)
+    return task.step_losses(block, steps, epoch)
 
 
 def dropout_mask(n_rows, n_items, dropout, **keys):
@@ -59,12 +58,14 @@ def dropout_mask(n_rows, n_items, dropout, **keys):
 def test_step_losses_are_the_dense_equations(prediction, snr_weighting, dropout, shape):
     task = make_task(prediction=prediction, snr_weighting=snr_weighting, dropout=dropout, **shape)
     chosen, steps = np.array([7, 2, 40, 11, 3, 3]), torch.tensor([0, 1, 2, 3, 0, 2])
-    rows, users = task.rows.whole[chosen], task.rows.users[chosen]
+    block = task.rows.epoch(chosen, torch.Generator(), task.device)
+    rows, users = block.noised, block.users.numpy()
     keys = {"seed": 0, "epoch": 5, "users": users}
     actual = losses_of(task, chosen, steps, epoch=5)
 
     schedule = task.scorer.schedule
-    x0 = rows.dense().double()
+    x0 = torch.zeros(6, 31, dtype=torch.float64)
+    x0[rows.rows, rows.items.long()] = rows.values.double()
     noise = standard_noise(6, 31, **keys).double()
     signal, sigma = schedule.signal[steps, None], schedule.sigma[steps, None]
     x = signal * x0 + sigma * noise
@@ -120,10 +121,10 @@ def test_an_epoch_trains_every_user_once():
     seen = []
     plain = task.step_losses
 
-    def spy(rows, predicted, steps, epoch, users):
-        assert len(rows) == len(steps) == len(users) <= 16
-        seen.extend(users.tolist())
-        return plain(rows, predicted, steps, epoch, users)
+    def spy(block, steps, epoch):
+        assert len(block) == len(steps) <= 16
+        seen.extend(block.users.tolist())
+        return plain(block, steps, epoch)
 
     task.step_losses = spy
     losses = task.train_epoch(0)
@@ -174,8 +175,8 @@ def test_the_sampler_sees_the_weighted_losses_before_correction():
     seen = {}
     plain = task.step_losses
 
-    def spy(rows, predicted, steps, epoch, users):
-        losses = plain(rows, predicted, steps, epoch, users)
+    def spy(block, steps, epoch):
+        losses = plain(block, steps, epoch)
         seen["steps"], seen["losses"] = steps, losses.detach()
         return losses
 

@@ -60,7 +60,7 @@ def test_the_authors_parameters(names, temperature, hidden, embedding, noise_max
 def test_every_setting_has_one_value_and_one_source(name):
     keys = [setting.key for setting in base.settings_of(name)]
     assert len(keys) == len(set(keys))
-    runs_own = {"diffusion.seed", "pdrec.seed", "pdrec.modules"}
+    runs_own = {"diffusion.seed", "pdrec.seed"}
     wanted = {f"diffusion.{f.name}" for f in fields(pf.DiffusionConfig)}
     wanted |= {f"pdrec.{f.name}" for f in fields(pf.PDRecConfig)}
     assert set(keys) == wanted - runs_own | {"top_m", "omega_m", "n_draws"}

@@ -12,6 +12,7 @@ from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.presets.base import README_COMMANDS
 from pdrec_fast.settings import value_of, with_settings
 from pdrec_fast.tuning import Choice, Range, search_space
+from pdrec_fast.training import MODULES
 from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of
 
 BACKBONE = {
@@ -79,7 +80,7 @@ def test_a_run_with_shared_negatives_searches_their_number():
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("preset", pf.PRESETS)
 def test_the_space_holds_the_presets_own_settings_and_the_readmes(preset, encoder):
-    config = pf.RunConfig.from_preset(preset, encoder=encoder)
+    config = pf.RunConfig.from_preset(preset, encoder=encoder, modules=MODULES)
     space = search_space(config)
     readme = with_settings(config, README_COMMANDS.get(preset, {}).get(encoder, {}))
     for run in (config, readme):
@@ -167,7 +168,7 @@ def test_the_dot_product_has_no_temperature():
     ],
 )
 def test_every_m_goes_with_every_n(values, fixed):
-    config = with_settings(pf.RunConfig.from_preset("default"), values)
+    config = with_settings(pf.RunConfig.from_preset("default", modules=MODULES), values)
     space = search_space(config, fixed)
     searched = [key for key in ("pdrec.dpa_top_n", "top_m") if key in space]
     assert searched

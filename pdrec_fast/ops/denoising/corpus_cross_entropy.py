@@ -39,7 +39,7 @@ def corpus_cross_entropy(
         item_out: [N, H]; item_bias: [N].
         rows, items: int64 [nnz], coordinates of the non-zeros of x, no pair twice; values: [nnz],
             not negative.
-        impl: ``"dense"`` keeps one B x N matrix, of probabilities: three products of B x N x H.
+        impl: ``"dense"`` keeps one B x N matrix: three products of B x N x H.
             ``"auto"`` is the same. ``"reference"``.
 
     Returns:
@@ -62,47 +62,49 @@ def corpus_cross_entropy(
     fake=lambda a: (
         a.hidden.new_empty(len(a.hidden), dtype=torch.promote_types(a.hidden.dtype, torch.float32)),
         a.hidden.new_empty(len(a.hidden), len(a.item_out)),
+        a.hidden.new_empty(len(a.hidden), dtype=torch.promote_types(a.hidden.dtype, torch.float32)),
     ),
     autocast={"cpu": torch.bfloat16, "cuda": torch.bfloat16},
 )
 def _corpus_cross_entropy(
     hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(losses [B], probabilities [B, N]); the latter are what the gradient needs."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(losses [B], exponentials [B, N], their sums [B]): probabilities are the quotients, which the
+    gradient takes on its B x H side."""
     logits = buffers.empty((len(hidden), len(item_out)), hidden.dtype, hidden.device)
     torch.addmm(item_bias.to(hidden.dtype), hidden, item_out.T, out=logits)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     rows, values = target.rows, target.values.to(wide)
     losses = torch.zeros(len(hidden), dtype=wide, device=hidden.device)
     losses.index_add_(0, rows, values * logits[rows, target.items].to(wide), alpha=-1)
-    totals = _totals(target, losses)
+    highest, sums = torch.empty_like(losses), torch.empty_like(losses)
     n_rows = _ROWS if hidden.device.type == "cpu" else max(len(hidden), 1)
-    for part, loss, total in zip(
-        logits.split(n_rows), losses.split(n_rows), totals.split(n_rows), strict=True
-    ):
-        sums = torch.logsumexp(part.to(wide), dim=1)
-        loss.addcmul_(total, sums)
-        part.sub_(sums[:, None]).exp_()
-    return losses, logits
+    parts = (tensor.split(n_rows) for tensor in (logits, highest, sums))
+    for part, most, total in zip(*parts, strict=True):
+        most.copy_(part.amax(dim=1))
+        part.sub_(most[:, None]).exp_()
+        torch.sum(part, dim=1, dtype=wide, out=total)
+    losses.addcmul_(_totals(target, losses), sums.log().add_(highest))
+    return losses, logits, sums
 
 
 @_corpus_cross_entropy.gradient(
     of=["hidden", "item_out", "item_bias"],
     saves=["hidden", "item_out", "item_bias", "target"],
-    outputs=[1],
-    constant=(1,),
+    outputs=[1, 2],
+    constant=(1, 2),
 )
 def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:
-    hidden, item_out, (probabilities,) = saved.hidden, saved.item_out, saved.outputs
+    hidden, item_out, (exponentials, sums) = saved.hidden, saved.item_out, saved.outputs
     rows, items, values = saved.target
     # The rows' scales go to the B x H side of every product, so B x N numbers are only read.
-    scale = (grad_losses * _totals(saved.target, grad_losses)).to(hidden.dtype)
+    scale = (grad_losses * _totals(saved.target, grad_losses) / sums).to(hidden.dtype)
     pulled = (grad_losses[rows] * values).to(hidden.dtype)  # towards the non-zeros of x
-    grad_hidden = (probabilities @ item_out) * scale[:, None]
+    grad_hidden = (exponentials @ item_out) * scale[:, None]
     grad_hidden.index_add_(0, rows, item_out[items] * pulled[:, None], alpha=-1)
-    grad_items = buffers.mm(probabilities.T, hidden * scale[:, None])
+    grad_items = buffers.mm(exponentials.T, hidden * scale[:, None])
     grad_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
-    grad_bias = (scale @ probabilities).index_add_(0, items, pulled, alpha=-1)
+    grad_bias = (scale @ exponentials).index_add_(0, items, pulled, alpha=-1)
     return grad_hidden, grad_items, grad_bias.to(saved.item_bias.dtype)
 
 

@@ -59,20 +59,36 @@ def test_none_is_ones(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("weighting", ["interval", "rank", "none"])
+def test_decay_falls_from_the_last_record_back(impl):
+    indptr, timestamps = np.array([0, 3, 3, 4]), np.zeros(4)
+    weights = interval_weights(indptr, timestamps, 0.0, 1.0, "decay", impl, decay=0.5)
+    np.testing.assert_array_equal(weights, np.array([0.25, 0.5, 1.0, 1.0], dtype=np.float32))
+    bounded = interval_weights(indptr, None, 0.2, 1.0, "decay", impl, decay=0.5)
+    np.testing.assert_array_equal(bounded, np.array([0.4, 0.6, 1.0, 1.0], dtype=np.float32))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.1, float("nan")])
+def test_refuses_a_decay_that_is_none(decay):
+    with pytest.raises(ValueError, match="decay must lie in"):
+        interval_weights(np.array([0, 1]), None, 0.0, 1.0, "decay", decay=decay)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("weighting", ["interval", "rank", "decay", "none"])
 @pytest.mark.parametrize("indptr", [[0], [0, 0, 0]])
 def test_no_records(impl, weighting, indptr):
     assert interval_weights(np.array(indptr), np.array([]), 0, 1, weighting, impl).shape == (0,)
 
 
-@pytest.mark.parametrize("weighting", ["interval", "rank"])
+@pytest.mark.parametrize("weighting", ["interval", "rank", "decay"])
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 def test_numba_equals_reference_bit_for_bit(weighting, n_threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     for seed in range(5):
         indptr, timestamps = random_rows(seed)
-        reference = interval_weights(indptr, timestamps, 0.1, 0.7, weighting, "reference")
-        found = interval_weights(indptr, timestamps, 0.1, 0.7, weighting, "numba")
+        given = indptr, timestamps, 0.1, 0.7, weighting
+        reference = interval_weights(*given, "reference", decay=0.83)
+        found = interval_weights(*given, "numba", decay=0.83)
         np.testing.assert_array_equal(found.view(np.int32), reference.view(np.int32))
 
 
