@@ -341,8 +341,8 @@ def test_graphs_without_a_gpu_are_refused_before_training(data_file, tmp_path):
 def test_another_run_can_use_the_diffusion_model(finished, data_file, tmp_path):
     out = tmp_path / "ablation"
     result = command(
-        "run", "--data", data_file, "--out", out, "--diffusion", finished[0], "--modules", "nns",
-        "--threads", 1, "--quiet", *(s for s in FAST if "diffusion" not in s),
+        "run", "--data", data_file, "--out", out, "--diffusion", finished[0], "--threads", 1,
+        "--quiet", *(s for s in FAST if "diffusion" not in s), "--modules", "nns",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((out / "metrics.json").read_text())

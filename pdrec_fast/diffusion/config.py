@@ -18,7 +18,7 @@ from pdrec_fast.checks import (
 from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy
 
-Weighting = Literal["none", "rank", "interval", "decay"]
+Weighting = Literal["none", "rank", "interval", "decay", "half-life"]
 Likelihood = Literal["gaussian", "multinomial"]
 Prediction = Literal["x0", "eps"]
 Target = Literal["all", "later"]
@@ -32,10 +32,13 @@ class DiffusionConfig:
 
     Attributes:
         weighting: ``"none"`` = DiffRec, ``"rank"`` = T-DiffRec, ``"interval"`` = TI-DiffRec;
-            ``"decay"`` has the weights fall from the latest interaction back.
+            ``"decay"`` has the weights fall from the latest interaction back by the step,
+            ``"half-life"`` by the time.
         w_min, w_max: bounds of the interaction weights.
         decay: of ``"decay"``: what is left of a weight above ``w_min`` one step further back; above
             0, at most 1.
+        half_life: of ``"half-life"``: time in which half is left of it, in the unit of the
+            timestamps; the default is 30 days in seconds.
         likelihood: of x_0 given the denoiser's prediction: ``"gaussian"`` is the squared error of
             DiffRec; ``"multinomial"`` takes the prediction as logits of a distribution over the
             corpus that the interactions are drawn from (Liang et al. 2018, arXiv:1802.05814). Its
@@ -76,6 +79,7 @@ class DiffusionConfig:
     w_min: float = 0.5
     w_max: float = 1.0
     decay: float = 0.8
+    half_life: float = 2_592_000.0
     likelihood: Likelihood = "gaussian"
     hidden: tuple[int, ...] = (1000,)
     time_embedding: int = 10
@@ -127,7 +131,7 @@ class DiffusionConfig:
             raise ValueError(
                 f"sampling_steps must lie in 0 .. steps={self.steps}, got {self.sampling_steps}"
             )
-        check_positive(self, "lr", "lr_decay", "batch_size", "decay")
+        check_positive(self, "lr", "lr_decay", "batch_size", "decay", "half_life")
         check_ratios(self, "decay")
         check_not_negative(self, "weight_decay", "validation_users", "earlier_weight")
         check_counts(self, "time_embedding", "cut_every")

@@ -26,7 +26,7 @@ from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
-NAMES = {"none": "DiffRec", "rank": "T-DiffRec", "interval": "TI-DiffRec", "decay": "DiffRec"}
+NAMES = {"rank": "T-DiffRec", "interval": "TI-DiffRec"}
 
 
 class DiffRec:
@@ -91,7 +91,7 @@ class DiffRec:
             self.history = run_loop(
                 self.training_task(train, evaluator),
                 config.loop(),
-                name=NAMES[config.weighting],
+                name=NAMES.get(config.weighting, "DiffRec"),
                 select_by=config.select_by,
                 identity={
                     "config": asdict(config),
@@ -213,6 +213,7 @@ class DiffRec:
             w_min=config.w_min,
             w_max=config.w_max,
             decay=config.decay,
+            half_life=config.half_life,
         )
 
     def save(self, path: str | Path) -> None:
@@ -303,6 +304,7 @@ def _named(config: DiffusionConfig) -> str:
         "cut_every",
         "decay",
         "earlier_weight",
+        "half_life",
         "likelihood",
         "noise",
         "target",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -123,6 +125,7 @@ def interaction_rows(
     w_min: float,
     w_max: float,
     decay: float = 1.0,
+    half_life: float = math.inf,
 ) -> SparseRows:
     """x'_0 of every history (paper, "Time Interval Reweighting").
 
@@ -130,11 +133,13 @@ def interaction_rows(
 
     Args:
         weighting: ``"none"`` (DiffRec), ``"rank"`` (T-DiffRec) or ``"interval"`` (TI-DiffRec; rank
-            weights where there are no timestamps), or ``"decay"``.
-        w_min, w_max: bounds of the weights; decay: of ``"decay"``. See ``interval_weights``.
+            weights where there are no timestamps), ``"decay"`` or ``"half-life"``.
+        w_min, w_max: bounds of the weights; decay: of ``"decay"``; half_life: of ``"half-life"``. See
+            ``interval_weights``.
     """
     indptr, items, timestamps = histories.packed()
-    weights = interval_weights(indptr, timestamps, w_min, w_max, weighting, decay=decay)
+    given = indptr, timestamps, w_min, w_max, weighting
+    weights = interval_weights(*given, decay=decay, half_life=half_life)
     return unique_rows(indptr, items, weights, histories.n_items)
 
 

@@ -56,7 +56,7 @@ class TrainingRows:
     Attributes:
         users: int64 [B], keys of the rows' noise: indices into the training data, numbers from the
             number of users on for further rows of a user.
-        n_tokens: interactions of the users trained on.
+        n_tokens: interactions of the users trained on, without repetitions where those make one.
 
     Raises:
         DataError: no user has a record, or with ``"later"`` two.
@@ -83,6 +83,7 @@ class TrainingRows:
             self.users[further] = n_users + np.arange(len(further))
         else:
             self._whole, self.users = self._inputs(histories), histories.users
+            self.n_tokens = len(self._whole.items)
         self._histories = histories
 
     def __len__(self) -> int:
@@ -141,6 +142,7 @@ class TrainingRows:
             w_min=config.w_min,
             w_max=config.w_max,
             decay=config.decay,
+            half_life=config.half_life,
         )
 
     def _around(self, histories: Histories, cuts: np.ndarray) -> SparseRows:

@@ -89,6 +89,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "diffusion.validation_users": 0,
             "diffusion.precision": "fp32",
             "diffusion.decay": 0.8,
+            "diffusion.half_life": 2_592_000.0,
             "diffusion.likelihood": "gaussian",
             "diffusion.target": "all",
             "diffusion.earlier_weight": 0.5,

@@ -10,7 +10,7 @@ from bench import fusion
 pytest.importorskip("scipy")
 
 
-def test_a_kept_run_is_fused_once(tmp_path, capsys):
+def test_a_kept_run_is_fused_once(tmp_path, capsys, monkeypatch):
     data = pf.synthetic(150, 200, seed=0)
     lines = ["user_id:token\titem_id:token\ttimestamp:float"]
     records = zip(data.record_users, data.items, data.timestamps, strict=True)
@@ -19,13 +19,16 @@ def test_a_kept_run_is_fused_once(tmp_path, capsys):
     config = pf.with_settings(
         pf.RunConfig.from_preset("default", modules=()), {"pdrec.epochs": 2, "encoder.width": 8}
     )
+    short = pf.with_settings(config, {"diffusion.epochs": 3, "diffusion.hidden": (8,)})
     read = pf.Interactions.from_file(tmp_path / "tiny.inter")
     pf.run(read, config, out=tmp_path / "runs" / "tiny-sasrec-0", progress=False)
     out = tmp_path / "fusion.jsonl"
     arguments = ["--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(out)]
-    fusion.main([*arguments, "--threads", "1", "--linear", '{"ridge": 5.0}'])
+    monkeypatch.setattr(pf.RunConfig, "from_preset", lambda *_, **__: short)
+    arguments += ["--threads", "1", "--guides", "linear", "guide+linear"]
+    fusion.main(arguments)
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["guides"] for line in found] == ["linear", "linear+popularity"]
+    assert [line["guides"] for line in found] == ["linear", "guide+linear"]
     for line in found:
         assert line["run"] == "tiny-sasrec-0"
         assert set(line["shares"]) == set(line["guides"].split("+"))
@@ -34,5 +37,6 @@ def test_a_kept_run_is_fused_once(tmp_path, capsys):
             assert 0 < test["alone"] < test["fused"]  # two epochs leave much to add
             assert 0 <= test["p"] <= 1
     assert capsys.readouterr().out.count("tiny-sasrec-0") == 2
-    fusion.main([*arguments, "--threads", "1"])
+    assert (tmp_path / "runs" / "tiny-diffusion-0").is_dir()
+    fusion.main(arguments)
     assert len(out.read_text().splitlines()) == 2

@@ -12,7 +12,7 @@ import torch
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.reference.denoising import interval_weights as reference
 
-WEIGHTINGS = ("interval", "rank", "decay", "none")
+WEIGHTINGS = ("interval", "rank", "decay", "half-life", "none")
 
 # Loading Numba takes about as long as the reference takes for this many records.
 _NUMBA_PAYS_FROM = 10_000_000
@@ -27,6 +27,7 @@ def interval_weights(
     impl: str = "auto",
     *,
     decay: float = 1.0,
+    half_life: float = math.inf,
 ) -> npt.NDArray[np.float32]:
     """``w_min + (t - t[0]) / (t[-1] - t[0]) * (w_max - w_min)`` for the times t of every user.
 
@@ -38,6 +39,8 @@ def interval_weights(
     - ``"rank"`` (T-DiffRec): ``numpy.linspace(w_min, w_max, n)`` in a row of n records, so that
       a single record gets ``w_min``.
     - ``"decay"``: ``w_min + decay ** k (w_max - w_min)``, k records before the row's last.
+    - ``"half-life"``: ``w_min + 2 ** ((t_j - t_p) / half_life) (w_max - w_min)``, those of
+      ``"decay"`` without timestamps.
     - ``"none"`` (DiffRec): ones.
 
     Args:
@@ -50,8 +53,9 @@ def interval_weights(
         weighting: one of ``WEIGHTINGS``.
         impl: ``"auto"``, ``"numba"`` or ``"reference"``. All give the same bits: the arithmetic is
             in float64, in the same order, and is rounded to float32 once. ``"auto"`` takes Numba
-            only for data so large that loading it pays.
+            only for data so large that loading it pays, and never for ``"half-life"``.
         decay: of ``"decay"``, above 0 and at most 1.
+        half_life: of ``"half-life"``, above 0, in the unit of the timestamps.
 
     Returns:
         float32 [n_records].
@@ -69,8 +73,12 @@ def interval_weights(
         )
     if not 0 < decay <= 1:
         raise ValueError(f"decay must lie in (0, 1], got {decay!r}")
+    if not half_life > 0:
+        raise ValueError(f"half_life must be positive, got {half_life!r}")
     indptr = _checked_indptr(indptr)
-    chosen = choose("interval_weights", impl, _offered(int(indptr[-1])))
+    if weighting == "half-life" and timestamps is None:
+        weighting = "decay"
+    chosen = choose("interval_weights", impl, _offered(int(indptr[-1]), weighting))
     if weighting == "none":
         return np.ones(indptr[-1], dtype=np.float32)
     if weighting == "decay":
@@ -79,12 +87,17 @@ def interval_weights(
         timestamps = None
     if timestamps is not None:
         timestamps = _checked_timestamps(timestamps, indptr)
+    if weighting == "half-life":
+        assert timestamps is not None
+        return reference.half_life_weights(indptr, timestamps, w_min, w_max, half_life)
     return _run(chosen, indptr, timestamps, float(w_min), float(w_max))
 
 
-def _offered(n_records: int) -> dict[str, str | None]:
+def _offered(n_records: int, weighting: str) -> dict[str, str | None]:
     missing = None if importlib.util.find_spec("numba") else "numba is not installed"
-    if n_records < _NUMBA_PAYS_FROM:
+    if weighting == "half-life":
+        missing = "it has no powers that round as NumPy's"
+    if n_records < _NUMBA_PAYS_FROM or weighting == "half-life":
         return {"reference": None, "numba": missing}
     return {"numba": missing, "reference": None}
 

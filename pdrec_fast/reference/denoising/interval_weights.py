@@ -50,3 +50,16 @@ def _powers(decay: float, n: int) -> npt.NDArray[np.float64]:
     """1, decay, decay^2, ...: products one after the other, which any implementation can repeat
     to the bit."""
     return np.cumprod(np.concatenate([[1.0], np.full(n - 1, decay)]))
+
+
+def half_life_weights(
+    indptr: npt.NDArray[np.int64],
+    timestamps: npt.NDArray[np.float64],
+    w_min: float,
+    w_max: float,
+    half_life: float,
+) -> npt.NDArray[np.float32]:
+    """``w_min + 2 ** ((t_j - t_p) / half_life) (w_max - w_min)``."""
+    counts = np.diff(indptr)
+    last = np.repeat(timestamps[indptr[1:][counts > 0] - 1], counts[counts > 0])
+    return (w_min + np.exp2((timestamps - last) / half_life) * (w_max - w_min)).astype(np.float32)

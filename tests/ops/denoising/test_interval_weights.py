@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.denoising import interval_weights as op
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
 
@@ -65,6 +66,19 @@ def test_decay_falls_from_the_last_record_back(impl):
     np.testing.assert_array_equal(weights, np.array([0.25, 0.5, 1.0, 1.0], dtype=np.float32))
     bounded = interval_weights(indptr, None, 0.2, 1.0, "decay", impl, decay=0.5)
     np.testing.assert_array_equal(bounded, np.array([0.4, 0.6, 1.0, 1.0], dtype=np.float32))
+
+
+def test_half_life_falls_with_the_time():
+    indptr, timestamps = np.array([0, 3, 3, 4]), np.array([0.0, 10.0, 20.0, 7.0])
+    weights = interval_weights(indptr, timestamps, 0.0, 1.0, "half-life", half_life=10.0)
+    np.testing.assert_array_equal(weights, np.array([0.25, 0.5, 1.0, 1.0], dtype=np.float32))
+    given = indptr, None, 0.0, 1.0
+    plain = interval_weights(*given, "decay", decay=0.5)  # where there are no times
+    np.testing.assert_array_equal(interval_weights(*given, "half-life", decay=0.5), plain)
+    with pytest.raises(ValueError, match="half_life must be positive"):
+        interval_weights(indptr, timestamps, 0.0, 1.0, "half-life", half_life=0.0)
+    with pytest.raises(BackendError, match="powers"):
+        interval_weights(indptr, timestamps, 0.0, 1.0, "half-life", "numba")
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.1, float("nan")])
@@ -160,12 +174,12 @@ def test_arguments_are_checked(change, message):
 
 def test_auto_takes_numba_for_large_data_only(monkeypatch):
     def chosen(n_records):
-        return next(iter(op._offered(n_records)))
+        return next(iter(op._offered(n_records, "interval")))
 
     assert chosen(114_487) == "reference"
     assert chosen(100_000_000) == "numba"
     monkeypatch.setattr(op.importlib.util, "find_spec", lambda name: None)
-    assert op._offered(100_000_000)["numba"] == "numba is not installed"
+    assert op._offered(100_000_000, "interval")["numba"] == "numba is not installed"
 
 
 def test_auto_logs_why_it_does_without_numba(monkeypatch, caplog):
