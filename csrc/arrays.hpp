@@ -48,7 +48,8 @@ inline pdrec::HeadsView heads_view(const py::array& array, const Heads& like, co
           array.strides(1) / py::ssize_t{sizeof(float)}};
 }
 
-inline void require_matrix(const Array<float>& array, py::ssize_t n_rows, py::ssize_t width,
+template <class T>
+void require_matrix(const Array<T>& array, py::ssize_t n_rows, py::ssize_t width,
                     const char* what) {
   require(array.ndim() == 2 && array.shape(0) == n_rows && array.shape(1) == width, what);
 }

@@ -134,6 +134,34 @@ void count_above(const py::array_t<float, 0>& scores, const Array<float>& bounds
   pdrec::count_above(args, n_threads);
 }
 
+void count_above_sums(const Array<float>& logits, const Array<float>& scores,
+                      const Array<float>& weights, const Array<float>& bounds,
+                      Array<std::int64_t> greater, Array<std::int64_t> equal,
+                      Array<std::int64_t> nans, int n_threads) {
+  require(logits.ndim() == 2 && logits.shape(1) < (py::ssize_t{1} << 31),
+          "logits of shape [n_rows, n_items]");
+  const py::ssize_t n_rows = logits.shape(0), n_weights = weights.size();
+  require_matrix(scores, n_rows, logits.shape(1), "scores of the shape of logits");
+  require_rows(weights, n_weights, "weights of shape [n_weights]");
+  require_matrix(bounds, 2, n_rows, "bounds of shape [2, n_rows]");
+  require_matrix(greater, n_rows, n_weights, "greater of shape [n_rows, n_weights]");
+  require_matrix(equal, n_rows, n_weights, "equal of shape [n_rows, n_weights]");
+  require_matrix(nans, n_rows, n_weights, "nans of shape [n_rows, n_weights]");
+  const pdrec::CountAboveSumsArgs args{logits.data(),
+                                       scores.data(),
+                                       n_rows,
+                                       static_cast<std::int32_t>(logits.shape(1)),
+                                       weights.data(),
+                                       n_weights,
+                                       bounds.data(),
+                                       bounds.data() + n_rows,
+                                       greater.mutable_data(),
+                                       equal.mutable_data(),
+                                       nans.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::count_above_sums(args, n_threads);
+}
+
 template <class Out>
 void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
                  const Array<float>& values, const Array<float>& signal, const Array<float>& sigma,
@@ -402,6 +430,10 @@ PYBIND11_MODULE(_C, m) {
         arg("top_items").noconvert(), arg("threshold_score").noconvert(),
         arg("threshold_item").noconvert(), arg("nan_column").noconvert(), arg("n_threads"));
   m.def("count_above", &count_above, arg("scores").noconvert(), arg("bounds").noconvert(),
+        arg("greater").noconvert(), arg("equal").noconvert(), arg("nans").noconvert(),
+        arg("n_threads"));
+  m.def("count_above_sums", &count_above_sums, arg("logits").noconvert(),
+        arg("scores").noconvert(), arg("weights").noconvert(), arg("bounds").noconvert(),
         arg("greater").noconvert(), arg("equal").noconvert(), arg("nans").noconvert(),
         arg("n_threads"));
   m.def("sample_pool", &sample_pool, arg("scores").noconvert(), arg("indptr").noconvert(),

@@ -325,6 +325,12 @@ void count_above(const CountAboveArgs& args, int n_threads) {
   run(args, args.n_rows, threads_for(operations, n_threads), current().load()->count_above);
 }
 
+void count_above_sums(const CountAboveSumsArgs& args, int n_threads) {
+  const double operations =
+      4.0 * static_cast<double>(args.n_rows) * args.n_items * static_cast<double>(args.n_weights);
+  run(args, args.n_rows, threads_for(operations, n_threads), current().load()->count_above_sums);
+}
+
 void noisy_input(const NoisyInputArgs& args, float* out, int n_threads) {
   run_noisy_input(args, out, n_threads, current().load()->noisy_input_f32);
 }

@@ -17,6 +17,7 @@ void random_words(const RandomWordsArgs& args, std::int64_t n_rows, int n_thread
 void select_unobserved(const SelectionArgs& args, int n_threads);
 void sample_pool(const PoolSamplingArgs& args, int n_threads);
 void count_above(const CountAboveArgs& args, int n_threads);
+void count_above_sums(const CountAboveSumsArgs& args, int n_threads);
 void noisy_input(const NoisyInputArgs& args, float* out, int n_threads);
 void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads);
 void packed_dropout(const PackedDropoutArgs& args, int n_threads);

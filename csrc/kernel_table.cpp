@@ -12,6 +12,7 @@ const KernelTable table = {
     &select_unobserved,
     &sample_pool,
     &count_above,
+    &count_above_sums,
     &noisy_input<float>,
     &noisy_input<std::uint16_t>,
     &packed_dropout,

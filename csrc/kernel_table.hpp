@@ -20,6 +20,7 @@
 #include "packed/packed_dropout.hpp"
 #include "packed/sasrec_block.hpp"
 #include "selection/count_above.hpp"
+#include "selection/count_above_sums.hpp"
 #include "selection/sample_pool.hpp"
 #include "selection/select_unobserved.hpp"
 
@@ -34,6 +35,7 @@ struct KernelTable {
   void (*sample_pool)(const PoolSamplingArgs&, std::int64_t begin, std::int64_t end,
                       const PoolSamplingScratch&);
   void (*count_above)(const CountAboveArgs&, std::int64_t begin, std::int64_t end);
+  void (*count_above_sums)(const CountAboveSumsArgs&, std::int64_t begin, std::int64_t end);
   void (*noisy_input_f32)(const NoisyInputArgs&, float* out, std::int64_t begin, std::int64_t end,
                           float* signal_row);
   void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,

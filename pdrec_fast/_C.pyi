@@ -53,6 +53,16 @@ def count_above(
     nans: _I64,
     n_threads: int,
 ) -> None: ...
+def count_above_sums(
+    logits: _F32,
+    scores: _F32,
+    weights: _F32,
+    bounds: _F32,
+    greater: _I64,
+    equal: _I64,
+    nans: _I64,
+    n_threads: int,
+) -> None: ...
 def sample_pool(
     scores: _F32,
     indptr: _I64,

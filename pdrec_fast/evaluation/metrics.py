@@ -17,6 +17,7 @@ import torch
 
 from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.ops.selection.count_above import count_above
+from pdrec_fast.ops.selection.count_above_sums import count_above_sums
 
 CUTOFFS = (1, 5, 10, 20, 50)
 
@@ -90,20 +91,76 @@ def rank_counts(
             "target_scores must be [n] and scores [n, C] with C > 0, "
             f"not {list(target_scores.shape)} and {list(scores.shape)}"
         )
-    n_cases = len(scores)
     counts = count_above(scores, target_scores)
     if (counts.nans > 0).any() | target_scores.isnan().any():
         raise _nan_error(target_scores, scores)
-    greater, equal = counts.greater.cpu().numpy(), counts.equal.cpu().numpy()
-    candidates = np.full(n_cases, scores.shape[1])
-    if excluded is not None:
-        # A few entries of each row: counted apart, they cost no mask of the size of the scores.
-        rows, columns = excluded
-        theirs, wanted = scores[rows, columns], target_scores[rows]
-        greater -= _counts_by_row(rows[theirs > wanted], n_cases)
-        equal -= _counts_by_row(rows[theirs == wanted], n_cases)
-        candidates -= _counts_by_row(rows, n_cases)
-    return Ranks(greater, equal, candidates)
+    if excluded is None:
+        excluded = (torch.zeros(0, dtype=torch.int64, device=scores.device),) * 2
+    return _ranks(
+        counts.greater,
+        counts.equal,
+        excluded[0],
+        scores[excluded],
+        target_scores,
+        scores.shape[1],
+    )
+
+
+def rank_counts_of_sums(
+    targets: torch.Tensor,
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    weights: torch.Tensor,
+    excluded: tuple[torch.Tensor, torch.Tensor],
+) -> list[Ranks]:
+    """``rank_counts`` by ``logits + w * scores`` for every weight w, in one pass over both.
+
+    Args:
+        targets: float [2, n], logits and scores of the targets.
+        logits, scores: float [n, C], of the candidates; weights: float [W]; see
+            ``count_above_sums``.
+        excluded: see ``rank_counts``.
+
+    Raises:
+        NonFiniteScoresError: a sum is NaN.
+    """
+    counts = count_above_sums(logits, scores, weights, targets)
+    if (counts.nans > 0).any() | targets.isnan().any():
+        raise NonFiniteScoresError(
+            "logits and scores have sums that are NaN: one of the models has diverged"
+        )
+    their_logits, their_scores = logits[excluded], scores[excluded]
+    found = []
+    for k, weight in enumerate(weights.tolist()):
+        found.append(
+            _ranks(
+                counts.greater[:, k],
+                counts.equal[:, k],
+                excluded[0],
+                their_logits + weight * their_scores,
+                targets[0] + weight * targets[1],
+                logits.shape[1],
+            )
+        )
+    return found
+
+
+def _ranks(
+    greater: torch.Tensor,
+    equal: torch.Tensor,
+    rows: torch.Tensor,
+    excluded: torch.Tensor,
+    targets: torch.Tensor,
+    n_candidates: int,
+) -> Ranks:
+    """Counts without those of the ``excluded`` scores of some rows: a few entries of each, which
+    counted apart cost no mask of the size of the scores."""
+    n_cases, wanted = len(targets), targets[rows]
+    return Ranks(
+        greater.cpu().numpy() - _counts_by_row(rows[excluded > wanted], n_cases),
+        equal.cpu().numpy() - _counts_by_row(rows[excluded == wanted], n_cases),
+        n_candidates - _counts_by_row(rows, n_cases),
+    )
 
 
 def per_case(ranks: Ranks, name: str) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ import torch
 
 from pdrec_fast.data import Histories, Holdout
 from pdrec_fast.devices import off_cpu
-from pdrec_fast.evaluation.metrics import Ranks, rank_counts
+from pdrec_fast.evaluation.metrics import Ranks, rank_counts, rank_counts_of_sums
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import row_indices
@@ -159,6 +159,20 @@ class CorpusCases:
             scores = scores.index_select(1, self._kept.to(scores.device))
         rows, columns = self._excluded.to(scores.device)
         return rank_counts(target_scores, scores, (rows, columns))
+
+
+    def ranks_of_sums(
+        self, logits: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor
+    ) -> list[Ranks]:
+        """The targets' ranks by ``logits + w * scores``, float [B, items] each, for every weight w
+        of ``weights`` [W]."""
+        at = self._targets.to(logits.device)[:, None]
+        targets = torch.stack([each.gather(1, at)[:, 0] for each in (logits, scores)])
+        if self._kept is not None:
+            kept = self._kept.to(logits.device)
+            logits, scores = logits.index_select(1, kept), scores.index_select(1, kept)
+        rows, columns = self._excluded.to(logits.device)
+        return rank_counts_of_sums(targets, logits, scores, weights, (rows, columns))
 
 
 def _rank_alike(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from pdrec_fast.evaluation import (
     PROTOCOLS,
     CorpusCases,
     Evaluator,
+    Ranks,
     Scorer,
     available_negatives,
     case_blocks,
@@ -170,25 +172,46 @@ class _Search:
     def _figures(
         self, block: slice, logits: torch.Tensor, scores: torch.Tensor, tried: list[Share]
     ) -> npt.NDArray[np.float64]:
-        """The metric of a block's cases with every share: [shares, protocols, cases]."""
+        """The metric of a block's cases with every share: [shares, protocols, cases].
+        The first of ``tried`` is that of 0."""
         holdout = self.holdout
         cases = CorpusCases(holdout.histories[block], holdout.targets[block], self.among)
-        transformed, kind = scores, None
+        # The share of 0 asks for no score, not even for an infinite one.
+        nothing = torch.zeros_like(logits), torch.zeros(1)
+        found = [self._of_group(block, cases, logits, *nothing)]
+        for _, alike in groupby(tried[1:], key=lambda share: (share.transform, share.floor)):
+            shares = list(alike)
+            weights = torch.tensor([share.weight for share in shares])
+            transformed = shares[0].of(scores)
+            found.append(self._of_group(block, cases, logits, transformed, weights))
+        return np.concatenate(found)
+
+    def _of_group(
+        self,
+        block: slice,
+        cases: CorpusCases,
+        logits: torch.Tensor,
+        scores: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> npt.NDArray[np.float64]:
+        """Likewise of ``logits + w * scores`` for every weight w."""
         found = []
-        for share in tried:
-            if (share.transform, share.floor) != kind:
-                transformed, kind = share.of(scores), (share.transform, share.floor)
-            fused = torch.add(logits, transformed, alpha=share.weight) if share.weight else logits
-            ranks = []
-            for protocol in self.protocols:
-                if protocol == "full":
-                    ranks.append(cases.ranks(fused))
-                else:
-                    assert self.candidates is not None
-                    sampled = fused.gather(1, self.candidates[block].to(fused.device))
-                    ranks.append(rank_counts(sampled[:, 0], sampled[:, 1:]))
+        for protocol in self.protocols:
+            if protocol == "full":
+                ranks = cases.ranks_of_sums(logits, scores, weights)
+            else:
+                ranks = self._sampled_ranks(block, logits, scores, weights)
             found.append([per_case(each, _METRIC) for each in ranks])
-        return np.array(found)
+        return np.array(found).swapaxes(0, 1)
+
+    def _sampled_ranks(
+        self, block: slice, logits: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor
+    ) -> list[Ranks]:
+        assert self.candidates is not None
+        candidates = self.candidates[block].to(logits.device)
+        logits, scores = logits.gather(1, candidates), scores.gather(1, candidates)
+        sums = (logits + weight * scores for weight in weights.tolist())
+        return [rank_counts(each[:, 0], each[:, 1:]) for each in sums]
 
 
 def _best_of(gains: npt.NDArray[np.float64]) -> int:
