@@ -187,6 +187,32 @@ void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& i
   pdrec::noisy_input(args, data, n_threads);
 }
 
+void sparse_product(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
+                    const Array<float>& values, const Array<std::int64_t>& matrix_indptr,
+                    const Array<std::int32_t>& matrix_columns, const Array<float>& matrix_values,
+                    Array<float> out, Array<std::uint8_t> bad, int n_threads) {
+  require(out.ndim() == 2, "out of shape [n_rows, n_columns]");
+  const py::ssize_t n_rows = out.shape(0);
+  require_csr(indptr, items, n_rows);
+  require_rows(values, items.shape(0), "values of the shape of items");
+  require(matrix_indptr.ndim() == 1 && matrix_indptr.shape(0) > 0, "matrix_indptr of shape [m + 1]");
+  require_csr(matrix_indptr, matrix_columns, matrix_indptr.shape(0) - 1);
+  require_rows(matrix_values, matrix_columns.shape(0), "matrix_values of the shape of its columns");
+  require_rows(bad, n_rows, "bad of shape [n_rows]");
+  const pdrec::SparseProductArgs args{n_rows,
+                                      indptr.data(),
+                                      items.data(),
+                                      values.data(),
+                                      matrix_indptr.data(),
+                                      matrix_columns.data(),
+                                      matrix_values.data(),
+                                      out.shape(1),
+                                      out.mutable_data(),
+                                      bad.mutable_data()};
+  const py::gil_scoped_release release;
+  pdrec::sparse_product(args, n_threads);
+}
+
 // Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream.
 using Words = std::tuple<Array<std::int64_t>, Array<std::int64_t>, std::uint32_t, float,
                          std::uint64_t, std::uint32_t, std::uint32_t>;
@@ -449,6 +475,10 @@ PYBIND11_MODULE(_C, m) {
   };
   def_noisy_input(&noisy_input<float>);
   def_noisy_input(&noisy_input<std::uint16_t>);
+  m.def("sparse_product", &sparse_product, arg("indptr").noconvert(), arg("items").noconvert(),
+        arg("values").noconvert(), arg("matrix_indptr").noconvert(),
+        arg("matrix_columns").noconvert(), arg("matrix_values").noconvert(),
+        arg("out").noconvert(), arg("bad").noconvert(), arg("n_threads"));
   m.def("packed_dropout", &packed_dropout, arg("x").noconvert(), arg("words").noconvert(),
         arg("out").noconvert(), arg("n_threads"));
   m.def("attention_pooling", &attention_pooling, arg("x").noconvert(), arg("indptr").noconvert(),

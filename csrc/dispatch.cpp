@@ -339,6 +339,12 @@ void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads) 
   run_noisy_input(args, out, n_threads, current().load()->noisy_input_bf16);
 }
 
+void sparse_product(const SparseProductArgs& args, int n_threads) {
+  // Every row writes all its columns once, and some thousand of them again.
+  const double operations = 4.0 * static_cast<double>(args.n_rows) * args.n_columns;
+  run(args, args.n_rows, threads_for(operations, n_threads), current().load()->sparse_product);
+}
+
 void packed_dropout(const PackedDropoutArgs& args, int n_threads) {
   // A word of the generator takes about 25 operations.
   const double operations =

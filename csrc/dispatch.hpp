@@ -20,6 +20,7 @@ void count_above(const CountAboveArgs& args, int n_threads);
 void count_above_sums(const CountAboveSumsArgs& args, int n_threads);
 void noisy_input(const NoisyInputArgs& args, float* out, int n_threads);
 void noisy_input(const NoisyInputArgs& args, std::uint16_t* out, int n_threads);
+void sparse_product(const SparseProductArgs& args, int n_threads);
 void packed_dropout(const PackedDropoutArgs& args, int n_threads);
 void attention_pooling(const AttentionPoolingArgs& args, int n_threads);
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads);

@@ -15,6 +15,7 @@ const KernelTable table = {
     &count_above_sums,
     &noisy_input<float>,
     &noisy_input<std::uint16_t>,
+    &sparse_product,
     &packed_dropout,
     &attention_pooling,
     &packed_attention,

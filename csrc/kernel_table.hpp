@@ -13,6 +13,7 @@
 #include "candidates/shared_softmax.hpp"
 #include "candidates/weighted_bce.hpp"
 #include "denoising/noisy_input.hpp"
+#include "denoising/sparse_product.hpp"
 #include "fitting/adam_rows.hpp"
 #include "fitting/sum_rows.hpp"
 #include "packed/attention_pooling.hpp"
@@ -40,6 +41,7 @@ struct KernelTable {
                           float* signal_row);
   void (*noisy_input_bf16)(const NoisyInputArgs&, std::uint16_t* out, std::int64_t begin,
                            std::int64_t end, float* signal_row);
+  void (*sparse_product)(const SparseProductArgs&, std::int64_t begin, std::int64_t end);
   void (*packed_dropout)(const PackedDropoutArgs&, std::int64_t begin, std::int64_t end);
   void (*attention_pooling)(const AttentionPoolingArgs&, std::int64_t begin, std::int64_t end,
                             float* weights);

@@ -92,6 +92,17 @@ def noisy_input(
     out: _F32 | npt.NDArray[np.uint16],
     n_threads: int,
 ) -> None: ...
+def sparse_product(
+    indptr: _I64,
+    items: _I32,
+    values: _F32,
+    matrix_indptr: _I64,
+    matrix_columns: _I32,
+    matrix_values: _F32,
+    out: _F32,
+    bad: npt.NDArray[np.uint8],
+    n_threads: int,
+) -> None: ...
 def packed_dropout(
     x: _F32,
     words: _Words,

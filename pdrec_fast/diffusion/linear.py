@@ -17,11 +17,11 @@ from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
 from pdrec_fast.errors import DataError, NotFittedError
 from pdrec_fast.fitting.bundle import Contents
+from pdrec_fast.ops.denoising.sparse_product import sparse_product
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
-from pdrec_fast.ragged import indptr_of, ranges, row_indices
+from pdrec_fast.ragged import indptr_of, row_indices
 
-_ENTRIES = 1 << 22  # of the item matrix, that histories are multiplied with at a time
 _NEGLIGIBLE = 1e-7  # weight of a step back, relative to the latest
 
 
@@ -78,7 +78,7 @@ class LinearDenoiser:
         self.trained_on: str | None = None
         # Rows of B by source item: CSR.
         self._indptr = np.zeros(0, dtype=np.int64)
-        self._targets = torch.zeros(0, dtype=torch.int64)
+        self._targets = torch.zeros(0, dtype=torch.int32)
         self._values = torch.zeros(0)
 
     def fit(self, data: Split | Interactions) -> LinearDenoiser:
@@ -142,7 +142,7 @@ class LinearDenoiser:
         lengths = np.zeros(n_items, dtype=np.int64)
         lengths[kept] = torch.bincount(sources, minlength=len(kept)).numpy()
         self._indptr = indptr_of(lengths)
-        self._targets = torch.from_numpy(kept)[targets[order]]
+        self._targets = torch.from_numpy(kept.astype(np.int32))[targets[order]]
         self._values = values[order]
 
     @torch.no_grad()
@@ -167,24 +167,12 @@ class LinearDenoiser:
             steps = math.ceil(math.log(_NEGLIGIBLE) / math.log(self.config.decay))
             starts = np.maximum(histories.starts, histories.stops - steps)
             histories = replace(histories, starts=starts)
-        scores = torch.zeros(len(histories), n_items)
-        longest = int(histories.lengths.max(initial=1)) * int(np.diff(self._indptr).max(initial=1))
-        n_rows = max(_ENTRIES // longest, 1)
-        for start in range(0, len(histories), n_rows):
-            block = slice(start, start + n_rows)
-            self._add_products(histories[block], scores[block])
-        return scores if items is None else scores.gather(1, items)
-
-    def _add_products(self, histories: Histories, scores: torch.Tensor) -> None:
-        """Add ``x B`` of some histories to their rows of zeros."""
         indptr, sources, _ = histories.packed()
         steps_back = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(sources))
         weights = (self.config.decay**steps_back).astype(np.float32)
-        lengths = np.diff(self._indptr)[sources]
-        at = torch.from_numpy(ranges(self._indptr[sources], lengths))
-        row = torch.from_numpy(np.repeat(row_indices(indptr), lengths))
-        value = torch.from_numpy(np.repeat(weights, lengths)) * self._values[at]
-        scores.view(-1).index_add_(0, row * scores.shape[1] + self._targets[at], value)
+        matrix = self._indptr, self._targets.numpy(), self._values.numpy()
+        scores = sparse_product(indptr, sources, weights, matrix, n_items)
+        return scores if items is None else scores.gather(1, items)
 
     def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it."""
@@ -209,7 +197,7 @@ class LinearDenoiser:
         model.trained_on = meta["trained_on"]
         tensors = files["items"]
         model._indptr = tensors["indptr"].numpy()
-        model._targets, model._values = tensors["targets"], tensors["values"]
+        model._targets, model._values = tensors["targets"].int(), tensors["values"]
         return model
 
 

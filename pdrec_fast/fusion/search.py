@@ -38,6 +38,7 @@ _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _ROUNDS = 3
 _PARTS = 5
+_LOSS = 3.0  # how often a loss under one protocol must be made good under the other
 _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
 
@@ -134,12 +135,12 @@ class _Search:
         if n_cases < _LEAST_CASES:
             return Share()
         part = np.arange(n_cases) % _PARTS
-        unseen = np.zeros(n_cases)  # gain of every case by a choice made without it
+        unseen = np.zeros(gains.shape[1:])  # gains of every case by a choice made without it
         for p in range(_PARTS):
             choice = _best_of(gains[:, :, part != p])
-            unseen[part == p] = gains[choice][:, part == p].sum(axis=0)
-        error = unseen.std() / math.sqrt(n_cases)
-        taken = unseen.mean() > self.least_gain * error
+            unseen[:, part == p] = gains[choice][:, part == p]
+        error = unseen.sum(axis=0).std() / math.sqrt(n_cases)
+        taken = _worth(unseen.mean(axis=1)) > self.least_gain * error
         return tried[_best_of(gains)] if taken else Share()
 
     def _scores(
@@ -215,8 +216,14 @@ class _Search:
 
 
 def _best_of(gains: npt.NDArray[np.float64]) -> int:
-    """The share whose smaller gain is largest, of gains [shares, protocols, cases]."""
-    return int(gains.mean(axis=2).min(axis=1).argmax())
+    """The share that is worth most, of gains [shares, protocols, cases]."""
+    return int(_worth(gains.mean(axis=2)).argmax())
+
+
+def _worth(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What relative gains under every protocol, along the last axis, are worth together: their sum,
+    where a loss weighs more."""
+    return np.where(gains < 0, _LOSS * gains, gains).sum(axis=-1)
 
 
 def _spread(values: torch.Tensor) -> float:
