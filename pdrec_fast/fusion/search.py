@@ -38,7 +38,7 @@ _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _ROUNDS = 3
 _PARTS = 5
-_LOSS = 3.0  # how often a loss under one protocol must be made good under the other
+_MEAN = 1.0  # what the mean gain counts beside the smallest
 _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
 
@@ -55,16 +55,16 @@ def choose_shares(
     """The shares that rank the validation targets of ``split`` best, 0 among the choices.
 
     Coordinate ascent: one guide's weight and transform after the other, and all again while
-    anything changes, at most three times. Weights and transforms are many, and the best of them
+    anything changes, at most three times; the others' weights may be halved on the way. Weights and transforms are many, and the best of them
     gains something even where a guide knows nothing. So what a choice is worth is also taken on
     cases that it was not made on: five parts, each by the choice of the others.
 
     Args:
         model: gives the logits that the shares are added to.
-        guides: name -> scorer, fitted like the model on the split's training part; the order is
-            that of each round.
+        guides: name -> scorer, fitted like the model on the split's training part.
         select_by: protocol whose validation NDCG@10 is to rise; with ``"both"`` it is the smaller
-            one of the relative gains under the two, so that neither is sold for the other.
+            one of the relative gains under the two and their mean, so that neither is sold for the
+            other.
         least_gain: a share is taken where the gain on cases it was not chosen on is more than so
             many of its standard errors (paired, over users); otherwise, and with fewer than 30
             users, it is 0.
@@ -81,7 +81,7 @@ def choose_shares(
         for _ in range(_ROUNDS):
             before = dict(shares)
             for name in guides:
-                shares[name] = search.best(name, shares)
+                shares = search.step(name, shares)
                 bar.set_postfix_str(_described(shares), refresh=False)
                 bar.update()
             if shares == before or len(guides) == 1:
@@ -117,31 +117,44 @@ class _Search:
         rows = np.linspace(0, n_cases - 1, min(n_cases, _SPREAD_CASES)).astype(np.int64)
         self.sample = self.holdout.histories[rows]
 
-    def best(self, name: str, shares: Mapping[str, Share]) -> Share:
-        """The best share of one guide, given those of the others. The first call, with no other
-        share, also finds what the model is worth alone."""
-        others = Fusion(self.guides, {key: s for key, s in shares.items() if key != name})
-        tried = [Share(), *self._values(name, others)]
-        parts = []
-        n_items = self.holdout.histories.n_items
-        for block in case_blocks(self.model, len(self.holdout), None, n_items):
-            logits, scores = self._scores(self.holdout.histories[block], name, others)
-            parts.append(self._figures(block, logits, scores, tried))
-        figures = np.concatenate(parts, axis=2)  # [shares, protocols, cases]
+    def step(self, name: str, shares: Mapping[str, Share]) -> dict[str, Share]:
+        """``shares`` with the best one of a guide, where those of the others stay or are halved:
+        what two guides both know, they share. The first call, with no other share, also finds what
+        the model is worth alone."""
+        others = {key: share for key, share in shares.items() if key != name}
+        factors = (1.0, 0.5) if any(share.weight for share in others.values()) else (1.0,)
+        moves, found = [], []
+        for factor in factors:
+            scaled = {key: replace(s, weight=factor * s.weight) for key, s in others.items()}
+            fusion = Fusion(self.guides, scaled)
+            tried = [Share(), *self._values(name, fusion)]
+            moves += [{**shares, **scaled, name: share} for share in tried]
+            found.append(self._all_figures(name, fusion, tried))
+        figures = np.concatenate(found)  # [moves, protocols, cases]
         if self.alone is None:
             self.alone = figures[0].mean(axis=1)
         gains = (figures - figures[0]) / np.maximum(self.alone, 1e-12)[:, None]
         n_cases = gains.shape[2]
         if n_cases < _LEAST_CASES:
-            return Share()
+            return moves[0]
         part = np.arange(n_cases) % _PARTS
-        unseen = np.zeros(gains.shape[1:])  # gains of every case by a choice made without it
+        unseen = np.zeros(n_cases)  # gain of every case by a choice made without it
         for p in range(_PARTS):
             choice = _best_of(gains[:, :, part != p])
-            unseen[:, part == p] = gains[choice][:, part == p]
-        error = unseen.sum(axis=0).std() / math.sqrt(n_cases)
-        taken = _worth(unseen.mean(axis=1)) > self.least_gain * error
-        return tried[_best_of(gains)] if taken else Share()
+            unseen[part == p] = gains[choice][:, part == p].sum(axis=0)
+        error = unseen.std() / math.sqrt(n_cases)
+        return moves[_best_of(gains) if unseen.mean() > self.least_gain * error else 0]
+
+    def _all_figures(
+        self, name: str, others: Fusion, tried: list[Share]
+    ) -> npt.NDArray[np.float64]:
+        """The metric of all cases with every share of a guide: [shares, protocols, cases]."""
+        parts = []
+        n_items = self.holdout.histories.n_items
+        for block in case_blocks(self.model, len(self.holdout), None, n_items):
+            logits, scores = self._scores(self.holdout.histories[block], name, others)
+            parts.append(self._figures(block, logits, scores, tried))
+        return np.concatenate(parts, axis=2)
 
     def _scores(
         self, histories: Histories, name: str, others: Fusion
@@ -216,14 +229,10 @@ class _Search:
 
 
 def _best_of(gains: npt.NDArray[np.float64]) -> int:
-    """The share that is worth most, of gains [shares, protocols, cases]."""
-    return int(_worth(gains.mean(axis=2)).argmax())
-
-
-def _worth(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What relative gains under every protocol, along the last axis, are worth together: their sum,
-    where a loss weighs more."""
-    return np.where(gains < 0, _LOSS * gains, gains).sum(axis=-1)
+    """The share of the largest worth, of gains [shares, protocols, cases]: the smaller gain and the
+    mean."""
+    means = gains.mean(axis=2)
+    return int((means.min(axis=1) + _MEAN * means.mean(axis=1)).argmax())
 
 
 def _spread(values: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pdrec_fast.build_info import extension, extension_problem
+from pdrec_fast.ops.arguments import float_array
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.selection.count_above import CountsAbove
 from pdrec_fast.reference.selection import count_above_sums as reference
@@ -49,8 +50,13 @@ def count_above_sums(
         return CountsAbove(*reference.count_above_sums(logits, scores, weights, bounds))
     counts = [torch.empty(n_rows, len(weights), dtype=torch.int64) for _ in range(3)]
     extension.count_above_sums(
-        *(each.detach().contiguous().numpy() for each in (logits, scores, weights.float(), bounds)),
-        *(count.numpy() for count in counts),
+        float_array(logits),
+        float_array(scores),
+        float_array(weights.float()),
+        float_array(bounds),
+        counts[0].numpy(),
+        counts[1].numpy(),
+        counts[2].numpy(),
         torch.get_num_threads(),
     )
     return CountsAbove(*counts)
