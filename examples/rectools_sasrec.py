@@ -63,7 +63,7 @@ class PDRecModule(TransformerLightningModule):
 
 def guided(train: pf.Interactions, preferences: pf.Preferences, epochs: int) -> SASRecModel:
     """RecTools' model, not yet fitted."""
-    config = replace(pf.PRESETS["default"].pdrec, loss="bce")
+    config = replace(pf.PRESETS["default"].pdrec, modules=("hbr", "dpa", "nns"), loss="bce")
     guidance = pf.Guidance(train, preferences, config, max_length=LENGTH)
     # A class, as RecTools takes no object that it could not write to JSON.
     module = type("Guided", (PDRecModule,), {"guidance": guidance, "train_data": train})

@@ -25,8 +25,7 @@ from pdrec_fast.pipeline import SplitSpec
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import MODULES
 
-FAST = (
-    "--modules=hbr,dpa,nns",
+SHORT = (
     "--set=diffusion.epochs=3",
     "--set=diffusion.hidden=16",
     "--set=pdrec.epochs=2",
@@ -34,6 +33,7 @@ FAST = (
     "--set=n_draws=16",
     "--set=top_m=5",
 )
+FAST = ("--modules=hbr,dpa,nns", *SHORT)
 
 
 RUN = ("run", "--data", "{data}", "--out", "out")
@@ -608,7 +608,11 @@ def test_evaluate_repeats_the_tested_numbers(finished):
         ([*RUN, "--set", "evaluation_seed=-1"], 1, "evaluation_seed=-1"),
         ([*RUN, "--set", "diffusion.hidden=abc"], 1, "hidden must be one or more widths"),
         ([*RUN, "--set", "diffusion.noise_max=900"], 1, "noise_max=900"),
-        ([*RUN, "--modules", "dpa", "--set", "pdrec.dpa_top_n=70"], 1, "dpa_top_n=70 is more than top_m"),
+        (
+            [*RUN, "--modules", "dpa", "--set", "pdrec.dpa_top_n=70"],
+            1,
+            "dpa_top_n=70 is more than top_m",
+        ),
         ([*RUN, "--diffusion", "{run}", "--modules", "none"], 1, "no module that would use it"),
         ([*RUN, "--diffusion", "{run}", "--set", "diffusion.lr=1.0"], 1, "no effect"),
         ([*RUN, "--diffusion", "{run}", "--min-user", "9"], 1, "other training interactions"),

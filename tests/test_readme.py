@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pdrec_fast as pf
-from tests.test_pipeline import FAST, command
+from tests.test_pipeline import SHORT, command
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_python_blocks_run_one_after_the_other(folder, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
     for block in blocks:
         exec(block, names)
@@ -57,9 +57,9 @@ def check_loss(loss_of, train):
 def test_commands_run_one_after_the_other(folder):
     lines = re.findall(r"^    \.venv/bin/pdrec-fast (.*)$", README, flags=re.MULTILINE)
     tiny = {
-        "run": [*FAST, "--quiet", "--threads", 1],
+        "run": [*SHORT, "--quiet", "--threads", 1],
         "tune": ["--trials", 2, "--epochs", 1, "--quiet"],
-        "study": [*FAST, "--seeds", 1, "--quiet"],
+        "study": [*SHORT, "--seeds", 1, "--quiet"],
     }
     names = [line.split()[0] for line in lines]
     assert sorted({*names}) == [

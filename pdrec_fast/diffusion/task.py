@@ -27,7 +27,6 @@ from pdrec_fast.profiling import span, unit
 from pdrec_fast.random_keys import epoch_seed
 
 
-
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     """Of the products in training."""
     if precision == "auto":

@@ -160,7 +160,6 @@ class CorpusCases:
         rows, columns = self._excluded.to(scores.device)
         return rank_counts(target_scores, scores, (rows, columns))
 
-
     def ranks_of_sums(
         self, logits: torch.Tensor, scores: torch.Tensor, weights: torch.Tensor
     ) -> list[Ranks]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Literal, get_args
@@ -123,14 +123,12 @@ class _Search:
         the model is worth alone."""
         others = {key: share for key, share in shares.items() if key != name}
         factors = (1.0, 0.5) if any(share.weight for share in others.values()) else (1.0,)
-        moves, found = [], []
+        tried = [Share(), *self._values(name, Fusion(self.guides, others))]
+        moves = []
         for factor in factors:
             scaled = {key: replace(s, weight=factor * s.weight) for key, s in others.items()}
-            fusion = Fusion(self.guides, scaled)
-            tried = [Share(), *self._values(name, fusion)]
             moves += [{**shares, **scaled, name: share} for share in tried]
-            found.append(self._all_figures(name, fusion, tried))
-        figures = np.concatenate(found)  # [moves, protocols, cases]
+        figures = self._figures(name, Fusion(self.guides, others), factors, tried)
         if self.alone is None:
             self.alone = figures[0].mean(axis=1)
         gains = (figures - figures[0]) / np.maximum(self.alone, 1e-12)[:, None]
@@ -145,33 +143,58 @@ class _Search:
         error = unseen.std() / math.sqrt(n_cases)
         return moves[_best_of(gains) if unseen.mean() > self.least_gain * error else 0]
 
-    def _all_figures(
-        self, name: str, others: Fusion, tried: list[Share]
+    def _figures(
+        self, name: str, others: Fusion, factors: Sequence[float], tried: list[Share]
     ) -> npt.NDArray[np.float64]:
-        """The metric of all cases with every share of a guide: [shares, protocols, cases]."""
+        """The metric of all cases with the others' weights times every factor, and every share of a
+        guide: [factors x shares, protocols, cases]. The first share is that of 0."""
         parts = []
         n_items = self.holdout.histories.n_items
         for block in case_blocks(self.model, len(self.holdout), None, n_items):
-            logits, scores = self._scores(self.holdout.histories[block], name, others)
-            parts.append(self._figures(block, logits, scores, tried))
+            parts.append(self._of_block(block, name, others, factors, tried))
         return np.concatenate(parts, axis=2)
+
+    def _of_block(
+        self,
+        block: slice,
+        name: str,
+        others: Fusion,
+        factors: Sequence[float],
+        tried: list[Share],
+    ) -> npt.NDArray[np.float64]:
+        histories = self.holdout.histories[block]
+        cases = CorpusCases(histories, self.holdout.targets[block], self.among)
+        own, theirs, scores = self._scores(histories, name, others)
+        bases = [torch.add(own, theirs, alpha=factor) for factor in factors]
+        # The share of 0 asks for no score, not even for an infinite one.
+        nothing = torch.zeros_like(own), torch.zeros(1)
+        found = [[self._of_group(block, cases, base, *nothing)] for base in bases]
+        for _, alike in groupby(tried[1:], key=lambda share: (share.transform, share.floor)):
+            shares = list(alike)
+            weights = torch.tensor([share.weight for share in shares])
+            transformed = shares[0].of(scores)
+            for base, figures in zip(bases, found, strict=True):
+                figures.append(self._of_group(block, cases, base, transformed, weights))
+        return np.concatenate([each for figures in found for each in figures])
 
     def _scores(
         self, histories: Histories, name: str, others: Fusion
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The logits with the other shares, and the guide's scores."""
-        logits = others.add_to(checked_scores(self.model, histories).clone(), histories)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The model's logits, what the other shares add, and the guide's scores."""
+        own = checked_scores(self.model, histories)
+        theirs = others.add_to(torch.zeros_like(own), histories)
         scores = checked_scores(self.guides[name], histories)
-        return logits, scores.to(logits.device, logits.dtype)
+        return own, theirs, scores.to(own.device, own.dtype)
 
     def _values(self, name: str, others: Fusion) -> list[Share]:
         """The shares to try, in units of the spread that logits and scores have."""
         logits, scores = [], []
         for block in case_blocks(self.model, len(self.sample), None, self.sample.n_items):
-            some = self._scores(self.sample[block], name, others)
-            there = some[0].isfinite() & ~some[1].isinf()
-            logits.append(some[0][there])
-            scores.append(some[1][there])
+            own, added, some = self._scores(self.sample[block], name, others)
+            fused = own + added
+            there = fused.isfinite() & ~some.isinf()
+            logits.append(fused[there])
+            scores.append(some[there])
         theirs = torch.cat(scores)
         if theirs.isnan().any():
             raise NonFiniteScoresError(f"the guide {name!r} gives scores that are NaN")
@@ -183,23 +206,6 @@ class _Search:
                 tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]
         return tried
 
-    def _figures(
-        self, block: slice, logits: torch.Tensor, scores: torch.Tensor, tried: list[Share]
-    ) -> npt.NDArray[np.float64]:
-        """The metric of a block's cases with every share: [shares, protocols, cases].
-        The first of ``tried`` is that of 0."""
-        holdout = self.holdout
-        cases = CorpusCases(holdout.histories[block], holdout.targets[block], self.among)
-        # The share of 0 asks for no score, not even for an infinite one.
-        nothing = torch.zeros_like(logits), torch.zeros(1)
-        found = [self._of_group(block, cases, logits, *nothing)]
-        for _, alike in groupby(tried[1:], key=lambda share: (share.transform, share.floor)):
-            shares = list(alike)
-            weights = torch.tensor([share.weight for share in shares])
-            transformed = shares[0].of(scores)
-            found.append(self._of_group(block, cases, logits, transformed, weights))
-        return np.concatenate(found)
-
     def _of_group(
         self,
         block: slice,
@@ -208,7 +214,8 @@ class _Search:
         scores: torch.Tensor,
         weights: torch.Tensor,
     ) -> npt.NDArray[np.float64]:
-        """Likewise of ``logits + w * scores`` for every weight w."""
+        """The metric of a block's cases by ``logits + w * scores`` for every weight w: [weights,
+        protocols, cases]."""
         found = []
         for protocol in self.protocols:
             if protocol == "full":

@@ -300,7 +300,10 @@ def test_a_multinomial_model_is_saved_with_its_settings(split, tmp_path):
         ({"likelihood": "multinomial", "sampling_steps": 2}, "sampling_steps=0"),
         ({"target": "later", "prediction": "eps"}, "target='later'"),
         ({"noise": "mask"}, "likelihood='multinomial'"),
-        ({"noise": "mask", "likelihood": "multinomial", "normalize_input": True}, "normalize_input"),
+        (
+            {"noise": "mask", "likelihood": "multinomial", "normalize_input": True},
+            "normalize_input",
+        ),
         ({"decay": 0.0}, "decay"),
         ({"earlier_weight": -1.0}, "earlier_weight"),
         ({"cut_every": 0}, "cut_every"),

@@ -19,7 +19,9 @@ def of_lengths(*lengths):
     """Users of so many records, no item twice."""
     indptr = np.cumsum([0, *lengths])
     n = int(indptr[-1])
-    return Interactions(indptr, np.arange(n), np.arange(float(n)), np.arange(len(lengths)), np.arange(n))
+    return Interactions(
+        indptr, np.arange(n), np.arange(float(n)), np.arange(len(lengths)), np.arange(n)
+    )
 
 
 def epoch(rows, seed=0, order=None):
@@ -32,7 +34,9 @@ def row(block, i):
     found = []
     for rows in (block.noised, block.predicted):
         entries = slice(int(rows.indptr[i]), int(rows.indptr[i + 1]))
-        found.append(dict(zip(rows.items[entries].tolist(), rows.values[entries].tolist(), strict=True)))
+        found.append(
+            dict(zip(rows.items[entries].tolist(), rows.values[entries].tolist(), strict=True))
+        )
     return found
 
 

@@ -40,7 +40,9 @@ def test_by_hand():
 def test_agrees_with_the_reference(sizes, strided, dtype, forward, backward):
     floats, target = make_inputs(*sizes, dtype=dtype, strided=strided)
     upstream = torch.rand(sizes[0], generator=torch.Generator().manual_seed(1)) - 0.3
-    truth, true_gradients = run([t.detach().double() for t in floats], target, "reference", upstream)
+    truth, true_gradients = run(
+        [t.detach().double() for t in floats], target, "reference", upstream
+    )
     losses, gradients = run(floats, target, "auto", upstream)
     assert losses.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(losses.double(), truth, rtol=forward, atol=forward)
