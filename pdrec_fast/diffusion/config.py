@@ -46,14 +46,14 @@ class DiffusionConfig:
         hidden: widths of the denoiser's hidden layers.
         time_embedding: width of the step embedding.
         normalize_input: scale inputs to unit length.
-        noise: what a step of the diffusion does to x_0: ``"gaussian"`` as in DiffRec; ``"mask"`` drops
-            interactions, at step t a share of ``dropout (t + 1) / steps`` of them (Austin et al.
-            2021, arXiv:2107.03006, absorbing states), and makes no dense vector.
+        noise: what a step of the diffusion does to x_0: ``"gaussian"`` as in DiffRec; ``"mask"``
+            drops interactions, at step t a share of ``dropout (t + 1) / steps`` of them (Austin et
+            al. 2021, arXiv:2107.03006, absorbing states), and makes no dense vector.
         dropout: of the noised input, in training.
         schedule, steps, noise_scale, noise_min, noise_max, fix_first_beta: see ``make_schedule``.
-        target: what the denoiser predicts x_0 of: ``"all"`` of a user's interactions, those that are
-            noised, as DiffRec does; with ``"later"`` the noised ones lie before a random cut of the
-            history, and the predicted ones weigh less with every step from it, by ``decay``.
+        target: what the denoiser predicts x_0 of: ``"all"`` of a user's interactions, those that
+            are noised, as DiffRec does; with ``"later"`` the noised ones lie before a random cut of
+            the history, and the predicted ones weigh less with every step from it, by ``decay``.
         cut_every: of ``"later"``: a history has one cut for every so many interactions.
         earlier_weight: of ``"later"``: weight of what lies before the cut, relative to what comes
             after it; 0 predicts the latter alone.
@@ -69,6 +69,8 @@ class DiffusionConfig:
         select_by: evaluation protocol of that NDCG@10.
         validation_users: it is taken on at most so many users, a sample that ``seed`` fixes; 0: on
             all. The final test is always on all.
+        skip_cold_items: leave items without any training record out of the histories that are
+            scored: their weights are random, and would take the place of what is known.
         precision: of the large matrix products in training; weights, their update and inference
             are always fp32. ``"auto"`` is bf16 where the processor or GPU multiplies in it, which
             takes a fifth of the time on a CPU, else fp32.
@@ -109,6 +111,7 @@ class DiffusionConfig:
     eval_every: int = 1
     select_by: SelectBy = "paper"
     validation_users: int = 0
+    skip_cold_items: bool = False
     precision: Precision = "fp32"
     seed: int = 0
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
@@ -58,6 +59,7 @@ class DiffRec:
         self.denoiser: Denoiser | None = None
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
+        self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
         self._chain: HiddenChain | None = None
 
     def fit(
@@ -84,6 +86,7 @@ class DiffRec:
         evaluator = validation = None
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
+        self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.denoiser = self._new_denoiser(train.n_items).to(self.device)
@@ -207,6 +210,8 @@ class DiffRec:
         """
         config = self.config
         check_catalogue(histories, self.fitted_denoiser().n_items)
+        if config.skip_cold_items and self.trained_items is not None:
+            histories = histories.only(self.trained_items)
         return interaction_rows(
             histories,
             weighting=config.weighting,
@@ -235,7 +240,10 @@ class DiffRec:
         }
         if self.history is not None:
             meta["history"] = asdict(self.history)
-        return meta, {"weights": dict(denoiser.state_dict())}
+        files = {"weights": dict(denoiser.state_dict())}
+        if self.trained_items is not None:
+            files["items"] = {"trained": torch.from_numpy(self.trained_items)}
+        return meta, files
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
@@ -268,6 +276,8 @@ class DiffRec:
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
+        if "items" in files:  # not in version 0.1.0
+            model.trained_items = files["items"]["trained"].numpy()
         return model
 
     def weights_changed(self) -> None:
@@ -307,6 +317,7 @@ def _named(config: DiffusionConfig) -> str:
         "half_life",
         "likelihood",
         "noise",
+        "skip_cold_items",
         "target",
         "validation_users",
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -134,8 +133,8 @@ def interaction_rows(
     Args:
         weighting: ``"none"`` (DiffRec), ``"rank"`` (T-DiffRec) or ``"interval"`` (TI-DiffRec; rank
             weights where there are no timestamps), ``"decay"`` or ``"half-life"``.
-        w_min, w_max: bounds of the weights; decay: of ``"decay"``; half_life: of ``"half-life"``. See
-            ``interval_weights``.
+        w_min, w_max: bounds of the weights; decay: of ``"decay"``; half_life: of ``"half-life"``.
+            See ``interval_weights``.
     """
     indptr, items, timestamps = histories.packed()
     given = indptr, timestamps, w_min, w_max, weighting

@@ -65,7 +65,7 @@ class LinearDenoiser:
     are fewer than items, C comes from the users' products by Woodbury's identity, to the same B.
 
     A ``Scorer``: of a history whose latest item weighs 1 and every earlier one ``decay`` times the
-    one after it.
+    one after it; items that B knows nothing of, as those without a training record, do not count.
 
     Args:
         config: all settings; keyword arguments override single ones.
@@ -163,6 +163,7 @@ class LinearDenoiser:
             raise NotFittedError("this LinearDenoiser is not fitted: call fit(...)")
         n_items = len(self._indptr) - 1
         check_catalogue(histories, n_items)
+        histories = histories.only(np.diff(self._indptr) > 0)  # what says nothing takes no place
         if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
             steps = math.ceil(math.log(_NEGLIGIBLE) / math.log(self.config.decay))
             starts = np.maximum(histories.starts, histories.stops - steps)

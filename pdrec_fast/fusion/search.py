@@ -36,6 +36,7 @@ _METRIC = "ndcg@10"
 # Of the model's own spread: a weight of 1 gives a guide's scores the deviation of the logits.
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
+_LEAST_PROBABLE = -1.0
 _ROUNDS = 3
 _PARTS = 5
 _MEAN = 1.0  # what the mean gain counts beside the smallest
@@ -55,9 +56,10 @@ def choose_shares(
     """The shares that rank the validation targets of ``split`` best, 0 among the choices.
 
     Coordinate ascent: one guide's weight and transform after the other, and all again while
-    anything changes, at most three times; the others' weights may be halved on the way. Weights and transforms are many, and the best of them
-    gains something even where a guide knows nothing. So what a choice is worth is also taken on
-    cases that it was not made on: five parts, each by the choice of the others.
+    anything changes, at most three times; the others' weights may be halved on the way. Weights
+    and transforms are many, and the best of them gains something even where a guide knows nothing.
+    So what a choice is worth is also taken on cases that it was not made on: five parts, each by
+    the choice of the others.
 
     Args:
         model: gives the logits that the shares are added to.
@@ -66,8 +68,8 @@ def choose_shares(
             one of the relative gains under the two and their mean, so that neither is sold for the
             other.
         least_gain: a share is taken where the gain on cases it was not chosen on is more than so
-            many of its standard errors (paired, over users); otherwise, and with fewer than 30
-            users, it is 0.
+            many of its standard errors (paired, over users), and under no protocol a loss;
+            otherwise, and with fewer than 30 users, it is 0.
 
     Raises:
         ValueError: no such protocol, or a guide scores another catalogue.
@@ -136,12 +138,13 @@ class _Search:
         if n_cases < _LEAST_CASES:
             return moves[0]
         part = np.arange(n_cases) % _PARTS
-        unseen = np.zeros(n_cases)  # gain of every case by a choice made without it
+        unseen = np.zeros(gains.shape[1:])  # gains of every case by a choice made without it
         for p in range(_PARTS):
             choice = _best_of(gains[:, :, part != p])
-            unseen[part == p] = gains[choice][:, part == p].sum(axis=0)
-        error = unseen.std() / math.sqrt(n_cases)
-        return moves[_best_of(gains) if unseen.mean() > self.least_gain * error else 0]
+            unseen[:, part == p] = gains[choice][:, part == p]
+        total, error = unseen.sum(axis=0).mean(), unseen.sum(axis=0).std() / math.sqrt(n_cases)
+        taken = total > self.least_gain * error and unseen.mean(axis=1).min() >= 0
+        return moves[_best_of(gains) if taken else 0]
 
     def _figures(
         self, name: str, others: Fusion, factors: Sequence[float], tried: list[Share]
@@ -200,7 +203,9 @@ class _Search:
             raise NonFiniteScoresError(f"the guide {name!r} gives scores that are NaN")
         spread = _spread(torch.cat(logits))
         tried = []
-        for transform in _TRANSFORMS:
+        # A logarithm is for what is like a probability, not for logits.
+        transforms = _TRANSFORMS if theirs.min() > _LEAST_PROBABLE else _TRANSFORMS[:1]
+        for transform in transforms:
             unit = _spread(transform.of(theirs))
             if unit:
                 tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]

@@ -116,8 +116,8 @@ class RunConfig:
     ) -> RunConfig:
         """The settings of a preset (``pdrec_fast.presets``) with one seed for everything.
 
-        Its modules are the paper's three, those of the default preset the fusion, unless ``modules``
-        says otherwise.
+        Its modules are the paper's three, those of the default preset the fusion, unless
+        ``modules`` says otherwise.
 
         A tuned preset, or a file that ``pdrec-fast tune`` wrote, has settings of its own for every
         encoder: those of the plain backbone where ``modules`` is empty, the guided ones otherwise.

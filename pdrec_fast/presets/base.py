@@ -88,6 +88,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "diffusion.select_by": "paper",
             "diffusion.validation_users": 0,
             "diffusion.precision": "fp32",
+            "diffusion.skip_cold_items": False,
             "diffusion.decay": 0.8,
             "diffusion.half_life": 2_592_000.0,
             "diffusion.likelihood": "gaussian",
@@ -172,14 +173,15 @@ _OWN_DIFFUSION: dict[str, Any] = {
     "diffusion.epochs": 200,
     "diffusion.patience": 12,
     "diffusion.eval_every": 2,
+    "diffusion.skip_cold_items": True,
     "diffusion.select_by": "full",
     "diffusion.validation_users": 100_000,
     "diffusion.precision": "auto",
 }
-# What --modules hbr,dpa,nns takes: doses that did no harm to a healthy backbone on validation. The paper's doses did: HBR
-# takes nearly all weight from every user's least expected behaviour, and DPA's many soft positives
-# draw the last state to popular items. What a cold item's embedding does as an input is no better
-# than noise.
+# What --modules hbr,dpa,nns takes: doses that did no harm to a healthy backbone on validation, when
+# TI-DiffRec was the guide. The paper's doses did: HBR takes nearly all weight from every user's
+# least expected behaviour, and DPA's many soft positives draw the last state to popular items. What
+# a cold item's embedding does as an input is no better than noise.
 _OWN_MODULES: dict[str, Any] = {
     "pdrec.hbr_clip": 0.3,
     "pdrec.hbr_rescale": 3.33,

@@ -29,7 +29,8 @@ def kind_of(modules: Iterable[str]) -> Kind:
 
 
 def modules_of(name: str) -> tuple[Module, ...]:
-    """The modules of a preset's runs, unless they are told otherwise; a search is for the paper's."""
+    """The modules of a preset's runs, unless they are told otherwise; searches are for the
+    paper's."""
     return PRESETS[name].pdrec.modules if name in PRESETS else MODULES
 
 

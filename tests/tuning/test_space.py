@@ -11,8 +11,8 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.preferences import hbr_weights
 from pdrec_fast.presets.base import README_COMMANDS
 from pdrec_fast.settings import value_of, with_settings
-from pdrec_fast.tuning import Choice, Range, search_space
 from pdrec_fast.training import MODULES
+from pdrec_fast.tuning import Choice, Range, search_space
 from pdrec_fast.tuning.space import HBR_MEAN, point_of, settings_of
 
 BACKBONE = {

@@ -27,7 +27,7 @@ def corpus_cross_entropy(
     *,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """``-(x * torch.log_softmax(hidden @ item_out.T + item_bias, 1)).sum(1)`` for a sparse x [B, N].
+    """``-(x * torch.log_softmax(hidden @ item_out.T + item_bias, 1)).sum(1)``, x sparse [B, N].
 
     The negative log-likelihood of interactions drawn from a multinomial distribution over the
     corpus, but for a constant (Liang et al. 2018, arXiv:1802.05814, eq. 2). Differentiable, once,

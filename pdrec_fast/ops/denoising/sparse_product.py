@@ -63,7 +63,8 @@ def _checked(matrix: Matrix) -> Matrix:
     columns = per_row("matrix[1] (columns)", columns, np.int32, len(columns))
     if indptr[0] != 0 or indptr[-1] != len(columns) or (np.diff(indptr) < 0).any():
         raise ValueError(
-            f"matrix[0] (indptr) must rise from 0 to {len(columns)}, got {indptr[0]} .. {indptr[-1]}"
+            f"matrix[0] (indptr) must rise from 0 to {len(columns)}, "
+            f"got {indptr[0]} .. {indptr[-1]}"
         )
     return indptr, columns, per_row("matrix[2] (values)", numbers, np.float32, len(columns))
 

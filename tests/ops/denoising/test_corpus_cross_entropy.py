@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from tests.ops.denoising.test_corpus_error import NAMES, SIZES, make_inputs
 
 from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
+from tests.ops.denoising.test_corpus_error import NAMES, SIZES, make_inputs
 
 
 def run(floats, target, impl, upstream):
