@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pdrec_fast.data import leave_one_out, synthetic
-from pdrec_fast.diffusion import DiffRec, DiffusionConfig
+from pdrec_fast.diffusion import DiffRec, DiffusionConfig, LinearDenoiser
 from pdrec_fast.diffusion.denoiser import Denoiser
 from pdrec_fast.diffusion.reverse import dense_reverse
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError
@@ -313,3 +313,29 @@ def test_a_multinomial_model_is_saved_with_its_settings(split, tmp_path):
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DiffusionConfig(**settings)
+
+
+def test_items_that_training_has_not_seen_take_no_place_in_a_history(tmp_path):
+    split = leave_one_out(synthetic(n_users=80, n_items=900))
+    train = split.train
+    cold = np.flatnonzero(np.bincount(train.items, minlength=train.n_items) == 0)
+    settings = {"noise": "mask", "epochs": 1, "device": "cpu"}
+    model = DiffRec(MULTINOMIAL, skip_cold_items=True, **settings).fit(split, progress=False)
+    histories = train.histories()[np.arange(4)]
+    indptr, items, times = histories.packed()
+    at = indptr[1:]  # a cold item at the end of every history
+    longer = replace(
+        histories,
+        items=np.insert(items, at, cold[:4].astype(items.dtype)),
+        timestamps=np.insert(times, at, times[at - 1]),
+        starts=indptr[:-1] + np.arange(4),
+        stops=at + np.arange(1, 5),
+    )
+    assert torch.equal(model.scores(longer), model.scores(histories))
+    plain = DiffRec(MULTINOMIAL, **settings).fit(split, progress=False)
+    assert not torch.equal(plain.scores(longer), plain.scores(histories))
+    model.save(tmp_path / "model")
+    loaded = DiffRec.load(tmp_path / "model", device="cpu")
+    assert torch.equal(loaded.scores(longer), model.scores(histories))
+    linear = LinearDenoiser(ridge=5.0).fit(train)
+    assert torch.equal(linear.scores(longer), linear.scores(histories))
