@@ -24,28 +24,33 @@ config.LoopConfig = functools.partial(config.LoopConfig, checkpoint_seconds=0.0)
 if stops:
     plain, calls = task.DiffusionTask.step_losses, []
 
-    def waits_in_the_middle(self, rows, steps, epoch, users):
+    def waits_in_the_middle(self, block, steps, epoch):
         calls.append(epoch)
         if calls.count({epoch}) == 3:
             print("waiting", flush=True)
             time.sleep(600)
-        return plain(self, rows, steps, epoch, users)
+        return plain(self, block, steps, epoch)
 
     task.DiffusionTask.step_losses = waits_in_the_middle
 split = leave_one_out(synthetic(n_users=200, n_items=300))
-model = DiffRec(hidden=(24,), lr=1e-2, batch_size=32, epochs=9, patience=9, seed=4, device="cpu")
+fast = {"hidden": (24,), "lr": 1e-2, "batch_size": 32, "epochs": 9, "patience": 9, "seed": 4}
+model = DiffRec(**fast, **eval(sys.argv[4]), device="cpu")
 model.fit(split, checkpoint=checkpoint, progress=False).save(out)
 """.replace("{epoch}", str(KILLED_IN_EPOCH))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+MASKED = {"likelihood": "multinomial", "noise": "mask", "target": "later", "cut_every": 4}
+
+
+@pytest.fixture(scope="module", params=[{}, MASKED], ids=["gaussian", "masked"])
+def folder(request, tmp_path_factory):
     """Models and checkpoints of an uninterrupted run, and of one killed and run again."""
     folder = tmp_path_factory.mktemp("resume")
     with contextlib.ExitStack() as stack:
 
         def start(name, mode):
             arguments = [str(folder / f"{name}.checkpoint"), str(folder / name), mode]
+            arguments.append(repr(request.param))
             process = subprocess.Popen(
                 [sys.executable, "-c", TRAIN, *arguments], stdout=subprocess.PIPE, text=True
             )
