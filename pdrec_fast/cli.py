@@ -94,7 +94,7 @@ class _ConfigOptions:
         str,
         typer.Option(
             callback=opt.one_of(_ENCODER_NAMES),
-            help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: TI-DiffRec alone.",
+            help=f"Sequence encoder ({', '.join(ENCODERS)}); diffusion: the diffusion model alone.",
         ),
     ] = "sasrec"
     modules: opt.ModulesOfPreset = None
@@ -102,7 +102,7 @@ class _ConfigOptions:
         str,
         typer.Option(
             callback=opt.one_of(_ENCODER_NAMES),
-            help="Source of the preferences: diffusion (TI-DiffRec), or an encoder trained without "
+            help="What guides: diffusion (the preset's model), or an encoder trained without "
             f"modules in its place ({', '.join(ENCODERS)}).",
         ),
     ] = DIFFUSION
