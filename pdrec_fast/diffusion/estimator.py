@@ -14,7 +14,7 @@ from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
+from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
@@ -212,14 +212,7 @@ class DiffRec:
         check_catalogue(histories, self.fitted_denoiser().n_items)
         if config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
-        return interaction_rows(
-            histories,
-            weighting=config.weighting,
-            w_min=config.w_min,
-            w_max=config.w_max,
-            decay=config.decay,
-            half_life=config.half_life,
-        )
+        return input_rows(histories, config)
 
     def save(self, path: str | Path) -> None:
         """Write the model to the directory ``path`` (see ``fitting.bundle``).

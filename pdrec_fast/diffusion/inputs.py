@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pdrec_fast.data import Histories
+from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
 from pdrec_fast.ragged import indptr_of, ranges, row_indices
 
@@ -140,6 +141,23 @@ def interaction_rows(
     given = indptr, timestamps, w_min, w_max, weighting
     weights = interval_weights(*given, decay=decay, half_life=half_life)
     return unique_rows(indptr, items, weights, histories.n_items)
+
+
+def input_rows(histories: Histories, config: DiffusionConfig) -> SparseRows:
+    """x'_0 of every history, weighted as the settings say; see ``interaction_rows``."""
+    return interaction_rows(
+        histories,
+        weighting=config.weighting,
+        w_min=config.w_min,
+        w_max=config.w_max,
+        decay=config.decay,
+        half_life=config.half_life,
+    )
+
+
+def steps_until(weight: float, decay: float) -> int:
+    """How many steps back a weight that falls by ``decay``, below 1, a step has become so small."""
+    return math.ceil(math.log(weight) / math.log(decay))
 
 
 def unique_rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,12 @@ import torch
 
 from pdrec_fast.checks import check_counts, check_dropout, check_positive, check_ratios
 from pdrec_fast.data import Histories, Interactions, Split
-from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, interaction_rows
+from pdrec_fast.diffusion.inputs import (
+    SparseRows,
+    check_catalogue,
+    interaction_rows,
+    steps_until,
+)
 from pdrec_fast.errors import DataError, NotFittedError
 from pdrec_fast.fitting.bundle import Contents
 from pdrec_fast.ops.denoising.sparse_product import sparse_product
@@ -165,7 +169,7 @@ class LinearDenoiser:
         check_catalogue(histories, n_items)
         histories = histories.only(np.diff(self._indptr) > 0)  # what says nothing takes no place
         if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
-            steps = math.ceil(math.log(_NEGLIGIBLE) / math.log(self.config.decay))
+            steps = steps_until(_NEGLIGIBLE, self.config.decay)
             starts = np.maximum(histories.starts, histories.stops - steps)
             histories = replace(histories, starts=starts)
         indptr, sources, _ = histories.packed()

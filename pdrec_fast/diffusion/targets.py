@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.config import DiffusionConfig
-from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, unique_rows
+from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, input_rows, steps_until, unique_rows
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import ranges
 
@@ -82,7 +81,7 @@ class TrainingRows:
             further = np.flatnonzero(self._place)
             self.users[further] = n_users + np.arange(len(further))
         else:
-            self._whole, self.users = self._inputs(histories), histories.users
+            self._whole, self.users = input_rows(histories, config), histories.users
             self.n_tokens = len(self._whole.items)
         self._histories = histories
 
@@ -124,7 +123,9 @@ class TrainingRows:
                 starts=np.maximum(histories.starts, cuts - self._reach),
                 stops=np.minimum(histories.stops, cuts + self._reach),
             )
-        return self._inputs(replace(histories, stops=cuts)), self._around(histories, cuts)
+        return input_rows(replace(histories, stops=cuts), self._config), self._around(
+            histories, cuts
+        )
 
     @property
     def _reach(self) -> int | None:
@@ -132,18 +133,7 @@ class TrainingRows:
         config = self._config
         if config.weighting != "decay" or config.w_min or config.decay == 1:
             return None
-        return math.ceil(math.log(_NEGLIGIBLE) / math.log(config.decay))
-
-    def _inputs(self, histories: Histories) -> SparseRows:
-        config = self._config
-        return interaction_rows(
-            histories,
-            weighting=config.weighting,
-            w_min=config.w_min,
-            w_max=config.w_max,
-            decay=config.decay,
-            half_life=config.half_life,
-        )
+        return steps_until(_NEGLIGIBLE, config.decay)
 
     def _around(self, histories: Histories, cuts: np.ndarray) -> SparseRows:
         """The histories by the distance from a cut, the position of the first record after it."""

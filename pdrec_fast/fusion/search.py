@@ -39,7 +39,6 @@ _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4,
 _LEAST_PROBABLE = -1.0
 _ROUNDS = 3
 _PARTS = 5
-_MEAN = 1.0  # what the mean gain counts beside the smallest
 _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
 
@@ -244,7 +243,7 @@ def _best_of(gains: npt.NDArray[np.float64]) -> int:
     """The share of the largest worth, of gains [shares, protocols, cases]: the smaller gain and the
     mean."""
     means = gains.mean(axis=2)
-    return int((means.min(axis=1) + _MEAN * means.mean(axis=1)).argmax())
+    return int((means.min(axis=1) + means.mean(axis=1)).argmax())
 
 
 def _spread(values: torch.Tensor) -> float:

@@ -11,7 +11,14 @@ def corpus_error(
     hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
 ) -> torch.Tensor:
     """See ``ops.denoising.corpus_error``; the arguments are checked there."""
+    output, x = dense(hidden, item_out, item_bias, target)
+    return (output - x).square().mean(dim=1)
+
+
+def dense(
+    hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(prediction, target), [B, N] each."""
     x = hidden.new_zeros(len(hidden), len(item_out))
     x[target.rows, target.items] = target.values.to(hidden.dtype)
-    output = hidden @ item_out.to(hidden.dtype).T + item_bias.to(hidden.dtype)
-    return (output - x).square().mean(dim=1)
+    return hidden @ item_out.to(hidden.dtype).T + item_bias.to(hidden.dtype), x
