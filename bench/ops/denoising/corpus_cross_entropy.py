@@ -7,8 +7,7 @@ from functools import partial
 import torch
 
 from bench.data import split
-from bench.dense import DTYPES
-from bench.ops.denoising.corpus_error import loss_flops
+from bench.ops.denoising.corpus_error import layer, loss_flops
 from bench.registry import Case, Floor, call, operation
 from bench.target import target
 from pdrec_fast.diffusion.inputs import interaction_rows
@@ -26,15 +25,11 @@ _SIZES = {"users": 256, "items": 37_868, "hidden": 256}
 )
 def cross_entropy(users: int, items: int, hidden: int, precision: str) -> Case:
     """Losses of all rows and their gradients in hidden layer, item matrix and bias."""
-    generator = torch.Generator().manual_seed(0)
-    h = torch.rand(users, hidden, generator=generator) * 2 - 1
-    item_out = torch.randn(items, hidden, generator=generator) * (2 / (items + hidden)) ** 0.5
-    device, dtype = target().device, DTYPES[precision]
-    inputs = [t.to(device, dtype).requires_grad_() for t in (h, item_out, torch.zeros(items))]
+    inputs = layer(users, items, hidden, precision)
     wide_inputs = [t.detach().float().requires_grad_() for t in inputs]
     histories = split(users, items).train.histories()
     rows = interaction_rows(histories, weighting="decay", w_min=0.0, w_max=1.0, decay=0.8)
-    sparse = [t.to(device) for t in rows.coordinates()]
+    sparse = [t.to(target().device) for t in rows.coordinates()]
 
     def gradients(impl: str, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         losses = corpus_cross_entropy(*inputs, *sparse, impl=impl)

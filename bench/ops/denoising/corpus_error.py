@@ -29,15 +29,11 @@ _SIZES = {"users": 400, "items": 37_868, "hidden": 1_000}
 )
 def error(users: int, items: int, hidden: int, precision: str) -> Case:
     """Errors of all rows and their gradients in hidden layer, item matrix and bias."""
-    generator = torch.Generator().manual_seed(0)
-    h = torch.rand(users, hidden, generator=generator) * 2 - 1
-    item_out = torch.randn(items, hidden, generator=generator) * (2 / (items + hidden)) ** 0.5
-    device, dtype = target().device, DTYPES[precision]
-    inputs = [t.to(device, dtype).requires_grad_() for t in (h, item_out, torch.zeros(items))]
+    inputs = layer(users, items, hidden, precision)
     wide_inputs = [t.detach().float().requires_grad_() for t in inputs]
     histories = split(users, items).train.histories()
     rows = interaction_rows(histories, weighting="interval", w_min=0.5, w_max=1.0)
-    sparse = [t.to(device) for t in rows.coordinates()]
+    sparse = [t.to(target().device) for t in rows.coordinates()]
 
     def gradients(
         forward: Callable[..., torch.Tensor], inputs: list[torch.Tensor]
@@ -65,6 +61,15 @@ def error(users: int, items: int, hidden: int, precision: str) -> Case:
         atol=1e-6,
         by_norm=not wide,
     )
+
+
+def layer(users: int, items: int, hidden: int, precision: str) -> list[torch.Tensor]:
+    """The last hidden layer, item matrix and bias, with gradients, on the target."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.rand(users, hidden, generator=generator) * 2 - 1
+    item_out = torch.randn(items, hidden, generator=generator) * (2 / (items + hidden)) ** 0.5
+    device, dtype = target().device, DTYPES[precision]
+    return [t.to(device, dtype).requires_grad_() for t in (h, item_out, torch.zeros(items))]
 
 
 def loss_flops(users: int, items: int, hidden: int) -> float:
