@@ -47,6 +47,7 @@ from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
+from pdrec_fast.recommending import Recommendations
 from pdrec_fast.settings import with_settings
 from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
 
@@ -81,6 +82,7 @@ __all__ = [
     "PaddedEncoder",
     "Popularity",
     "Preferences",
+    "Recommendations",
     "Results",
     "RunConfig",
     "RunResult",

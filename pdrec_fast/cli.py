@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import sys
@@ -10,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +16,14 @@ import typer
 
 import pdrec_fast
 from pdrec_fast import options as opt
+from pdrec_fast.commands.finished import model_of
+from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
-from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import DEFAULT, preset_names
@@ -32,7 +31,6 @@ from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
-from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
@@ -43,17 +41,6 @@ app = typer.Typer(
 )
 
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
-
-
-class Format(str, Enum):
-    """How results are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 
 
 def main() -> None:
@@ -182,55 +169,8 @@ def run(
 
 
 @app.command()
-def recommend(
-    run_dir: RunDir,
-    users: Annotated[
-        str, typer.Option(help="Comma-separated user ids; spaces around them do not count.")
-    ] = "",
-    user: Annotated[
-        list[str] | None,
-        typer.Option(help="One user id exactly as in the data, commas and all. Repeatable."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
-    include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
-    ] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="How results are printed.")
-    ] = Format.table,
-    device: opt.Device = "auto",
-    threads: opt.Threads = None,
-) -> None:
-    """Print the items that users of a finished run would interact with next."""
-    opt.use_threads(threads)
-    ids = [name.strip() for name in users.split(",") if name.strip()] + (user or [])
-    if not ids:
-        raise ValueError("no user was named: give --users u1,u2, or --user ID once for each")
-    model = _model_of(run_dir, device)
-    items, scores = model.recommend(ids, k, filter_seen=not include_seen)
-    rows = [
-        {"user": name, "rank": rank + 1, "item": item, "score": round(float(score), 6)}
-        for name, row, row_scores in zip(ids, items, scores, strict=True)
-        for rank, (item, score) in enumerate(zip(row, row_scores, strict=True))
-        if item is not None
-    ]
-    if output is Format.json:
-        print(json.dumps(rows, indent=1))
-    elif output is Format.csv:
-        writer = csv.DictWriter(sys.stdout, ["user", "rank", "item", "score"])
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        name, item = (max([12, *(len(str(row[of])) for row in rows)]) for of in ("user", "item"))
-        print(f"{'user':>{name}}  {'rank':>4}  {'item':>{item}}  {'score':>8}")
-        for row in rows:
-            start = f"{row['user']:>{name}}  {row['rank']:>4}  {row['item']!s:>{item}}"
-            print(f"{start}  {row['score']:8.4f}")
-
-
-@app.command()
 def evaluate(
-    run_dir: RunDir,
+    run_dir: opt.RunDir,
     protocol: Annotated[
         str | None, typer.Option(help="Comma-separated: paper, full. Default: the run's.")
     ] = None,
@@ -243,8 +183,7 @@ def evaluate(
 ) -> None:
     """Test the model of a finished run again, on the split it was trained with."""
     opt.use_threads(threads)
-    model = _model_of(run_dir, device)
-    assert model.data is not None
+    model = model_of(run_dir, device)
     try:
         metrics = json.loads((run_dir / "metrics.json").read_text())
         config, names = metrics["config"], list(metrics["protocols"])
@@ -252,7 +191,7 @@ def evaluate(
         raise CheckpointError(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
-    split = SplitSpec(**config["split"]).apply(model.data)
+    split = SplitSpec(**config["split"]).apply(model.catalogue())
     if protocol is not None:
         names = [name.strip() for name in protocol.split(",")]
     if seed is None:
@@ -281,24 +220,12 @@ def demo(
     run_demo(seed=seed, out=out, device=device, progress=not quiet)
 
 
+app.command()(recommend)
 app.command()(tune)
 app.command()(presets)
 app.command()(study_commands.study)
 app.command()(study_commands.collect)
 app.command()(study_commands.report)
-
-
-def _model_of(run_dir: Path, device: str) -> PDRec:
-    if not (run_dir / "run.json").exists():
-        raise CheckpointError(f"{run_dir}: no run is here (run.json not found)")
-    if not (run_dir / "metrics.json").exists():
-        raise CheckpointError(f"{run_dir}: the run is not finished; give its command again")
-    if not bundle_exists(run_dir / "model"):
-        raise CheckpointError(
-            f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder; what its diffusion "
-            "model reached stands in metrics.json"
-        )
-    return PDRec.load(run_dir / "model", device=device)
 
 
 def _tested_alone(run_dir: Path) -> Results | None:

@@ -32,6 +32,7 @@ SETTINGS_HELP = (
     f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
 )
 
+RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 UserColumn = Annotated[str | None, typer.Option(help="Default: user_id.")]
 ItemColumn = Annotated[str | None, typer.Option(help="Default: item_id.")]
 TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")]

@@ -453,9 +453,9 @@ def test_a_small_target_is_tested_under_full_however_large_the_source(data):
 
 def test_recommend_prints_raw_ids(finished, data):
     out = finished[0]
-    users = [str(data.user_ids[0]), str(data.user_ids[7])]
+    users = [data.user_ids[0].item(), data.user_ids[7].item()]
     result = command(
-        "recommend", "--run", out, "--users", ",".join(users), "-k", 4, "--format", "json"
+        "recommend", "--run", out, "--users", ",".join(map(str, users)), "-k", 4, "--format", "json"
     )
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout)
@@ -469,6 +469,29 @@ def test_recommend_prints_raw_ids(finished, data):
     assert [row["item"] for row in rows] == items.ravel().tolist()
     as_csv = command("recommend", "--run", out, "--users", users[0], "-k", 2, "--format", "csv")
     assert next(csv.DictReader(as_csv.stdout.splitlines()))["item"] == str(items[0, 0])
+
+
+def test_recommend_into_a_file_for_anyone(finished, data, tmp_path):
+    out, clicks = finished[0], data.item_ids[[3, 8]].tolist()
+    run = ("recommend", "--run", out, "-k", 3)
+    (tmp_path / "users.txt").write_text("nobody\n" + "\n".join(map(str, data.user_ids[:5])) + "\n")
+    result = command(
+        *run, "--users-file", "users.txt", "--unknown", "popular", "--out", "some.csv", "--quiet",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout, result.stderr) == (0, "written to some.csv\n", "")
+    with open(tmp_path / "some.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    model = pf.PDRec.load(out / "model")
+    found = model.recommend(["nobody", *data.user_ids[:5].tolist()], 3, unknown="popular")
+    assert [row["item"] for row in rows] == [str(item) for item in found.items.ravel()]
+    assert [row["fallback"] for row in rows] == ["1"] * 3 + ["0"] * 15
+    result = command(*run, "--history", f"{clicks[0]}, {clicks[1]}", "--format", "json")
+    found = model.recommend(k=3, history=clicks)
+    assert [row["item"] for row in json.loads(result.stdout)] == found.items[0].tolist()
+    result = command(*run, "--all", "--users", "1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "exclude each other" in result.stderr
 
 
 @pytest.fixture(scope="module")

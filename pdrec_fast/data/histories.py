@@ -99,6 +99,25 @@ class Histories:
             stops=before[indptr[1:]],
         )
 
+    def renumbered(self, numbers: np.ndarray, n_items: int) -> Histories:
+        """The same histories over another catalogue, without the items that it does not have.
+
+        Args:
+            numbers: int64 [n_items of this catalogue], each item's index there; -1 for none.
+            n_items: of that catalogue.
+        """
+        found = numbers[self.items]
+        stays = found >= 0
+        before = indptr_of(stays)
+        return replace(
+            self,
+            items=found[stays].astype(np.int32),
+            timestamps=None if self.timestamps is None else self.timestamps[stays],
+            starts=before[self.starts],
+            stops=before[self.stops],
+            n_items=n_items,
+        )
+
     def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Gather the histories into one contiguous copy.
 

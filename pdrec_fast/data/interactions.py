@@ -279,6 +279,14 @@ class Interactions:
         """
         return _look_up(raw_ids, self._item_numbers, "item")
 
+    def find_users(self, raw_ids: Any) -> np.ndarray:
+        """Like ``user_index``, with -1 for an unknown id."""
+        return _find(raw_ids, self._user_numbers)
+
+    def find_items(self, raw_ids: Any) -> np.ndarray:
+        """Like ``item_index``, with -1 for an unknown id."""
+        return _find(raw_ids, self._item_numbers)
+
     @cached_property
     def _user_numbers(self) -> dict[str, int]:
         return {str(name): number for number, name in enumerate(self.user_ids.tolist())}
@@ -406,10 +414,18 @@ def _compact(indices: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return (np.cumsum(present) - 1)[indices], ids[present]
 
 
+def _find(raw_ids: Any, numbers: dict[str, int]) -> np.ndarray:
+    return np.array([numbers.get(name, -1) for name in _names(raw_ids)], dtype=np.int64)
+
+
 def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
-    names = [str(name) for name in np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()]
-    unknown = [name for name in names if name not in numbers]
+    found = _find(raw_ids, numbers)
+    unknown = [name for name, number in zip(_names(raw_ids), found, strict=True) if number < 0]
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise DataError(f"{len(unknown)} unknown {kind} id(s): {shown}; they are not in the data")
-    return np.array([numbers[name] for name in names], dtype=np.int64)
+    return found
+
+
+def _names(raw_ids: Any) -> list[str]:
+    return [str(name) for name in np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
@@ -25,12 +26,13 @@ from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
+from pdrec_fast.recommending import Recommender
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 NAMES = {"rank": "T-DiffRec", "interval": "TI-DiffRec"}
 
 
-class DiffRec:
+class DiffRec(Recommender):
     """Diffusion recommender over a whole corpus (Wang et al. 2023; PDRec's TI-DiffRec).
 
     Args:
@@ -57,6 +59,7 @@ class DiffRec:
         self.device = resolve_device(device)
         self.schedule = self.config.noise_schedule()
         self.denoiser: Denoiser | None = None
+        self.data: Interactions | None = None
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
@@ -94,7 +97,7 @@ class DiffRec:
             self.history = run_loop(
                 self.training_task(train, evaluator),
                 config.loop(),
-                name=NAMES.get(config.weighting, "DiffRec"),
+                name=self.name,
                 select_by=config.select_by,
                 identity={
                     "config": asdict(config),
@@ -110,6 +113,7 @@ class DiffRec:
             self.denoiser = None  # half-trained weights are no model
             raise
         self.trained_on = train.fingerprint()
+        self.data = data.data if isinstance(data, Split) else data
         return self
 
     def training_task(
@@ -129,6 +133,11 @@ class DiffRec:
             scorer=self,
             evaluator=evaluator,
         )
+
+    @property
+    def name(self) -> str:
+        """For tables: DiffRec, T-DiffRec or TI-DiffRec."""
+        return NAMES.get(self.config.weighting, "DiffRec")
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""
@@ -215,15 +224,19 @@ class DiffRec:
         return input_rows(histories, config)
 
     def save(self, path: str | Path) -> None:
-        """Write the model to the directory ``path`` (see ``fitting.bundle``).
+        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
 
         Raises:
             CheckpointError: something other than a bundle lies at ``path``.
         """
-        write_bundle(path, self.KIND, *self.contents())
+        meta, files = self.contents()
+        if self.data is not None:
+            files["interactions"], meta["ids"] = interactions_to_tensors(self.data)
+        write_bundle(path, self.KIND, meta, files)
 
     def contents(self) -> Contents:
-        """What ``save`` writes: JSON values, and tensors by file."""
+        """What the bundle of a model that this guides keeps of it: JSON values, and tensors by
+        file."""
         denoiser = self.fitted_denoiser()
         meta = {
             "format": FORMAT,
@@ -271,7 +284,27 @@ class DiffRec:
         model.trained_on = meta["trained_on"]
         if "items" in files:  # not in version 0.1.0
             model.trained_items = files["items"]["trained"].numpy()
+        if "interactions" in files:  # neither in version 0.1.0 nor in the bundle of another model
+            model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         return model
+
+    def catalogue(self) -> Interactions:
+        """The data of ``fit``.
+
+        Raises:
+            NotFittedError: there are none: not fitted, or saved by version 0.1.0 or as a guide.
+        """
+        self.fitted_denoiser()
+        if self.data is None:
+            raise NotFittedError(
+                "this DiffRec was saved without its interactions (by version 0.1.0, or as the "
+                "guide of another model): set model.data to those of its fit"
+            )
+        return self.data
+
+    def item_directions(self) -> torch.Tensor:
+        """Unit vectors [n_items, hidden[-1]] of the output layer's items."""
+        return torch.nn.functional.normalize(self.fitted_denoiser().item_out.detach(), dim=-1)
 
     def weights_changed(self) -> None:
         """Forget what was derived from the denoiser's weights."""

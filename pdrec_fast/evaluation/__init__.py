@@ -33,6 +33,7 @@ from pdrec_fast.evaluation.scoring import (
     rank_in_corpus,
 )
 from pdrec_fast.evaluation.tables import format_results
+from pdrec_fast.evaluation.vectors import VectorScorer, uses_vectors
 
 __all__ = [
     "CUTOFFS",
@@ -45,6 +46,7 @@ __all__ = [
     "Ranks",
     "Results",
     "Scorer",
+    "VectorScorer",
     "available_negatives",
     "case_blocks",
     "checked_scores",
@@ -59,5 +61,6 @@ __all__ = [
     "sample_negatives",
     "summarize",
     "summarize_all",
+    "uses_vectors",
     "validation_sample",
 ]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, cast
+from typing import cast
 
 import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.devices import off_cpu
 from pdrec_fast.errors import NonFiniteScoresError
-from pdrec_fast.evaluation import Scorer, checked_scores
+from pdrec_fast.evaluation import Scorer, VectorScorer, checked_scores, uses_vectors
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
@@ -22,27 +21,6 @@ from pdrec_fast.ragged import Ragged, row_indices
 # On a GPU a block's largest array is one bit per pair: 2^32 pairs are 512 MiB.
 _PAIRS_PER_BLOCK = 1 << 32
 _MOST_USERS = 1 << 14
-
-
-class VectorScorer(Protocol):
-    """A scorer whose scores are products: ``item_vectors[0] @ user_vector + item_vectors[1]``.
-
-    Attributes:
-        device: where its vectors are.
-        has_user_vectors: whether its scores are products in its present settings.
-    """
-
-    device: torch.device
-    has_user_vectors: bool
-
-    def user_vectors(self, histories: Histories) -> torch.Tensor:
-        """float [B, H]."""
-        ...
-
-    @property
-    def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(vectors [N, H], offsets [N])."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,11 +58,6 @@ def infer_block(
     else:
         parts = _from_scores(cast("Scorer", scorer), train, histories, users, request)
     return [part.cpu().numpy() for part in parts]
-
-
-def uses_vectors(scorer: Scorer | VectorScorer) -> TypeGuard[VectorScorer]:
-    """Whether scores are made and consumed within one kernel: on a GPU, where they are products."""
-    return off_cpu(scorer) and getattr(scorer, "has_user_vectors", False)
 
 
 def _from_vectors(

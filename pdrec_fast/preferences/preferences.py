@@ -19,14 +19,12 @@ from tqdm.auto import tqdm
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
-from pdrec_fast.evaluation import Scorer, prepared
+from pdrec_fast.evaluation import Scorer, VectorScorer, prepared, uses_vectors
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.preferences.inference import (
     PreferenceRequest,
-    VectorScorer,
     infer_block,
     users_per_block,
-    uses_vectors,
 )
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit

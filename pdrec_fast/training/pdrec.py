@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdrec_fast.data import Histories, Interactions, Split
-from pdrec_fast.data.sequences import pack
+from pdrec_fast.data import Interactions, Split
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
@@ -27,15 +26,12 @@ from pdrec_fast.encoders import (
     EncoderOptions,
     encoder_config,
 )
-from pdrec_fast.encoders.base import last_states
-from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import (
     Evaluator,
     Popularity,
-    Results,
     Scorer,
     checked_scores,
-    evaluate,
     validation_sample,
 )
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
@@ -44,19 +40,17 @@ from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
 from pdrec_fast.fusion.fusion import check_guide_name
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
-from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance, check_preferences
-from pdrec_fast.training.objective import Objective
-from pdrec_fast.training.recommending import recommend
+from pdrec_fast.training.scoring import EncoderScorer
 from pdrec_fast.training.task import PDRecTask
 
 EncoderFactory = Callable[[int], nn.Module]
 
 
-class PDRec:
+class PDRec(EncoderScorer):
     """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
 
     Args:
@@ -216,110 +210,6 @@ class PDRec:
         """For tables: the encoder and the modules that guide it, e.g. ``sasrec+hbr+nns``."""
         return "+".join([self._encoder_name, *self.config.modules])
 
-    @torch.inference_mode()
-    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits of the next item, with what the fusion adds.
-
-        Args:
-            histories: B of them; the encoder's logits of one without items are 0.
-            items: int64 [B, C] to score only these; None for the whole corpus.
-
-        Returns:
-            float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
-            an item out.
-        """
-        logits = self._encoder_logits(histories, items)
-        return logits if self.fusion is None else self.fusion.add_to(logits, histories, items)
-
-    def _encoder_logits(self, histories: Histories, items: torch.Tensor | None) -> torch.Tensor:
-        encoder = self.fitted_encoder().eval()
-        if self.config.skip_cold_items and self.trained_items is not None:
-            histories = histories.only(self.trained_items)
-        cold = None
-        if not self.config.rank_cold_items and self.trained_items is not None:
-            cold = torch.from_numpy(~self.trained_items).to(self.device)
-        known = np.flatnonzero(histories.lengths)
-        batch = pack(histories[known], encoder.max_length).to(self.device)
-        states = last_states(encoder, batch)
-        vectors = states.new_zeros((len(histories), states.shape[1]))
-        vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
-        if items is not None:
-            table = encoder.item_embedding.weight
-            logits = self.objective.logits(vectors, table, items.to(self.device))
-            return (
-                logits
-                if cold is None
-                else logits.masked_fill_(cold[items.to(self.device)], -torch.inf)
-            )
-        if self.config.similarity == "cosine":
-            vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
-        prepared = self._item_vectors
-        logits = project(vectors, self._new_item_vectors() if prepared is None else prepared)
-        return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
-
-    @torch.inference_mode()
-    def prepared(self) -> PDRec:
-        """This model for many calls of ``scores`` while its weights stay as they are: what the
-        calls share, the unit vectors of all items, is computed once."""
-        self.fitted_encoder()
-        model = copy(self)
-        model._item_vectors = self._new_item_vectors()
-        model.fusion = None if self.fusion is None else self.fusion.prepared()
-        return model
-
-    def _new_item_vectors(self) -> torch.Tensor:
-        """[N, width]: what users' vectors are multiplied with."""
-        table: torch.Tensor = self.fitted_encoder().item_embedding.weight
-        return (
-            nn.functional.normalize(table, dim=-1) if self.config.similarity == "cosine" else table
-        )
-
-    @property
-    def objective(self) -> Objective:
-        """The losses that the configuration describes."""
-        config = self.config
-        return Objective(
-            config.similarity,
-            self.temperature,
-            loss=config.loss,
-            gbce_calibration=config.gbce_calibration,
-        )
-
-    @property
-    def temperature(self) -> float:
-        """That of the logits: of the configuration, or what was learned from it."""
-        if self.config.learn_temperature and self.encoder is not None:
-            return float(self.fitted_encoder().log_temperature.detach().exp())
-        return self.config.temperature
-
-    def evaluate(self, split: Split, **options: Any) -> Results:
-        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
-        return evaluate(self, split, **options)
-
-    @torch.inference_mode()
-    def recommend(
-        self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` items each user would interact with next, given all data of ``fit``.
-
-        Args:
-            users: raw user ids [B].
-            k: at most the number of items (of two domains: of the target's, which alone are
-                recommended).
-            filter_seen: leave out items the user has interacted with.
-            block_size: users scored at once; memory is ``block_size`` x items floats. None takes
-                as many as make 16 MiB.
-
-        Returns:
-            (raw item ids [B, k], logits float32 [B, k]), best first; ties to the lower item.
-            Where fewer than k items are left, the ids end with None and the logits with -inf.
-
-        Raises:
-            ValueError: ``k`` or ``block_size`` out of its range.
-            DataError: an unknown user, or one without any interaction.
-        """
-        return recommend(self, self._fitted_data(), users, k, filter_seen, block_size)
-
     def save(self, path: str | Path) -> None:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
 
@@ -331,7 +221,7 @@ class PDRec:
 
     def contents(self) -> Contents:
         """What ``save`` writes: JSON values, and tensors by file."""
-        encoder, data = self.fitted_encoder(), self._fitted_data()
+        encoder, data = self.fitted_encoder(), self.catalogue()
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
             tensors["trained_items"] = torch.from_numpy(self.trained_items)
@@ -397,17 +287,6 @@ class PDRec:
             kinds = (DiffRec, LinearDenoiser, Popularity, PDRec)
             model.fusion = fusion_from_contents(meta["fusion"], files, kinds, path, device)
         return model
-
-    def fitted_encoder(self) -> Any:
-        """The encoder; a NotFittedError says so when there is none yet."""
-        if self.encoder is None:
-            raise NotFittedError("this PDRec is not fitted: call fit(...) or PDRec.load(...)")
-        return self.encoder
-
-    def _fitted_data(self) -> Interactions:
-        self.fitted_encoder()
-        assert self.data is not None
-        return self.data
 
     def _check_guides(
         self, split: Split | None, train: Interactions, guides: Mapping[str, Scorer] | None

@@ -74,11 +74,25 @@ def select_unobserved(
 
 
 def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item."""
+    """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item.
+
+    Args:
+        scores: float32 [B, N], without NaN, on any device; there the result is too.
+    """
+    if scores.device.type != "cpu":
+        return _top_by_keys(scores, k)
     n_rows = len(scores)
     nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
     selection = select_unobserved(scores, nothing, k, np.zeros(n_rows, dtype=np.int64))
     return selection.top_items.long()
+
+
+def _top_by_keys(scores: torch.Tensor, k: int) -> torch.Tensor:
+    """``torch.topk`` leaves the order of ties open: here no two keys are equal."""
+    bits = (scores + 0.0).view(torch.int32).long()  # -0 + 0 is +0
+    ascending = torch.where(bits < 0, -0x80000000 - bits, bits)  # as the floats they are bits of
+    items = torch.arange(scores.shape[1], device=scores.device)
+    return ((ascending << 32) - items).topk(k, dim=1).indices
 
 
 def _nan_error(row: int, column: int) -> ValueError:

@@ -1,0 +1,275 @@
+"""What every fitted model of this package can be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Interactions
+from pdrec_fast.errors import DataError
+from pdrec_fast.evaluation import Scorer, prepared
+from pdrec_fast.ops.selection.select_unobserved import top_items
+from pdrec_fast.recommending.best import best_items, pair_scores
+from pdrec_fast.recommending.filters import Filter, item_list
+from pdrec_fast.recommending.parts import check_path, digest_of, write_in_parts
+from pdrec_fast.recommending.queries import Unknown, queries
+from pdrec_fast.recommending.recommendations import Recommendations
+
+
+class Recommender:
+    """``recommend``, ``similar_items`` and ``scores_for`` of a scorer that keeps its data.
+
+    A subclass has ``scores`` (see ``Scorer``), ``trained_items`` (bool [n_items], or None) and the
+    three methods that raise ``NotImplementedError`` here.
+    """
+
+    trained_items: np.ndarray | None
+
+    def catalogue(self) -> Interactions:
+        """The data whose items the model numbers; raises NotFittedError before ``fit``."""
+        raise NotImplementedError
+
+    def contents(self) -> Any:
+        """JSON values, and tensors by file: what the model consists of."""
+        raise NotImplementedError
+
+    def item_directions(self) -> torch.Tensor:
+        """float32 [n_items, H], unit vectors whose products say how alike items are."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        history: Any = None,
+        times: Any = None,
+        data: Interactions | None = None,
+        items: Any = None,
+        exclude: Any = None,
+        filter_seen: bool = True,
+        unknown: Unknown = "raise",
+        block_size: int | None = None,
+    ) -> Recommendations:
+        """The ``k`` items that people would interact with next.
+
+        Args:
+            users: raw user ids, one or [B]; None: everybody of the data, or those whose
+                ``history`` is given.
+            k: at most the number of items (of two domains: of the target's, which alone are
+                recommended).
+            history: raw item ids, oldest first: a list for one person, or [B] lists. Without
+                ``users`` that is all that is known of these people; with them each continues what
+                the data have of that user. Items that the model has never seen are left out, and a
+                warning counts them.
+            times: of the history, alike, in the unit of the data's timestamps; a history is then
+                put in their order. Without them it continues a user's records at the latest time
+                of the data.
+            data: newer interactions, in place of those of ``fit``; users and items are matched by
+                raw id. Records of items that the model has never seen are left out, and a warning
+                counts them.
+            items: raw ids, the only ones that may be recommended: a list for all, or [B] lists.
+            exclude: raw ids that may not be: a list for all, or [B] lists.
+            filter_seen: leave out items that the person has interacted with.
+            unknown: people who are not in the data, or of whose items the model was trained on
+                none, and of whom it therefore knows nothing: ``"raise"`` a DataError, ``"skip"``
+                them (their rows are empty), or give them the items with the most records,
+                ``"popular"``, marked in ``fallback``.
+            block_size: people scored at once; memory is ``block_size`` x items floats. None takes
+                as many as make 16 MiB (512 MiB on a GPU).
+
+        Returns:
+            ``Recommendations``, which ``ids, scores = ...`` takes apart: raw item ids [B, k] and
+            scores float32 [B, k], best first; ties to the lower item. Where fewer than k items may
+            be recommended, the ids end with None and the scores with -inf.
+
+        Raises:
+            ValueError: an argument out of its range, or lists of unequal lengths.
+            TypeError: an argument of another kind.
+            DataError: see ``unknown``; or an allow-list without one known item.
+        """
+        catalogue = self._checked(k)
+        people = queries(catalogue, self.trained_items, users, history, times, data, unknown)
+        rules = _filter(catalogue, items, exclude, filter_seen, len(people))
+        popularity = self.popularity() if unknown == "popular" else None
+        scorer = cast("Scorer", self)
+        return best_items(scorer, catalogue, people, rules, k, popularity, block_size)
+
+    def recommend_to_file(
+        self,
+        path: str | Path,
+        users: Any = None,
+        k: int = 10,
+        *,
+        data: Interactions | None = None,
+        items: Any = None,
+        exclude: Any = None,
+        filter_seen: bool = True,
+        unknown: Unknown = "raise",
+        block_size: int | None = None,
+        part_size: int = 1 << 16,
+        progress: bool = True,
+    ) -> None:
+        """``recommend`` for many people, into one table: user, item, score, rank, fallback.
+
+        It is written in parts, to a hidden folder beside ``path``, and put together at the end. A
+        job that was stopped goes on when the same call is made again. Memory does not grow with
+        the number of users, beyond what the data themselves take.
+
+        Args:
+            path: a ``.parquet`` or ``.csv`` file, replaced once everything is there.
+            users: raw ids; None: everybody of the data.
+            items, exclude: raw ids, for all.
+            part_size: users of a part.
+            progress: show a bar of the users.
+
+        Raises:
+            CheckpointError: parts of another job lie beside ``path``.
+            MissingExtraError: a ``.parquet`` file without pyarrow.
+            DataError, ValueError, TypeError: see ``recommend``; all before anything is written.
+        """
+        path = Path(path)
+        check_path(path)
+        if part_size < 1:
+            raise ValueError(f"part_size must be at least 1, got {part_size}")
+        catalogue = self._checked(k)
+        people = queries(catalogue, self.trained_items, users, data=data, unknown=unknown)
+        rules = _filter(catalogue, items, exclude, filter_seen, len(people))
+        if rules.allowed is not None or rules.blocked is not None:
+            raise ValueError("items and exclude must each be one list, for all")
+        popularity = self.popularity() if unknown == "popular" else None
+        scorer = prepared(cast("Scorer", self))
+
+        def recommended(part: slice) -> Recommendations:
+            some = people[part]
+            return best_items(scorer, catalogue, some, rules, k, popularity, block_size)
+
+        names = json.dumps([str(name) for name in people.names]).encode()
+        description = {
+            "model": digest_of(self.contents()),
+            "data": None if data is None else data.fingerprint(),
+            "users": hashlib.sha256(names).hexdigest()[:16],
+            "never": hashlib.sha256(rules.never.tobytes()).hexdigest()[:16],
+            "k": k,
+            "filter_seen": filter_seen,
+            "unknown": unknown,
+        }
+        write_in_parts(path, description, len(people), part_size, recommended, progress)
+
+    def _checked(self, k: int) -> Interactions:
+        """The catalogue, from which ``k`` items can be taken."""
+        catalogue = self.catalogue()
+        if not 1 <= k <= catalogue.n_targets:
+            raise ValueError(
+                f"k must lie in 1 .. {catalogue.n_targets} (the number of items), got {k}"
+            )
+        return catalogue
+
+    def popularity(self) -> np.ndarray:
+        """float32 [n_items], records of each item in the model's data; -inf of an item that the
+        model was not trained on."""
+        catalogue = self.catalogue()
+        counts = np.bincount(catalogue.items, minlength=catalogue.n_items).astype(np.float32)
+        if self.trained_items is not None:
+            counts[~self.trained_items] = -np.inf
+        return counts
+
+    @torch.no_grad()
+    def similar_items(self, items: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` items whose vectors point most nearly in the same direction.
+
+        Args:
+            items: raw item ids, one or [B].
+            k: at most the number of items that the model was trained on, less one.
+
+        Returns:
+            (raw item ids [B, k], cosines float32 [B, k]), best first, never the item itself.
+
+        Raises:
+            DataError: an unknown item, or one that the model was not trained on: its vector says
+                nothing.
+            ValueError: ``k`` out of its range.
+        """
+        catalogue = self.catalogue()
+        asked = catalogue.item_index(items)
+        trained = self.trained_items
+        if trained is None:
+            trained = np.ones(catalogue.n_items, dtype=bool)
+        cold = catalogue.item_ids[asked[~trained[asked]]]
+        if len(cold):
+            raise DataError(
+                f"item {str(cold[0])!r} has no record that the model was trained on: nothing is "
+                "known of what it is like"
+            )
+        most = int(trained.sum()) - 1
+        if not 1 <= k <= most:
+            raise ValueError(f"k must lie in 1 .. {most} (the other trained items), got {k}")
+        directions = self.item_directions()
+        at = torch.from_numpy(asked).to(directions.device)
+        cosines = directions[at] @ directions.T
+        cosines[:, torch.from_numpy(~trained).to(directions.device)] = -torch.inf
+        cosines[torch.arange(len(at), device=at.device), at] = -torch.inf
+        best = top_items(cosines, k)
+        return catalogue.item_ids[best.cpu().numpy()], cosines.gather(1, best).cpu().numpy()
+
+    @torch.no_grad()
+    def scores_for(
+        self, pairs: Any, *, data: Interactions | None = None, unknown: Unknown = "raise"
+    ) -> np.ndarray:
+        """Scores of given (user, item) pairs, for a second stage that ranks candidates.
+
+        Args:
+            pairs: P pairs of raw ids, an array [P, 2], or a frame whose columns are ``user`` and
+                ``item`` (or, by other names, its first two).
+            data: newer interactions, as in ``recommend``.
+            unknown: a pair whose user or item is unknown: ``"raise"``, or ``"skip"`` it (NaN).
+
+        Returns:
+            float32 [P]: of a user, what ``recommend`` ranks by.
+
+        Raises:
+            DataError, ValueError: see ``recommend``.
+        """
+        if unknown == "popular":
+            raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
+        catalogue = self.catalogue()
+        users, items = _columns(pairs)
+        names, rows = np.unique(np.array([str(user) for user in users]), return_inverse=True)
+        people = queries(catalogue, self.trained_items, names, data=data, unknown=unknown)
+        found = catalogue.find_items(items) if unknown == "skip" else catalogue.item_index(items)
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        order = np.argsort(rows, kind="stable")
+        order = order[(found[order] >= 0) & people.known[rows[order]]]
+        scores[order] = pair_scores(
+            cast("Scorer", self), people.histories, rows[order], found[order]
+        )
+        return scores
+
+
+def _filter(
+    catalogue: Interactions, items: Any, exclude: Any, filter_seen: bool, n_people: int
+) -> Filter:
+    allowed = item_list(catalogue, items, "items", n_people)
+    blocked = item_list(catalogue, exclude, "exclude", n_people)
+    return Filter.of(catalogue, allowed, blocked, filter_seen)
+
+
+def _columns(pairs: Any) -> tuple[list[Any], list[Any]]:
+    if hasattr(pairs, "columns") and hasattr(pairs, "__getitem__"):
+        names = list(pairs.columns)
+        chosen = ("user", "item") if {"user", "item"} <= set(names) else names[:2]
+        if len(chosen) < 2:
+            raise ValueError(f"pairs need two columns, user and item; there are {names}")
+        user, item = (np.asarray(pairs[name], dtype=object).tolist() for name in chosen)
+        return user, item
+    rows = pairs.tolist() if hasattr(pairs, "tolist") else list(pairs)
+    wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 2]
+    if wrong:
+        raise ValueError(f"pairs must be (user, item) pairs, got {wrong[0]!r}")
+    return [row[0] for row in rows], [row[1] for row in rows]

@@ -1,0 +1,176 @@
+"""What a trained encoder scores: logits, or the vectors that they are products of."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.sequences import pack
+from pdrec_fast.encoders.base import last_states
+from pdrec_fast.errors import NotFittedError
+from pdrec_fast.evaluation import Results, evaluate
+from pdrec_fast.fusion import Fusion
+from pdrec_fast.ops.selection.project import project
+from pdrec_fast.recommending import Recommender
+from pdrec_fast.training.config import PDRecConfig
+from pdrec_fast.training.objective import Objective
+
+
+class EncoderScorer(Recommender):
+    """Scores of an encoder, with what a fusion adds, and all that follows from scores."""
+
+    config: PDRecConfig
+    device: torch.device
+    encoder: nn.Module | None
+    data: Interactions | None
+    trained_items: np.ndarray | None  # bool [n_items], those in the training interactions
+    fusion: Fusion | None  # what other scorers add, with "fusion" in the modules
+    _item_vectors: torch.Tensor | None  # where prepared
+
+    @torch.inference_mode()
+    def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits of the next item, with what the fusion adds.
+
+        Args:
+            histories: B of them; the encoder's logits of one without items are 0.
+            items: int64 [B, C] to score only these; None for the whole corpus.
+
+        Returns:
+            float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
+            an item out.
+        """
+        logits = self._encoder_logits(histories, items)
+        return logits if self.fusion is None else self.fusion.add_to(logits, histories, items)
+
+    def _encoder_logits(self, histories: Histories, items: torch.Tensor | None) -> torch.Tensor:
+        states, cold = self._states(histories), self._unranked
+        if items is not None:
+            items = items.to(self.device)
+            table = self.fitted_encoder().item_embedding.weight
+            logits = self.objective.logits(states, table, items)
+            return logits if cold is None else logits.masked_fill_(cold[items], -torch.inf)
+        logits = project(self._scaled(states), self._table())
+        return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
+
+    def _states(self, histories: Histories) -> torch.Tensor:
+        """[B, width], the encoder's state after each history; 0 of one without items."""
+        encoder = self.fitted_encoder().eval()
+        if self.config.skip_cold_items and self.trained_items is not None:
+            histories = histories.only(self.trained_items)
+        known = np.flatnonzero(histories.lengths)
+        batch = pack(histories[known], encoder.max_length).to(self.device)
+        states = last_states(encoder, batch)
+        vectors = states.new_zeros((len(histories), states.shape[1]))
+        vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states
+        return vectors
+
+    def _scaled(self, states: torch.Tensor) -> torch.Tensor:
+        """What is multiplied with the rows of ``_table``."""
+        if self.config.similarity == "cosine":
+            return nn.functional.normalize(states, dim=-1) * self.temperature
+        return states
+
+    @property
+    def _unranked(self) -> torch.Tensor | None:
+        """bool [N], items that are ranked nowhere; None where there are none."""
+        if self.config.rank_cold_items or self.trained_items is None:
+            return None
+        return torch.from_numpy(~self.trained_items).to(self.device)
+
+    @torch.inference_mode()
+    def prepared(self) -> EncoderScorer:
+        """This model for many calls of ``scores`` while its weights stay as they are: what the
+        calls share, the unit vectors of all items, is computed once."""
+        self.fitted_encoder()
+        model = copy(self)
+        model._item_vectors = self._table()
+        model.fusion = None if self.fusion is None else self.fusion.prepared()
+        return model
+
+    def _table(self) -> torch.Tensor:
+        """[N, width]: what users' vectors are multiplied with."""
+        if self._item_vectors is not None:
+            return self._item_vectors
+        table: torch.Tensor = self.fitted_encoder().item_embedding.weight
+        return (
+            nn.functional.normalize(table, dim=-1) if self.config.similarity == "cosine" else table
+        )
+
+    @property
+    def has_user_vectors(self) -> bool:
+        """Whether the logits are products with ``item_vectors``: those of the encoder always, with
+        a fusion where every share is of scores as they are and those are products."""
+        fusion = self.fusion
+        return fusion is None or all(
+            share.transform == "raw" and getattr(fusion.guides[name], "has_user_vectors", False)
+            for name, share in fusion.used.items()
+        )
+
+    @torch.inference_mode()
+    def user_vectors(self, histories: Histories) -> torch.Tensor:
+        """float32 [B, H]: the state, beside it each guide's vector times its share."""
+        parts = [self._scaled(self._states(histories))]
+        if self.fusion is not None:
+            for name, share in self.fusion.used.items():
+                guide: Any = self.fusion.guides[name]
+                parts.append(guide.user_vectors(histories).to(self.device) * share.weight)
+        return torch.cat(parts, dim=1)
+
+    @property
+    def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(vectors [N, H], offsets [N]): logits are products with ``user_vectors``."""
+        parts = [self._table().detach()]
+        offsets = parts[0].new_zeros(len(parts[0]))
+        if self.fusion is not None:
+            for name, share in self.fusion.used.items():
+                guide: Any = self.fusion.guides[name]
+                vectors, more = (tensor.to(self.device) for tensor in guide.item_vectors)
+                parts.append(vectors)
+                offsets += more * share.weight
+        if self._unranked is not None:
+            offsets = offsets.masked_fill(self._unranked, -torch.inf)
+        return torch.cat(parts, dim=1), offsets
+
+    @property
+    def objective(self) -> Objective:
+        """The losses that the configuration describes."""
+        config = self.config
+        return Objective(
+            config.similarity,
+            self.temperature,
+            loss=config.loss,
+            gbce_calibration=config.gbce_calibration,
+        )
+
+    @property
+    def temperature(self) -> float:
+        """That of the logits: of the configuration, or what was learned from it."""
+        if self.config.learn_temperature and self.encoder is not None:
+            return float(self.fitted_encoder().log_temperature.detach().exp())
+        return self.config.temperature
+
+    def evaluate(self, split: Split, **options: Any) -> Results:
+        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
+        return evaluate(self, split, **options)
+
+    def item_directions(self) -> torch.Tensor:
+        """Unit vectors [n_items, width] of the encoder's item embeddings."""
+        table = self.fitted_encoder().item_embedding.weight.detach()
+        return nn.functional.normalize(table, dim=-1)
+
+    def catalogue(self) -> Interactions:
+        """The data of ``fit``."""
+        self.fitted_encoder()
+        assert self.data is not None
+        return self.data
+
+    def fitted_encoder(self) -> Any:
+        """The encoder; a NotFittedError says so when there is none yet."""
+        if self.encoder is None:
+            raise NotFittedError("this PDRec is not fitted: call fit(...) or PDRec.load(...)")
+        return self.encoder
