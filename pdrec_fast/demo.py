@@ -54,8 +54,8 @@ def run_demo(
     print(_one_user(plain, guided))
     seconds = guided.metrics["seconds"]
     print(
-        f"\nseconds: diffusion {seconds['diffusion']:.1f}, SASRec {seconds['encoder']:.1f}; "
-        f"plain SASRec {plain.metrics['seconds']['encoder']:.1f}"
+        f"\nseconds: diffusion {seconds['diffusion']:.1f}, SASRec {seconds['encoder']:.1f}, "
+        f"fusion {seconds['fusion']:.1f}; plain SASRec {plain.metrics['seconds']['encoder']:.1f}"
     )
 
 

@@ -111,8 +111,9 @@ def test_metrics_file_has_what_the_command_promises(finished, data):
                 assert {"ndcg@10", "hr@10", "auc", "mrr", "hr@50", "ndcg@1"} <= values.keys()
                 assert all(0 <= value <= 1 for value in values.values())
     seconds = metrics["seconds"]
-    assert seconds.keys() == {"diffusion", "guide", "preferences", "encoder", "evaluation"}
-    assert seconds.pop("guide") == 0
+    stages = {"diffusion", "guide", "preferences", "encoder", "fusion", "evaluation"}
+    assert seconds.keys() == stages
+    assert seconds.pop("guide") == seconds.pop("fusion") == 0
     assert all(value > 0 for value in seconds.values())
     assert metrics["peak_rss_gib"] > 0.05
     assert metrics["config"]["pdrec"]["modules"] == ["hbr", "dpa", "nns"]

@@ -38,7 +38,7 @@ except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger("pdrec_fast")
-STAGES = ("diffusion", "guide", "preferences", "encoder", "evaluation")
+STAGES = ("diffusion", "guide", "preferences", "encoder", "fusion", "evaluation")
 
 
 class Stages:
@@ -111,6 +111,8 @@ class Stages:
             model.fit(
                 split, preferences, guides=guides, checkpoint=checkpoint, progress=self.progress
             )
+            if model.fusion is not None:
+                self.record("fusion", self.seconds.get("fusion", 0.0) + model.fusion_seconds)
             self._keep(name, model, model.history.seconds if model.history else 0.0)
         return model
 
@@ -124,7 +126,9 @@ class Stages:
                 assert guide is not None
                 found[name] = guide
             elif name == "linear":
+                started = time.monotonic()
                 found[name] = LinearDenoiser(config.linear).fit(split.train)
+                self.record("fusion", time.monotonic() - started)
             else:
                 found[name] = Popularity(split.train)
         return found

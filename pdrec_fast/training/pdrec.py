@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict, replace
@@ -104,6 +105,7 @@ class PDRec(EncoderScorer):
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
         self.fusion: Fusion | None = None  # what other scorers add, with "fusion" in the modules
+        self.fusion_seconds = 0.0  # that choosing its shares took
         self._item_vectors: torch.Tensor | None = None  # where prepared
 
     @renamed_keywords(watch="on_epoch_end")
@@ -176,7 +178,7 @@ class PDRec(EncoderScorer):
             ValueError: see ``fit``.
         """
         self._check_guides(split, split.train, guides)
-        config, alone = self.config, copy(self)
+        config, alone, started = self.config, copy(self), time.monotonic()
         alone.fusion = None
         self.fusion = choose_shares(
             alone,
@@ -185,6 +187,7 @@ class PDRec(EncoderScorer):
             select_by=config.fusion_select_by,
             progress=progress,
         )
+        self.fusion_seconds = time.monotonic() - started
         return self
 
     def training_task(
