@@ -59,6 +59,10 @@ def mix_domains(target: Interactions, source: Interactions) -> Interactions:
     for name, data in (("target", target), ("source", source)):
         if data.target_items is not None:
             raise ValueError(f"the {name} domain is already a mixture; mix two plain ones")
+        if data.item_features is not None:
+            raise ValueError(
+                f"the {name} domain has item features: mix first, then with_item_features"
+            )
     times = np.concatenate(_common_times(target, source))
     user_ids, users = _common_users(target, source)
     items = np.concatenate([target.items, source.items + np.int32(target.n_items)])

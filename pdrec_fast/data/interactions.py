@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -40,6 +40,8 @@ class Interactions:
         item_ids: [n_items] distinct raw ids, int64 or str objects.
         target_items: bool [n_items], the items that splits hold out, that evaluation ranks and that
             models recommend, the others being context (see ``mix_domains``); None for all.
+        item_features: float32 [n_items, F], what is known of the items beside their records, such
+            as embeddings of their texts (see ``with_item_features``); None for nothing.
 
     Raises:
         DataError: arrays that do not fit together.
@@ -51,6 +53,7 @@ class Interactions:
     user_ids: np.ndarray
     item_ids: np.ndarray
     target_items: np.ndarray | None = None
+    item_features: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._freeze("indptr", np.int64)
@@ -61,6 +64,8 @@ class Interactions:
             self._freeze("timestamps", np.float64)
         if self.target_items is not None:
             self._freeze("target_items", bool)
+        if self.item_features is not None:
+            self._freeze("item_features", np.float32)
         self._check()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,6 +92,8 @@ class Interactions:
             raise DataError(f"items must lie in 0..{self.n_items - 1}")
         if self.target_items is not None and len(self.target_items) != self.n_items:
             raise DataError(f"target_items has {len(self.target_items)} values, not {self.n_items}")
+        if self.item_features is not None:
+            check_features(self.item_features, self.item_ids)
         if self.timestamps is None:
             return
         if len(self.timestamps) != self.n_records:
@@ -334,6 +341,51 @@ class Interactions:
             n_items=self.n_items,
         )
 
+    def with_item_features(self, item_ids: Any, features: Any) -> Interactions:
+        """The same interactions with features of their items.
+
+        Items that have features and no records are added to the catalogue, behind the others, so
+        that models that use features can recommend them. Items without features have zeros; a
+        warning counts them.
+
+        Args:
+            item_ids: [n] distinct raw ids.
+            features: [n, F] finite numbers.
+
+        Raises:
+            DataError: shapes that do not fit, an id twice, or a number that is not finite.
+        """
+        names = _names(item_ids)
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"item {twice!r} has features twice")
+        vectors = np.asarray(features, dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(names):
+            raise DataError(
+                f"features must have shape [{len(names)}, F], one row for each id, got "
+                f"{vectors.shape}"
+            )
+        at = self.find_items(item_ids)
+        new = np.flatnonzero(at < 0)
+        at[new] = self.n_items + np.arange(len(new))
+        all_ids = [*self.item_ids.tolist(), *(names[place] for place in new)]
+        if self.item_ids.dtype == np.int64:
+            plain = all(names[place].lstrip("-").isdigit() for place in new)
+            all_ids = [int(name) for name in all_ids] if plain else [str(n) for n in all_ids]
+        table = np.zeros((len(all_ids), vectors.shape[1]), dtype=np.float32)
+        table[at] = vectors
+        missing = self.n_items - int((at < self.n_items).sum())
+        if missing:
+            warnings.warn(
+                f"{missing} of {self.n_items} items have no features: zeros in their place",
+                stacklevel=2,
+            )
+        ids = np.array(all_ids, dtype=np.int64 if isinstance(all_ids[0], int) else object)
+        targets = self.target_items
+        if targets is not None:
+            targets = np.concatenate([targets, np.ones(len(new), dtype=bool)])
+        return replace(self, item_ids=ids, target_items=targets, item_features=table)
+
     def summary(self) -> dict[str, int | float]:
         """Number of users, items and records, and density (records / (users x items))."""
         return {
@@ -357,7 +409,18 @@ class Interactions:
             digest.update(json.dumps(ids.tolist()).encode())
         if self.target_items is not None:
             digest.update(self.target_items.tobytes())
+        if self.item_features is not None:
+            digest.update(repr(self.item_features.shape).encode() + self.item_features.tobytes())
         return digest.hexdigest()[:16]
+
+
+def check_features(features: np.ndarray, item_ids: np.ndarray) -> None:
+    """Raises DataError unless there is one row of finite numbers for each item."""
+    if features.ndim != 2 or len(features) != len(item_ids) or not features.shape[1]:
+        raise DataError(f"item_features must have shape [{len(item_ids)}, F], got {features.shape}")
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        raise DataError(f"item {item_ids[bad.argmax()]!s} has features that are not finite")
 
 
 def _id_dtype(ids: Any) -> type:

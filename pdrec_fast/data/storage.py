@@ -14,7 +14,7 @@ def interactions_to_tensors(data: Interactions) -> tuple[dict[str, torch.Tensor]
     """Arrays as tensors, and raw ids as JSON lists."""
     tensors = {
         name: torch.from_numpy(np.array(getattr(data, name)))
-        for name in ("indptr", "items", "timestamps", "target_items")
+        for name in ("indptr", "items", "timestamps", "target_items", "item_features")
         if getattr(data, name) is not None
     }
     return tensors, {"user_ids": data.user_ids.tolist(), "item_ids": data.item_ids.tolist()}
@@ -32,6 +32,7 @@ def interactions_from_tensors(
         user_ids=_id_array(ids["user_ids"]),
         item_ids=_id_array(ids["item_ids"]),
         target_items=arrays.get("target_items"),
+        item_features=arrays.get("item_features"),
     )
 
 

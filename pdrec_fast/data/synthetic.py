@@ -24,7 +24,12 @@ _DRIFT = 0.2
 
 
 def synthetic(
-    n_users: int = 2000, n_items: int = 3000, seed: int = 0, *, noise: float = 0.2
+    n_users: int = 2000,
+    n_items: int = 3000,
+    seed: int = 0,
+    *,
+    noise: float = 0.2,
+    n_features: int = 0,
 ) -> Interactions:
     """Generate interactions of users whose interests drift and whose order carries signal.
 
@@ -40,6 +45,9 @@ def synthetic(
         n_items: at least 10; the catalogue, of which a few items may never occur.
         seed: the same seed gives the same data.
         noise: share of noise records, in [0, 1).
+        n_features: give every item a vector of so many numbers, like an embedding of its text: a
+            random direction of its cluster, half of one of its own and half of the mean of the
+            items that tend to follow it. The records are the same with and without.
 
     Returns:
         Interactions with raw ids 1..n and timestamps in whole unix seconds.
@@ -51,6 +59,8 @@ def synthetic(
         raise ValueError(f"n_users must be at least 1, got {n_users}")
     if n_items < 10:
         raise ValueError(f"n_items must be at least 10, got {n_items}")
+    if n_features < 0:
+        raise ValueError(f"n_features must be at least 0, got {n_features}")
     if not 0 <= noise < 1:
         raise ValueError(f"noise must lie in [0, 1), got {noise}")
     rng = np.random.default_rng(seed)
@@ -66,6 +76,7 @@ def synthetic(
         timestamps=walked_times[rows][recorded],
         user_ids=np.arange(1, n_users + 1),
         item_ids=np.arange(1, n_items + 1),
+        item_features=_features(rng, catalogue, n_features) if n_features else None,
     )
 
 
@@ -121,6 +132,18 @@ def _make_catalogue(rng: np.random.Generator, n_items: int) -> _Catalogue:
         successors[group] = group[np.argsort(-keys, axis=1)[:, :count]]
     cumulative = np.concatenate([[0.0], np.cumsum(popularity[members])])
     return _Catalogue(members, bounds, cumulative, successors)
+
+
+def _features(rng: np.random.Generator, catalogue: _Catalogue, n_features: int) -> np.ndarray:
+    """[n_items, n_features], see ``synthetic``."""
+    n_items = len(catalogue.members)
+    clusters = np.empty(n_items, dtype=np.int64)
+    clusters[catalogue.members] = np.repeat(
+        np.arange(catalogue.n_clusters), np.diff(catalogue.bounds)
+    )
+    centres = rng.normal(size=(catalogue.n_clusters, n_features))
+    own = rng.normal(size=(n_items, n_features))
+    return centres[clusters] + 0.5 * own + 0.5 * own[catalogue.successors].mean(axis=1)
 
 
 def _walk(

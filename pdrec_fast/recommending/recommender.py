@@ -38,6 +38,10 @@ class Recommender:
         """JSON values, and tensors by file: what the model consists of."""
         raise NotImplementedError
 
+    def known_items(self) -> np.ndarray | None:
+        """bool [n_items], the items of which the model knows something; None for all."""
+        return self.trained_items
+
     def item_directions(self) -> torch.Tensor:
         """float32 [n_items, H], unit vectors whose products say how alike items are."""
         raise NotImplementedError
@@ -95,7 +99,7 @@ class Recommender:
             DataError: see ``unknown``; or an allow-list without one known item.
         """
         catalogue = self._checked(k)
-        people = queries(catalogue, self.trained_items, users, history, times, data, unknown)
+        people = queries(catalogue, self.known_items(), users, history, times, data, unknown)
         rules = _filter(catalogue, items, exclude, filter_seen, len(people))
         popularity = self.popularity() if unknown == "popular" else None
         scorer = cast("Scorer", self)
@@ -139,7 +143,7 @@ class Recommender:
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
         catalogue = self._checked(k)
-        people = queries(catalogue, self.trained_items, users, data=data, unknown=unknown)
+        people = queries(catalogue, self.known_items(), users, data=data, unknown=unknown)
         rules = _filter(catalogue, items, exclude, filter_seen, len(people))
         if rules.allowed is not None or rules.blocked is not None:
             raise ValueError("items and exclude must each be one list, for all")
@@ -186,34 +190,33 @@ class Recommender:
 
         Args:
             items: raw item ids, one or [B].
-            k: at most the number of items that the model was trained on, less one.
+            k: at most the number of items that the model knows, less one.
 
         Returns:
             (raw item ids [B, k], cosines float32 [B, k]), best first, never the item itself.
 
         Raises:
-            DataError: an unknown item, or one that the model was not trained on: its vector says
-                nothing.
+            DataError: an unknown item, or one of which the model knows nothing.
             ValueError: ``k`` out of its range.
         """
         catalogue = self.catalogue()
         asked = catalogue.item_index(items)
-        trained = self.trained_items
-        if trained is None:
-            trained = np.ones(catalogue.n_items, dtype=bool)
-        cold = catalogue.item_ids[asked[~trained[asked]]]
+        known = self.known_items()
+        if known is None:
+            known = np.ones(catalogue.n_items, dtype=bool)
+        cold = catalogue.item_ids[asked[~known[asked]]]
         if len(cold):
             raise DataError(
                 f"item {str(cold[0])!r} has no record that the model was trained on: nothing is "
                 "known of what it is like"
             )
-        most = int(trained.sum()) - 1
+        most = int(known.sum()) - 1
         if not 1 <= k <= most:
-            raise ValueError(f"k must lie in 1 .. {most} (the other trained items), got {k}")
+            raise ValueError(f"k must lie in 1 .. {most} (the other known items), got {k}")
         directions = self.item_directions()
         at = torch.from_numpy(asked).to(directions.device)
         cosines = directions[at] @ directions.T
-        cosines[:, torch.from_numpy(~trained).to(directions.device)] = -torch.inf
+        cosines[:, torch.from_numpy(~known).to(directions.device)] = -torch.inf
         cosines[torch.arange(len(at), device=at.device), at] = -torch.inf
         best = top_items(cosines, k)
         return catalogue.item_ids[best.cpu().numpy()], cosines.gather(1, best).cpu().numpy()
@@ -241,7 +244,7 @@ class Recommender:
         catalogue = self.catalogue()
         users, items = _columns(pairs)
         names, rows = np.unique(np.array([str(user) for user in users]), return_inverse=True)
-        people = queries(catalogue, self.trained_items, names, data=data, unknown=unknown)
+        people = queries(catalogue, self.known_items(), names, data=data, unknown=unknown)
         found = catalogue.find_items(items) if unknown == "skip" else catalogue.item_index(items)
         scores = np.full(len(rows), np.nan, dtype=np.float32)
         order = np.argsort(rows, kind="stable")

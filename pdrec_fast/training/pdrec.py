@@ -27,6 +27,7 @@ from pdrec_fast.encoders import (
     EncoderOptions,
     encoder_config,
 )
+from pdrec_fast.encoders.featured import with_features
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import (
     Evaluator,
@@ -150,6 +151,7 @@ class PDRec(EncoderScorer):
         self._item_vectors = self.fusion = None
         self.data = split.data if split else interactions
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
+        self._use_features()
         try:
             self.history = run_loop(
                 self.training_task(interactions, preferences, evaluator),
@@ -280,6 +282,7 @@ class PDRec(EncoderScorer):
         if "trained_items" in files["interactions"]:
             model.trained_items = files["interactions"]["trained_items"].numpy()
         model.encoder = model.new_encoder(model.data.n_items)
+        model._use_features()
         try:
             model.encoder.load_state_dict(files["weights"])
         except RuntimeError as error:
@@ -381,6 +384,14 @@ class PDRec(EncoderScorer):
             start = torch.tensor(math.log(self.config.temperature))
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
+
+    def _use_features(self) -> None:
+        """Let the new encoder make items of their features, where the data have some."""
+        assert self.data is not None
+        if self.data.item_features is not None:
+            trained = self.trained_items
+            assert trained is not None
+            with_features(self.encoder, self.data.item_features, trained, self.config.seed)
 
     def _check_encoder(self, encoder: Any, n_items: int) -> None:
         name = self._encoder_name

@@ -12,6 +12,7 @@ from torch import nn
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.encoders.base import last_states
+from pdrec_fast.encoders.featured import item_table
 from pdrec_fast.errors import NotFittedError
 from pdrec_fast.evaluation import Results, evaluate
 from pdrec_fast.fusion import Fusion
@@ -51,7 +52,7 @@ class EncoderScorer(Recommender):
         states, cold = self._states(histories), self._unranked
         if items is not None:
             items = items.to(self.device)
-            table = self.fitted_encoder().item_embedding.weight
+            table = item_table(self.fitted_encoder())
             logits = self.objective.logits(states, table, items)
             return logits if cold is None else logits.masked_fill_(cold[items], -torch.inf)
         logits = project(self._scaled(states), self._table())
@@ -60,8 +61,9 @@ class EncoderScorer(Recommender):
     def _states(self, histories: Histories) -> torch.Tensor:
         """[B, width], the encoder's state after each history; 0 of one without items."""
         encoder = self.fitted_encoder().eval()
-        if self.config.skip_cold_items and self.trained_items is not None:
-            histories = histories.only(self.trained_items)
+        known_items = self.known_items()
+        if self.config.skip_cold_items and known_items is not None:
+            histories = histories.only(known_items)
         known = np.flatnonzero(histories.lengths)
         batch = pack(histories[known], encoder.max_length).to(self.device)
         states = last_states(encoder, batch)
@@ -78,9 +80,18 @@ class EncoderScorer(Recommender):
     @property
     def _unranked(self) -> torch.Tensor | None:
         """bool [N], items that are ranked nowhere; None where there are none."""
-        if self.config.rank_cold_items or self.trained_items is None:
+        known_items = self.known_items()
+        if self.config.rank_cold_items or known_items is None:
             return None
-        return torch.from_numpy(~self.trained_items).to(self.device)
+        return torch.from_numpy(~known_items).to(self.device)
+
+    def known_items(self) -> np.ndarray | None:
+        """bool [N], the items that were trained on or have features; None for all."""
+        features = None if self.data is None else self.data.item_features
+        if features is None or self.trained_items is None:
+            return self.trained_items
+        found: np.ndarray = self.trained_items | features.any(axis=1)
+        return found
 
     @torch.inference_mode()
     def prepared(self) -> EncoderScorer:
@@ -96,7 +107,7 @@ class EncoderScorer(Recommender):
         """[N, width]: what users' vectors are multiplied with."""
         if self._item_vectors is not None:
             return self._item_vectors
-        table: torch.Tensor = self.fitted_encoder().item_embedding.weight
+        table = item_table(self.fitted_encoder())
         return (
             nn.functional.normalize(table, dim=-1) if self.config.similarity == "cosine" else table
         )
@@ -160,7 +171,7 @@ class EncoderScorer(Recommender):
 
     def item_directions(self) -> torch.Tensor:
         """Unit vectors [n_items, width] of the encoder's item embeddings."""
-        table = self.fitted_encoder().item_embedding.weight.detach()
+        table = item_table(self.fitted_encoder()).detach()
         return nn.functional.normalize(table, dim=-1)
 
     def catalogue(self) -> Interactions:

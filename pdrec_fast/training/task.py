@@ -12,6 +12,7 @@ import torch
 
 from pdrec_fast.devices import prefetched
 from pdrec_fast.encoders import ContrastiveEncoder
+from pdrec_fast.encoders.featured import FeaturedEmbedding, item_table
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.clipping import clip_gradients
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
@@ -55,8 +56,14 @@ class PDRecTask:
         self.scorer, self.evaluator, self.cuda_graphs = scorer, evaluator, cuda_graphs
         contrastive = isinstance(encoder, ContrastiveEncoder)
         self.batches = TrainingBatches(guidance, encoder.augment if contrastive else None)
+        featured = isinstance(encoder.item_embedding, FeaturedEmbedding)
+        if featured and self.config.table_optimizer == "rows":
+            raise ValueError(
+                "table_optimizer='rows' moves the rows of a batch alone, and item features move "
+                "all: set table_optimizer='dense'"
+            )
         # On a GPU a dense gradient costs a fraction of the optimiser's own reading and writing.
-        self.sparse = device.type == "cpu"
+        self.sparse = device.type == "cpu" and not featured
         self.objective = replace(objective, sparse_grad=self.sparse)
         if cuda_graphs and self.config.learn_temperature:
             raise ValueError(
@@ -159,7 +166,7 @@ class PDRecTask:
 
     def batch_loss(self, batch: Batch) -> torch.Tensor:
         """The objective (eq. 6) and the encoder's own loss of a batch on the encoder's device."""
-        config, table = self.config, self.encoder.item_embedding.weight
+        config, table = self.config, item_table(self.encoder)
         with span("encode"):
             states = self.encoder(batch.sequences)
         with span("ranking loss"):
