@@ -205,7 +205,7 @@ class Interactions:
             warnings.warn(
                 f"no timestamps in {records.source} (if a column of another name holds them, pass "
                 "timestamp=, on the command line --timestamp-column): the order of its records is "
-                "taken as chronological, and TI-DiffRec falls back to T-DiffRec weights, by rank",
+                "taken as chronological, and weights by time (TI-DiffRec's) are weights by rank",
                 stacklevel=3,
             )
         rows = chronological_order(records.users, records.timestamps)

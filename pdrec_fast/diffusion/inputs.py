@@ -161,9 +161,14 @@ def steps_until(weight: float, decay: float) -> int:
 
 
 def unique_rows(
-    indptr: np.ndarray, items: np.ndarray, weights: np.ndarray, n_items: int
+    indptr: np.ndarray,
+    items: np.ndarray,
+    weights: np.ndarray,
+    n_items: int,
+    *,
+    largest: bool = False,
 ) -> SparseRows:
-    """Rows with every item once, of its last occurrence's weight."""
+    """Rows with every item once, of its last occurrence's weight, or its largest."""
     rows = row_indices(indptr)
     keys = rows * n_items + items
     order = np.argsort(keys, kind="stable")
@@ -171,4 +176,8 @@ def unique_rows(
     last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]
     kept = order[last]
     counts = np.bincount(rows[kept], minlength=len(indptr) - 1)
-    return SparseRows(indptr_of(counts), items[kept], weights[kept], n_items)
+    values = weights[kept]
+    if largest and len(kept) < len(order):
+        first = np.flatnonzero(np.append(True, last[:-1]))
+        values = np.maximum.reduceat(weights[order], first)
+    return SparseRows(indptr_of(counts), items[kept], values, n_items)

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdrec_fast.checks import check_counts, check_dropout, check_positive, check_ratios
+from pdrec_fast.checks import (
+    check_counts,
+    check_dropout,
+    check_integers,
+    check_positive,
+    check_ratios,
+)
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.diffusion.inputs import (
     SparseRows,
@@ -26,6 +32,8 @@ from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
 from pdrec_fast.ragged import indptr_of, row_indices
 
+_LEAST_LEFT = 0.01
+_LARGEST_RIDGE = 1e30
 _NEGLIGIBLE = 1e-7  # weight of a step back, relative to the latest
 
 
@@ -55,7 +63,10 @@ class LinearConfig:
         check_positive(self, "ridge", "decay")
         check_dropout(self)
         check_ratios(self, "decay")
+        check_integers(self, "neighbors", "max_size")
         check_counts(self, "neighbors", "max_size")
+        if self.ridge > _LARGEST_RIDGE:
+            raise ValueError(f"ridge must be at most {_LARGEST_RIDGE:g}, got {self.ridge}")
 
 
 class LinearDenoiser:
@@ -240,9 +251,11 @@ def _by_users(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
         some = _sparse(by_item[np.arange(start, stop)])
         users = (some @ inverse).t().contiguous()
         block = (all_items @ users).t().contiguous().neg_()
-        block[torch.arange(stop - start), torch.arange(start, stop)] += penalty[
-            start:stop
-        ].reciprocal()
+        own = torch.arange(stop - start), torch.arange(start, stop)
+        block[own] += penalty[start:stop].reciprocal()
+        # What is left of D^-1 after a subtraction: its rounding is that of D^-1.
+        if (block[own] * penalty[start:stop]).min() < _LEAST_LEFT:
+            raise _too_small()
         return block
 
     return rows_of
@@ -254,12 +267,16 @@ def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     try:
         factor = torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError:
-        raise ValueError(
-            "the items' Gram matrix with this ridge is singular in float32: a larger one is needed "
-            "(ridge=, on the command line --set linear.ridge=)"
-        ) from None
+        raise _too_small() from None
     del matrix
     return torch.cholesky_inverse(factor).contiguous()  # its columns lay one after the other
+
+
+def _too_small() -> ValueError:
+    return ValueError(
+        "the items' Gram matrix with this ridge is singular in float32: a larger one is needed "
+        "(ridge=, on the command line --set linear.ridge=)"
+    )
 
 
 def _gram(rows: SparseRows) -> torch.Tensor:

@@ -146,4 +146,5 @@ class TrainingRows:
         later = position >= cut
         distance = np.where(later, position - cut, cut - 1 - position)
         weights = np.where(later, 1.0, config.earlier_weight) * config.decay**distance
-        return unique_rows(indptr, items, weights.astype(np.float32), histories.n_items)
+        found = weights.astype(np.float32)
+        return unique_rows(indptr, items, found, histories.n_items, largest=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
-from pdrec_fast.data import Histories
+from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.evaluation import Scorer, checked_scores, prepared
 
 Transform = Literal["raw", "log"]
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Share:
     def __post_init__(self) -> None:
         if self.transform not in get_args(Transform):
             raise ValueError(f"unknown transform={self.transform!r}; choose 'raw' or 'log'")
-        if not self.floor > 0:
-            raise ValueError(f"floor must be positive, got {self.floor}")
+        for name in ("weight", "floor"):  # as JSON has them
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not 0 < self.floor < math.inf:
+            raise ValueError(f"floor must be positive and finite, got {self.floor}")
         if not math.isfinite(self.weight):
             raise ValueError(f"weight must be finite, got {self.weight}")
 
@@ -47,8 +50,31 @@ class Share:
 
 def check_guide_name(name: str) -> None:
     """A guide's name is a part of file names. Raises ValueError where it cannot be."""
-    if not (isinstance(name, str) and name.isidentifier()):
-        raise ValueError(f"guide {name!r}: a name has letters, digits and underscores alone")
+    if not (isinstance(name, str) and name.isidentifier() and len(name) <= _LONGEST_NAME):
+        raise ValueError(
+            f"guide {name!r}: a name has letters, digits and underscores alone, begins with no "
+            f"digit and has at most {_LONGEST_NAME} of them"
+        )
+
+
+def check_trained_on(scorer: object, train: Interactions, who: str) -> None:
+    """Raises ValueError where a scorer says that it was fitted on other interactions: its scores
+    could hold the answers of the validation."""
+    trained_on = getattr(scorer, "trained_on", None)  # a scorer of the user's own may say
+    if trained_on not in (None, train.fingerprint()):
+        raise ValueError(
+            f"{who} was fitted on other interactions than the split's training interactions: its "
+            "scores could hold the answers of the validation"
+        )
+
+
+def with_guides(scorer: object) -> Iterator[object]:
+    """A scorer, and all that it is guided by."""
+    yield scorer
+    fusion = getattr(scorer, "fusion", None)
+    if isinstance(fusion, Fusion):
+        for guide in fusion.guides.values():
+            yield from with_guides(guide)
 
 
 class Fusion:

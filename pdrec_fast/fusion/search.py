@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,9 @@ from pdrec_fast.evaluation import (
     prepared,
     rank_counts,
 )
-from pdrec_fast.fusion.fusion import Fusion, Share
+from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on
+
+logger = logging.getLogger("pdrec_fast")
 
 SelectFusionBy = Literal["paper", "full", "both"]
 _METRIC = "ndcg@10"
@@ -37,6 +40,7 @@ _METRIC = "ndcg@10"
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _LEAST_PROBABLE = -1.0
+_LARGEST_WEIGHT = 1e30  # beyond, products with scores leave float32
 _ROUNDS = 3
 _PARTS = 5
 _LEAST_CASES = 30
@@ -71,11 +75,22 @@ def choose_shares(
             otherwise, and with fewer than 30 users, it is 0.
 
     Raises:
-        ValueError: no such protocol, or a guide scores another catalogue.
+        ValueError: no such protocol; or a scorer is of another catalogue, or says (``trained_on``)
+            that it was fitted on other interactions than the split's training part.
         NonFiniteScoresError: a score is NaN.
     """
     if select_by not in get_args(SelectFusionBy):
         raise ValueError(f"select_by={select_by!r}: choose one of {get_args(SelectFusionBy)}")
+    check_trained_on(model, split.train, "the model")
+    for name, guide in guides.items():
+        check_trained_on(guide, split.train, f"the guide {name!r}")
+    if len(split.valid) < _LEAST_CASES:
+        logger.warning(
+            "fusion: %d validation cases are too few to choose shares by, %d are needed: no guide "
+            "gets one",
+            len(split.valid),
+            _LEAST_CASES,
+        )
     search = _Search(model, guides, split, select_by, least_gain)
     shares = dict.fromkeys(guides, Share())
     with tqdm(desc="fusion", unit="share", disable=not progress) as bar:
@@ -106,6 +121,11 @@ class _Search:
         self.holdout, self.among = split.valid, split.data.target_items
         self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
         if available_negatives(split.data)[split.valid.users].min() < PAPER_NEGATIVES:
+            if self.protocols != ["full"]:
+                logger.warning(
+                    "fusion: the corpus is too small for the 'paper' protocol, shares are chosen "
+                    "under 'full' alone"
+                )
             self.protocols = ["full"]
         self.candidates: torch.Tensor | None = None  # of ``paper``, the targets first
         if "paper" in self.protocols:
@@ -184,6 +204,7 @@ class _Search:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The model's logits, what the other shares add, and the guide's scores."""
         own = checked_scores(self.model, histories)
+        own = own if own.is_floating_point() else own.float()
         theirs = others.add_to(torch.zeros_like(own), histories)
         scores = checked_scores(self.guides[name], histories)
         return own, theirs, scores.to(own.device, own.dtype)
@@ -203,10 +224,11 @@ class _Search:
         spread = _spread(torch.cat(logits))
         tried = []
         # A logarithm is for what is like a probability, not for logits.
-        transforms = _TRANSFORMS if theirs.min() > _LEAST_PROBABLE else _TRANSFORMS[:1]
+        probable = bool((theirs > _LEAST_PROBABLE).all())
+        transforms = _TRANSFORMS if probable else _TRANSFORMS[:1]
         for transform in transforms:
             unit = _spread(transform.of(theirs))
-            if unit:
+            if unit and spread / unit < _LARGEST_WEIGHT:
                 tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]
         return tried
 
@@ -248,7 +270,9 @@ def _best_of(gains: npt.NDArray[np.float64]) -> int:
 
 def _spread(values: torch.Tensor) -> float:
     """Their deviation; 0 where it is no more than rounding."""
-    deviation = float(values.double().std(correction=0)) if values.numel() else 0.0
+    if not values.numel():
+        return 0.0
+    deviation = float(values.double().std(correction=0))
     return deviation if deviation > 1e-6 * float(values.abs().max()) else 0.0
 
 

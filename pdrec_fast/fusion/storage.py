@@ -49,15 +49,15 @@ def fusion_contents(fusion: Fusion) -> Contents:
         if not callable(getattr(guide, "contents", None)):
             raise CheckpointError(
                 f"the guide {name!r} is a {type(guide).__name__}, which is no model of this "
-                "package and cannot be saved with the one that it guides; save it yourself, and "
-                "after loading the model call model.fuse({...}, split)"
+                "package and cannot be saved with the one that it guides; set model.fusion = None, "
+                "save both yourself, and after loading call model.fuse({...}, split)"
             )
         meta, theirs = guide.contents()
         if meta.get("own_encoder"):
             raise CheckpointError(
                 f"the guide {name!r} has an encoder of your own and cannot be saved with the model "
-                "that it guides; save it yourself, and after loading the model call "
-                "model.fuse({...}, split)"
+                "that it guides; set model.fusion = None, save both yourself, and after loading "
+                "call model.fuse({...}, split)"
             )
         guides[name] = {"kind": guide.KIND, "meta": meta}
         files |= {f"{name}.{file}": tensors for file, tensors in theirs.items()}
@@ -90,6 +90,19 @@ def fusion_from_contents(
             if file.startswith(f"{name}.")
         }
         kind = classes[guide["kind"]]
-        guides[name] = kind.from_contents((guide["meta"], theirs), path, device=device)
-    shares = {name: Share(**share) for name, share in meta["shares"].items()}
+        try:
+            guides[name] = kind.from_contents((guide["meta"], theirs), path, device=device)
+        except (TypeError, KeyError) as error:
+            raise _unreadable(path, f"the guide {name!r}", error) from None
+    try:
+        shares = {name: Share(**share) for name, share in meta["shares"].items()}
+    except TypeError as error:
+        raise _unreadable(path, "the fusion", error) from None
     return Fusion(guides, shares)
+
+
+def _unreadable(path: str | Path, what: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {what} has values that this version cannot read ({error}); it was written by a "
+        "newer one, or is damaged"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.diffusion import DiffusionConfig, LinearConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
-from pdrec_fast.presets import current_name, kind_of, modules_of, preset_of
+from pdrec_fast.presets import DEFAULT_FUSION_GUIDES, current_name, kind_of, modules_of, preset_of
 from pdrec_fast.settings import with_settings
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import Module, PDRecConfig
@@ -17,7 +17,6 @@ from pdrec_fast.training import Module, PDRecConfig
 # As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
 DIFFUSION = "diffusion"
 FUSION_GUIDES = ("guide", "linear", "popularity")
-_DEFAULT_FUSION_GUIDES = ("guide", "linear")  # beside these popularity got no share
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class RunConfig:
     omega_m: float = 0.5
     n_draws: int = 1024
     linear: LinearConfig = field(default_factory=LinearConfig)
-    fusion_guides: tuple[str, ...] = _DEFAULT_FUSION_GUIDES
+    fusion_guides: tuple[str, ...] = DEFAULT_FUSION_GUIDES
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
 

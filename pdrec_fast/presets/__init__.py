@@ -2,6 +2,8 @@
 
 from pdrec_fast.presets.base import (
     DEFAULT,
+    DEFAULT_0_1,
+    DEFAULT_FUSION_GUIDES,
     FORMER_NAMES,
     PRESETS,
     Preset,
@@ -11,6 +13,8 @@ from pdrec_fast.presets.tuned import kind_of, modules_of, preset_names, preset_o
 
 __all__ = [
     "DEFAULT",
+    "DEFAULT_0_1",
+    "DEFAULT_FUSION_GUIDES",
     "FORMER_NAMES",
     "PRESETS",
     "Preset",

@@ -25,6 +25,7 @@ OURS = "this package"
 DEFAULT = "default"  # for data of one's own
 DEFAULT_0_1 = "default-0.1"  # what that was in version 0.1.0, so that its runs can go on
 FORMER_NAMES = {"none": DEFAULT}
+DEFAULT_FUSION_GUIDES = ("guide", "linear")  # beside these popularity got no share
 _FAMILY = {"toy": "amazon", "game": "amazon", "book": "douban", "music": "douban"}
 _AS = {"game": "toy", "music": "book"}  # whose values stand in where the authors have none
 

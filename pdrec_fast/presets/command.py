@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pdrec_fast.diffusion import LinearConfig
 from pdrec_fast.encoders import SASRecConfig
 from pdrec_fast.presets.base import (
+    DEFAULT_FUSION_GUIDES,
     ENCODER_SOURCES,
+    OURS,
     PRESETS,
     README,
     README_COMMANDS,
@@ -47,6 +50,10 @@ def _rows(name: str) -> list[tuple[str, ...]]:
         )
         source = setting.source + (f" ({README}: {others})" if others else "")
         rows.append((setting.key, _text(setting.value), source))
+    if "fusion" in PRESETS[name].pdrec.modules:
+        rows.append(("fusion_guides", _text(DEFAULT_FUSION_GUIDES), OURS))
+        linear = asdict(LinearConfig())
+        rows += [(f"linear.{key}", _text(value), OURS) for key, value in linear.items()]
     defaults = asdict(SASRecConfig())
     return rows + [
         (f"encoder.{key}", _text(defaults[key]), f"{source} (sasrec)")

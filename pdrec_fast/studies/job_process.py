@@ -27,7 +27,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
 from pdrec_fast.pipeline import RunConfig, RunResult, run, with_current_defaults
 from pdrec_fast.preferences.reweighting import ranks_within
-from pdrec_fast.presets import FORMER_NAMES
+from pdrec_fast.presets import DEFAULT_0_1, FORMER_NAMES, PRESETS
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies.jobs import WEIGHTINGS, Job
 from pdrec_fast.studies.pool import end_with_parent
@@ -80,6 +80,10 @@ def job_config(job: Job, preset: str, settings: Sequence[str]) -> RunConfig:
     config = RunConfig.from_preset(
         preset, encoder=job.encoder, modules=job.run_modules, guide=job.run_guide, seed=job.seed
     )
+    if "fusion" not in job.run_modules and config.diffusion.likelihood != "gaussian":
+        # What a study calls DiffRec, T-DiffRec and TI-DiffRec are the paper's models.
+        papers = replace(PRESETS[DEFAULT_0_1].diffusion, seed=job.seed)
+        config = replace(config, diffusion=papers)
     config = with_settings(config, parse_settings(settings))
     if job.model in WEIGHTINGS:
         weighting = cast("Weighting", WEIGHTINGS[job.model])

@@ -58,8 +58,10 @@ class Job:
 
     @property
     def needs(self) -> Job | None:
-        """The job that trains the diffusion model it is guided by."""
-        return Job(self.data, GUIDE, PLAIN, "", self.seed) if self.guide == GUIDE else None
+        """The job that trains the diffusion model it is guided by; a fusion trains the preset's."""
+        if self.guide != GUIDE or "fusion" in self.run_modules:
+            return None
+        return Job(self.data, GUIDE, PLAIN, "", self.seed)
 
     @property
     def encoder(self) -> str:

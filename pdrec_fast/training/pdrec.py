@@ -40,7 +40,7 @@ from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
-from pdrec_fast.fusion.fusion import check_guide_name
+from pdrec_fast.fusion.fusion import check_guide_name, check_trained_on, with_guides
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -177,9 +177,11 @@ class PDRec(EncoderScorer):
         """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``.
 
         Raises:
-            ValueError: see ``fit``.
+            ValueError: see ``fit``; or the model was fitted on other interactions than the split's
+                training part.
         """
         self._check_guides(split, split.train, guides)
+        check_trained_on(self, split.train, "this model")
         config, alone, started = self.config, copy(self), time.monotonic()
         alone.fusion = None
         self.fusion = choose_shares(
@@ -315,15 +317,12 @@ class PDRec(EncoderScorer):
             )
         for name, guide in guides.items():
             check_guide_name(name)
-            if guide is self:
-                raise ValueError(f"the guide {name!r} is the model that it is to guide")
-            checked_scores(guide, split.valid.histories[:1])
-            trained_on = getattr(guide, "trained_on", None)  # a scorer of the user's own may say
-            if trained_on not in (None, train.fingerprint()):
+            if any(each is self for each in with_guides(guide)):
                 raise ValueError(
-                    f"the guide {name!r} was fitted on other interactions than these training "
-                    "interactions: its scores could hold the answers of the validation"
+                    f"the guide {name!r} is the model that it is to guide, or is guided by it"
                 )
+            checked_scores(guide, split.valid.histories[:1])
+            check_trained_on(guide, train, f"the guide {name!r}")
 
     def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
         config = self.config

@@ -103,7 +103,7 @@ def test_ids_are_integers_only_where_all_are_written_so(write, ids, expected):
 
 def test_without_timestamps_the_file_gives_the_order_and_a_warning(write):
     path = write("d.csv", "user_id,item_id\n1,9\n2,1\n1,3\n")
-    with pytest.warns(UserWarning, match=r"no timestamps in .*d\.csv.*T-DiffRec") as caught:
+    with pytest.warns(UserWarning, match=r"no timestamps in .*d\.csv.*weights by rank") as caught:
         data = Interactions.from_file(path)
     assert caught[0].filename == __file__
     assert data.timestamps is None

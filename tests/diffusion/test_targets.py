@@ -54,6 +54,21 @@ def test_a_cut_parts_a_history_and_weights_fall_on_both_sides():
     assert seen == {1, 2, 3}  # something before, something after
 
 
+def test_an_item_that_occurs_again_has_its_nearest_weight():
+    """However far its last occurrence lies from the cut, and whether or not it is trimmed."""
+    items = np.array([0, 1, 2, 1, *range(3, 43), 1, 2])
+    n = len(items)
+    data = Interactions(np.array([0, n]), items, np.arange(float(n)), np.arange(1), np.arange(43))
+    rows = TrainingRows(data.histories(), LATER)
+    for cut in range(1, n):
+        _, predicted = rows._cut(np.array([0]), np.array([(cut - 0.5) / (n - 1)]))
+        wanted = np.zeros(43)
+        for i, item in enumerate(items):
+            weight = 0.5 ** (i - cut) if i >= cut else 0.25 * 0.5 ** (cut - 1 - i)
+            wanted[item] = max(weight, wanted[item])
+        np.testing.assert_allclose(predicted.dense()[0], wanted, atol=1.1e-3)  # trimmed beyond
+
+
 def test_without_a_weight_before_the_cut_the_later_ones_are_predicted_alone():
     config = DiffusionConfig(target="later", earlier_weight=0.0, cut_every=100, decay=0.5)
     noised, predicted = row(epoch(TrainingRows(of_lengths(5).histories(), config)), 0)

@@ -1,4 +1,4 @@
-"""Items made of features: the same in a lookup, the table, a saved model; cold items have a place."""
+"""Items made of features: one table for lookups and logits, saved models too; new items count."""
 
 from __future__ import annotations
 

@@ -1,16 +1,19 @@
 """Shares of scorers in a model's logits, and how they are chosen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import pdrec_fast as pf
-from pdrec_fast.data import leave_one_out, mix_domains, synthetic
+from pdrec_fast.data import Holdout, leave_one_out, mix_domains, synthetic
 from pdrec_fast.errors import CheckpointError, NonFiniteScoresError, NotFittedError
 from pdrec_fast.evaluation import evaluate, scoring, validation_sample
 from pdrec_fast.fusion import Fusion, Share, choose_shares
 
 OPTIONS = {"width": 8, "max_length": 9}
+FAST = {"epochs": 1, "select_by": "full"}
 
 
 class Table:
@@ -368,3 +371,74 @@ def test_neither_protocol_is_sold_for_the_other():
     assert trade[0] > 0 > trade[1], "this guide would tempt nobody"
     fusion = choose_shares(model, {"g": guide}, many, least_gain=0.0, progress=False)
     assert min(gains(fusion)) >= 0
+
+
+# --- what cannot be fused, and what is told ------------------------------------------------------
+
+
+def test_a_model_of_other_training_data_is_not_fused(split, guides):
+    """Its logits could hold the answers of the validation, like a guide's."""
+    model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS, **FAST)
+    model.fit(split, guides=guides, progress=False)
+    other = replace(split, train=split.data)
+    with pytest.raises(ValueError, match="this model was fitted on other"):
+        model.fuse({"all": pf.Popularity(split.data)}, other, progress=False)
+    with pytest.raises(ValueError, match="the model was fitted on other"):
+        pf.choose_shares(pf.Popularity(split.data), guides, split)
+    with pytest.raises(ValueError, match="guide 'all' was fitted on other"):
+        pf.choose_shares(model, {"all": pf.Popularity(split.data)}, split)
+
+
+def test_two_models_do_not_guide_each_other(split, guides):
+    first, second = (
+        pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS, seed=seed, **FAST).fit(
+            split, guides=guides, progress=False
+        )
+        for seed in (0, 1)
+    )
+    first.fusion = pf.Fusion({"second": second}, {"second": pf.Share(1.0)})
+    with pytest.raises(ValueError, match="is guided by it"):
+        second.fuse({"first": first}, split, progress=False)
+
+
+@pytest.mark.parametrize("name", ["1st", "a.b", "", "x" * 65, 3])
+def test_names_that_files_cannot_have(name):
+    with pytest.raises(ValueError, match="begins with no digit"):
+        pf.Fusion({name: None}, {})
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, 1e-42])
+def test_scores_without_a_spread_get_no_share(split, value):
+    scores = torch.full((split.data.n_users, split.data.n_items), value)
+    scores[:, ::2] *= 0.5
+    fusion = pf.choose_shares(
+        pf.Popularity(split.train), {"odd": Table(scores)}, split, progress=False
+    )
+    assert fusion.shares["odd"].weight == 0
+
+
+def test_integer_logits_can_be_guided(split, guides):
+    class Counts(pf.Popularity):
+        def scores(self, histories, items=None):
+            return super().scores(histories, items).long().contiguous()
+
+    fusion = pf.choose_shares(Counts(split.train), guides, split, progress=False)
+    assert set(fusion.shares) == set(guides)
+
+
+def test_too_few_cases_are_told(split, guides, caplog):
+    few = replace(split, valid=Holdout(split.valid.histories[:9], split.valid.targets[:9]))
+    fusion = pf.choose_shares(pf.Popularity(split.train), guides, few, progress=False)
+    assert all(share.weight == 0 for share in fusion.shares.values())
+    assert "9 validation cases are too few" in caplog.text
+
+
+def test_a_fusion_of_a_newer_version_says_so(split, guides, tmp_path):
+    model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=OPTIONS, **FAST)
+    model.fit(split, guides=guides, progress=False)
+    model.fusion = pf.Fusion(guides, {name: pf.Share(1.0) for name in guides})
+    meta, files = model.contents()
+    name = next(iter(meta["fusion"]["shares"]))
+    meta["fusion"]["shares"][name]["curve"] = 2
+    with pytest.raises(CheckpointError, match="newer one"):
+        pf.PDRec.from_contents((meta, files), tmp_path)

@@ -1,9 +1,12 @@
 """The grids of the paper's tables and figures."""
 
+from dataclasses import replace
+
 import pytest
 
+import pdrec_fast as pf
 from pdrec_fast.studies.job_process import job_config
-from pdrec_fast.studies.jobs import Job, choose_encoders, list_jobs
+from pdrec_fast.studies.jobs import WEIGHTINGS, Job, choose_encoders, list_jobs
 
 
 def names(kind, data=("toy",), encoders=None, seeds=(0,)):
@@ -65,8 +68,25 @@ def test_only_what_the_diffusion_guides_needs_it():
     assert [name for name, job in needs.items() if job is None] == [
         "toy-ti-diffrec-3",
         "toy-sasrec-3",
+        "toy-sasrec+fusion-3",  # by the preset's own
         "toy-sasrec+hbr+nns+dpa-by-sasrec-3",
     ]
+
+
+@pytest.mark.parametrize("preset", ["default", "toy"])
+def test_the_papers_names_mean_the_papers_models(preset):
+    """Whatever the preset's own diffusion model, which a fusion takes."""
+    own = pf.PRESETS[preset].diffusion
+    jobs = [job for kind in ("main", "ablation") for job in list_jobs(kind, ["x"], ["sasrec"], [0])]
+    for job in jobs:
+        found = job_config(job, preset, ["diffusion.epochs=7"]).diffusion
+        assert found.epochs == 7
+        if job.modules == "fusion":
+            assert found == replace(own, epochs=7)
+        else:
+            assert (found.likelihood, found.target, found.noise) == ("gaussian", "all", "gaussian")
+            assert found.weighting == WEIGHTINGS.get(job.model, "interval")
+            assert found.w_min > 0
 
 
 @pytest.mark.parametrize(

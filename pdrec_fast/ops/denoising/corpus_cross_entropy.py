@@ -32,7 +32,8 @@ def corpus_cross_entropy(
     The negative log-likelihood of interactions drawn from a multinomial distribution over the
     corpus, but for a constant (Liang et al. 2018, arXiv:1802.05814, eq. 2). Differentiable, once,
     in ``hidden``, ``item_out`` and ``item_bias``. The products run in the dtype of ``hidden``; sums
-    over items are fp32.
+    over items are fp32. In bf16 the logits are rounded to bf16, so that a loss is as exact as they
+    are: to 2^-8 of the largest one, for each unit of the target.
 
     Args:
         hidden: [B, H], fp32 or bf16 (fp64 too, outside the promises of speed).
@@ -46,12 +47,13 @@ def corpus_cross_entropy(
         [B], fp32 or wider; 0 of a row without non-zeros.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit; or, on a CPU, a coordinate is outside the matrix.
         BackendError: the named implementation cannot run here.
     """
     check_layer(hidden, item_out)
     chosen = choose("corpus_cross_entropy", impl, {"dense": None, "reference": None})
     target = SparseTarget(rows, items, values)
+    _check_target(target, item_bias, len(hidden), len(item_out))
     if chosen == "reference":
         return reference.corpus_cross_entropy(hidden, item_out, item_bias, target)
     # Cast here, so that one copy of the matrix serves the product and its gradient.
@@ -106,6 +108,21 @@ def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor | N
     grad_items.index_add_(0, items, hidden[rows] * pulled[:, None], alpha=-1)
     grad_bias = (scale @ exponentials).index_add_(0, items, pulled, alpha=-1)
     return grad_hidden, grad_items, grad_bias.to(saved.item_bias.dtype)
+
+
+def _check_target(target: SparseTarget, bias: torch.Tensor, n_rows: int, n_items: int) -> None:
+    if bias.shape != (n_items,):
+        raise ValueError(f"item_bias must have shape [{n_items}], got {tuple(bias.shape)}")
+    shapes = {tuple(part.shape) for part in (target.rows, target.items, target.values)}
+    if len(shapes) != 1:
+        raise ValueError(f"rows, items and values must be equally long, got shapes {shapes}")
+    if target.rows.device.type != "cpu" or not len(target.rows):
+        return  # a GPU would have to wait
+    for name, part, size in (("rows", target.rows, n_rows), ("items", target.items, n_items)):
+        least, most = (int(value) for value in part.aminmax())
+        if least < 0 or most >= size:
+            wrong = least if least < 0 else most
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got {wrong}")
 
 
 def _totals(target: SparseTarget, like: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ def interval_weights(
         indptr: int64 [n_users + 1]; user u's records are ``indptr[u]:indptr[u + 1]``, in
             chronological order. Rows may be empty.
         timestamps: float64 [n_records], or None where the data have none; read by
-            ``"interval"`` only.
+            ``"interval"`` and ``"half-life"``.
         w_min: weight of a user's first record; finite.
         w_max: weight of a user's last record; finite and at least ``w_min``.
         weighting: one of ``WEIGHTINGS``.

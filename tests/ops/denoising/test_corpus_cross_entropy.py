@@ -35,7 +35,7 @@ def test_by_hand():
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "forward", "backward"),
-    [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4), (torch.bfloat16, 0.05, 0.05)],
+    [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-5, 1e-4), (torch.bfloat16, 1.6e-2, 0.05)],
 )
 def test_agrees_with_the_reference(sizes, strided, dtype, forward, backward):
     floats, target = make_inputs(*sizes, dtype=dtype, strided=strided)
@@ -45,7 +45,12 @@ def test_agrees_with_the_reference(sizes, strided, dtype, forward, backward):
     )
     losses, gradients = run(floats, target, "auto", upstream)
     assert losses.dtype == torch.promote_types(dtype, torch.float32)
-    torch.testing.assert_close(losses.double(), truth, rtol=forward, atol=forward)
+    atol = forward
+    if dtype == torch.bfloat16:  # of rounded logits
+        hidden, item_out, bias = (t.detach().double() for t in floats)
+        largest = (hidden @ item_out.T + bias).abs().max()
+        atol = float(largest) * 2**-8 * float(target[2].sum())
+    torch.testing.assert_close(losses.double(), truth, rtol=forward, atol=atol)
     for name, gradient, true in zip(NAMES, gradients, true_gradients, strict=True):
         assert gradient.dtype == dtype
         atol = backward * max(float(true.abs().max()), 1e-6)
