@@ -23,6 +23,7 @@ from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -62,6 +63,7 @@ class DiffRec:
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
         self._chain: HiddenChain | None = None
 
+    @own_settings(training=True, autocast=False)
     def fit(
         self,
         data: Split | Interactions,
@@ -87,8 +89,7 @@ class DiffRec:
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with drawing_from(torch.Generator().manual_seed(config.seed)):
             self.denoiser = self._new_denoiser(train.n_items).to(self.device)
         try:
             self.history = run_loop(
@@ -138,6 +139,7 @@ class DiffRec:
             digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
         return digest.hexdigest()[:16]
 
+    @own_settings(autocast=False)
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Preferences after the reverse process; with the multinomial likelihood the logits that
@@ -186,6 +188,7 @@ class DiffRec:
             and not config.normalize_input
         )
 
+    @own_settings(autocast=False)
     @torch.no_grad()
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
@@ -248,6 +251,7 @@ class DiffRec:
         return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
+    @own_settings(training=True)
     def from_contents(
         cls,
         contents: Contents,

@@ -50,7 +50,7 @@ class SparseRows:
     def dense(self) -> torch.Tensor:
         """float32 [B, N]."""
         rows, items, values = self.coordinates()
-        out = torch.zeros(len(self), self.n_items)
+        out = torch.zeros(len(self), self.n_items, dtype=torch.float32)
         out[rows, items] = values
         return out
 

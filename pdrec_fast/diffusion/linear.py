@@ -21,6 +21,7 @@ from pdrec_fast.diffusion.inputs import (
 )
 from pdrec_fast.errors import DataError, NotFittedError
 from pdrec_fast.fitting.bundle import Contents
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.denoising.sparse_product import sparse_product
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
@@ -83,8 +84,10 @@ class LinearDenoiser:
         # Rows of B by source item: CSR.
         self._indptr = np.zeros(0, dtype=np.int64)
         self._targets = torch.zeros(0, dtype=torch.int32)
-        self._values = torch.zeros(0)
+        self._values = torch.zeros(0, dtype=torch.float32)
 
+    @own_settings(autocast=False)
+    @torch.no_grad()
     def fit(self, data: Split | Interactions) -> LinearDenoiser:
         """Solve for B, on ``data.train`` of a split.
 
@@ -149,6 +152,7 @@ class LinearDenoiser:
         self._targets = torch.from_numpy(kept.astype(np.int32))[targets[order]]
         self._values = values[order]
 
+    @own_settings(autocast=False)
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """``x B``.
@@ -231,7 +235,7 @@ def _by_users(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
     ``D^-1 - D^-1 X' (I + X D^-1 X')^-1 X D^-1``."""
     scale = penalty.rsqrt().numpy()
     halves = replace(rows, values=rows.values * scale[rows.items])  # X D^-1/2
-    inverse = _inverse(_gram(halves), torch.ones(len(rows)))
+    inverse = _inverse(_gram(halves), torch.ones(len(rows), dtype=torch.float32))
     scaled = replace(rows, values=rows.values * scale[rows.items] ** 2)  # X D^-1
     by_item = _transposed(scaled)
     all_items = _sparse(by_item)
@@ -265,7 +269,7 @@ def _inverse(matrix: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
 def _gram(rows: SparseRows) -> torch.Tensor:
     """``R R'`` of sparse rows, some columns of the product at a time: float32 [rows, rows]."""
     left = _sparse(rows)
-    product = torch.empty(len(rows), len(rows))
+    product = torch.empty(len(rows), len(rows), dtype=torch.float32)
     step = rows_per_block(max(rows.n_items, len(rows)))
     for start in range(0, len(rows), step):
         some = rows[np.arange(start, min(start + step, len(rows)))]

@@ -21,6 +21,7 @@ from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, summarize
 from pdrec_fast.evaluation.popularity import Popularity
 from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, sample_negatives
 from pdrec_fast.evaluation.scoring import Scorer, rank_among, rank_in_corpus
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.profiling import unit
 
 PROTOCOLS = {
@@ -58,6 +59,7 @@ class Evaluator:
         self.block_size = block_size
         self._negatives: dict[str, npt.NDArray[np.int32]] = {}
 
+    @own_settings()
     def ranks(self, scorer: Scorer, protocol: str = "paper", on: str = "valid") -> Ranks:
         """Ranks of the targets, one case per evaluated user in the order of the holdout.
 

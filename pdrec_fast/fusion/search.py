@@ -30,6 +30,7 @@ from pdrec_fast.evaluation import (
     rank_counts,
 )
 from pdrec_fast.fusion.fusion import Fusion, Share
+from pdrec_fast.isolation import own_settings
 
 SelectFusionBy = Literal["paper", "full", "both"]
 _METRIC = "ndcg@10"
@@ -43,6 +44,7 @@ _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
 
 
+@own_settings()
 def choose_shares(
     model: Scorer,
     guides: Mapping[str, Scorer],
@@ -169,11 +171,11 @@ class _Search:
         own, theirs, scores = self._scores(histories, name, others)
         bases = [torch.add(own, theirs, alpha=factor) for factor in factors]
         # The share of 0 asks for no score, not even for an infinite one.
-        nothing = torch.zeros_like(own), torch.zeros(1)
+        nothing = torch.zeros_like(own), torch.zeros(1, dtype=torch.float32)
         found = [[self._of_group(block, cases, base, *nothing)] for base in bases]
         for _, alike in groupby(tried[1:], key=lambda share: (share.transform, share.floor)):
             shares = list(alike)
-            weights = torch.tensor([share.weight for share in shares])
+            weights = torch.tensor([share.weight for share in shares], dtype=torch.float32)
             transformed = shares[0].of(scores)
             for base, figures in zip(bases, found, strict=True):
                 figures.append(self._of_group(block, cases, base, transformed, weights))

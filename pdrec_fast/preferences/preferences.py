@@ -21,6 +21,7 @@ from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.preferences.inference import (
     PreferenceRequest,
     VectorScorer,
@@ -81,6 +82,7 @@ class Preferences:
 
     @classmethod
     @renamed_keywords(source="scorer")
+    @own_settings()
     def infer(
         cls,
         scorer: Scorer | VectorScorer,

@@ -76,9 +76,9 @@ class SharedNegativeSampler:
         generator = shared_negatives(self.seed, epoch, step)
         if self._up_to is None:
             items = self._items[generator.integers(len(self._items), size=self.n)]
-            return SharedNegatives(
-                torch.from_numpy(items), torch.full((self.n,), math.log(len(self._items) / self.n))
-            )
+            offset = math.log(len(self._items) / self.n)
+            offsets = torch.full((self.n,), offset, dtype=torch.float32)
+            return SharedNegatives(torch.from_numpy(items), offsets)
         records = generator.integers(self._up_to[-1], size=self.n)
         items = np.searchsorted(self._up_to, records, side="right")
         return SharedNegatives(torch.from_numpy(items), torch.from_numpy(self._offsets[items]))

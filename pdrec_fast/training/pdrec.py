@@ -44,6 +44,7 @@ from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
 from pdrec_fast.fusion.fusion import check_guide_name
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
+from pdrec_fast.isolation import drawing_from, own_settings, seeded_globally
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -113,6 +114,7 @@ class PDRec:
         self._item_vectors: torch.Tensor | None = None  # where prepared
 
     @renamed_keywords(watch="on_epoch_end")
+    @own_settings(training=True)
     def fit(
         self,
         train: Split | Interactions,
@@ -175,6 +177,7 @@ class PDRec:
             self.fuse(guides, split, progress=progress)
         return self
 
+    @own_settings()
     def fuse(self, guides: Mapping[str, Scorer], split: Split, *, progress: bool = True) -> PDRec:
         """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``.
 
@@ -216,6 +219,7 @@ class PDRec:
         """For tables: the encoder and the modules that guide it, e.g. ``sasrec+hbr+nns``."""
         return "+".join([self._encoder_name, *self.config.modules])
 
+    @own_settings()
     @torch.inference_mode()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the next item, with what the fusion adds.
@@ -257,6 +261,7 @@ class PDRec:
         logits = project(vectors, self._new_item_vectors() if prepared is None else prepared)
         return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
 
+    @own_settings()
     @torch.inference_mode()
     def prepared(self) -> PDRec:
         """This model for many calls of ``scores`` while its weights stay as they are: what the
@@ -296,6 +301,7 @@ class PDRec:
         """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
         return evaluate(self, split, **options)
 
+    @own_settings()
     @torch.inference_mode()
     def recommend(
         self, users: Any, k: int = 10, *, filter_seen: bool = True, block_size: int | None = None
@@ -364,6 +370,7 @@ class PDRec:
         return cls.from_contents(read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
 
     @classmethod
+    @own_settings(training=True)
     def from_contents(
         cls,
         contents: Contents,
@@ -478,16 +485,17 @@ class PDRec:
             "preferences": used.fingerprint() if used else None,
         }
 
+    @own_settings(training=True)
     def new_encoder(self, n_items: int) -> Any:
         """An encoder with fresh weights, which depend on ``config.seed``, on this model's device;
         checked for use here."""
         spec = self.encoder_spec
         # Made on the CPU, so that the weights are the same on every device.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            if isinstance(spec, str):
+        if isinstance(spec, str):
+            with drawing_from(torch.Generator().manual_seed(self.config.seed)):
                 encoder: Any = ENCODERS[spec](n_items, self.encoder_options)
-            else:
+        else:
+            with seeded_globally(self.config.seed, self.device):
                 encoder = spec(n_items)
         self._check_encoder(encoder, n_items)
         if self.config.learn_temperature:
@@ -496,7 +504,7 @@ class PDRec:
                     f"learn_temperature=True: the encoder {self._encoder_name!r} has an attribute "
                     "log_temperature, where the temperature is kept; call it something else"
                 )
-            start = torch.tensor(math.log(self.config.temperature))
+            start = torch.tensor(math.log(self.config.temperature), dtype=torch.float32)
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
 

@@ -1,0 +1,106 @@
+"""What keeps the caller's torch and NumPy settings and random numbers apart from this package's.
+
+A seed gives the same model whatever else the process does, and the caller finds everything as it
+was: models built in draw from generators of their own (``drawing_from``), code of a user's own that
+draws from torch's runs alone (``seeded_globally``), and what the package computes does not depend on
+settings of the calling thread (``own_settings``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+_NUMPY_ERRORS: dict[str, Any] = {  # NumPy's own defaults
+    "divide": "warn",
+    "over": "warn",
+    "under": "ignore",
+    "invalid": "warn",
+}
+
+
+class _Turn:
+    """A lock that a forked child finds free: the thread that held it is not there any more."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_turn = _Turn()  # to seed torch's own generators
+
+
+class drawing_from(TorchFunctionMode):  # noqa: N801  # used like torch.no_grad
+    """Within it, what this thread's initialisers draw comes from one generator, not from torch's.
+
+    It reaches every call that passes a generator on, as ``torch.nn.init`` and the constructors of
+    ``torch.nn`` do, with none given; not ``torch.randn`` and its like.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if "generator" in kwargs and kwargs["generator"] is None:
+            kwargs["generator"] = self.generator
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def seeded_globally(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Torch's own generators, of the CPU (which is given) and of ``device``, begin at ``seed``;
+    afterwards they are what they were.
+
+    For encoders of a user's own. They take turns, so that two of them do not draw from each other's
+    numbers. Another thread of the caller's that draws meanwhile still does: it gets numbers of this
+    seed, and the encoder others than alone. Python's and NumPy's generators are left as they are.
+    """
+    on_gpu = device.type == "cuda"
+    with _turn.lock, torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield torch.default_generator
+
+
+@contextmanager
+def own_settings(*, training: bool = False, autocast: bool = True) -> Iterator[None]:
+    """Set aside what the calling thread has set: torch's default device, whether it records
+    gradients, and how NumPy treats floating-point errors.
+
+    Args:
+        training: gradients are recorded, in ``torch.inference_mode`` and ``torch.no_grad`` as well.
+        autocast: whether the caller's autocast stays; a model with a precision of its own leaves it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(np.errstate(**_NUMPY_ERRORS))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if training:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+        if not autocast:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
