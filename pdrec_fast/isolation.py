@@ -1,9 +1,9 @@
 """What keeps the caller's torch and NumPy settings and random numbers apart from this package's.
 
 A seed gives the same model whatever else the process does, and the caller finds everything as it
-was: models built in draw from generators of their own (``drawing_from``), code of a user's own that
-draws from torch's runs alone (``seeded_globally``), and what the package computes does not depend on
-settings of the calling thread (``own_settings``).
+was: models built in draw from generators of their own (``drawing_from``), encoders of a user's own
+take turns with torch's (``seeded_globally``), and results do not depend on what the calling thread
+has set (``own_settings``).
 """
 
 from __future__ import annotations
@@ -26,19 +26,31 @@ _NUMPY_ERRORS: dict[str, Any] = {  # NumPy's own defaults
 }
 
 
-class _Turn:
-    """A lock that a forked child finds free: the thread that held it is not there any more."""
+class _Process:
+    """What a forked child must have anew.
+
+    Attributes:
+        turn: whose turn it is to seed torch's own generators; in a child nobody's.
+        forked: whether torch's threads may have stayed behind with the parent.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.turn, self.forked = threading.RLock(), False
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.renew)
+            os.register_at_fork(after_in_child=self._begin)
 
-    def renew(self) -> None:
-        self.lock = threading.RLock()
+    def _begin(self) -> None:
+        self.turn, self.forked = threading.RLock(), True
+
+    def use_no_lost_threads(self) -> None:
+        """In a forked child compute on one thread, as torch's data loaders do: GNU's OpenMP waits
+        for ever for the threads that the parent started."""
+        if self.forked:
+            torch.set_num_threads(1)
+            self.forked = False
 
 
-_turn = _Turn()  # to seed torch's own generators
+_process = _Process()
 
 
 class drawing_from(TorchFunctionMode):  # noqa: N801  # used like torch.no_grad
@@ -75,7 +87,7 @@ def seeded_globally(seed: int, device: torch.device) -> Iterator[torch.Generator
     seed, and the encoder others than alone. Python's and NumPy's generators are left as they are.
     """
     on_gpu = device.type == "cuda"
-    with _turn.lock, torch.random.fork_rng([device] if on_gpu else []):
+    with _process.turn, torch.random.fork_rng([device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(device):
@@ -84,14 +96,14 @@ def seeded_globally(seed: int, device: torch.device) -> Iterator[torch.Generator
 
 
 @contextmanager
-def own_settings(*, training: bool = False, autocast: bool = True) -> Iterator[None]:
-    """Set aside what the calling thread has set: torch's default device, whether it records
-    gradients, and how NumPy treats floating-point errors.
+def own_settings(*, training: bool = False) -> Iterator[None]:
+    """Set aside what the calling thread has set: torch's default device and autocast, and how NumPy
+    treats floating-point errors. A forked process computes on one thread from here on.
 
     Args:
         training: gradients are recorded, in ``torch.inference_mode`` and ``torch.no_grad`` as well.
-        autocast: whether the caller's autocast stays; a model with a precision of its own leaves it.
     """
+    _process.use_no_lost_threads()
     with ExitStack() as stack:
         stack.enter_context(np.errstate(**_NUMPY_ERRORS))
         if torch.get_default_device().type != "cpu":
@@ -99,8 +111,7 @@ def own_settings(*, training: bool = False, autocast: bool = True) -> Iterator[N
         if training:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-        if not autocast:
-            for kind in ("cpu", "cuda"):
-                if torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield

@@ -63,7 +63,7 @@ class DiffRec:
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
         self._chain: HiddenChain | None = None
 
-    @own_settings(training=True, autocast=False)
+    @own_settings(training=True)
     def fit(
         self,
         data: Split | Interactions,
@@ -89,8 +89,7 @@ class DiffRec:
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
-        with drawing_from(torch.Generator().manual_seed(config.seed)):
-            self.denoiser = self._new_denoiser(train.n_items).to(self.device)
+        self.denoiser = self._new_denoiser(train.n_items).to(self.device)
         try:
             self.history = run_loop(
                 self.training_task(train, evaluator),
@@ -139,7 +138,7 @@ class DiffRec:
             digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
         return digest.hexdigest()[:16]
 
-    @own_settings(autocast=False)
+    @own_settings()
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Preferences after the reverse process; with the multinomial likelihood the logits that
@@ -188,7 +187,7 @@ class DiffRec:
             and not config.normalize_input
         )
 
-    @own_settings(autocast=False)
+    @own_settings()
     @torch.no_grad()
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
@@ -294,7 +293,8 @@ class DiffRec:
 
     def _new_denoiser(self, n_items: int) -> Denoiser:
         config = self.config
-        return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
+        with drawing_from(torch.Generator().manual_seed(config.seed)):
+            return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
 
     def fitted_denoiser(self) -> Denoiser:
         """The denoiser; a NotFittedError says so when there is none yet."""

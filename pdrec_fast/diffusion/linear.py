@@ -86,7 +86,7 @@ class LinearDenoiser:
         self._targets = torch.zeros(0, dtype=torch.int32)
         self._values = torch.zeros(0, dtype=torch.float32)
 
-    @own_settings(autocast=False)
+    @own_settings()
     @torch.no_grad()
     def fit(self, data: Split | Interactions) -> LinearDenoiser:
         """Solve for B, on ``data.train`` of a split.
@@ -152,7 +152,7 @@ class LinearDenoiser:
         self._targets = torch.from_numpy(kept.astype(np.int32))[targets[order]]
         self._values = values[order]
 
-    @own_settings(autocast=False)
+    @own_settings()
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """``x B``.
@@ -286,12 +286,23 @@ def _transposed(rows: SparseRows) -> SparseRows:
 
 
 def _sparse(rows: SparseRows) -> torch.Tensor:
-    with warnings.catch_warnings():  # a beta that is only used for products with dense matrices
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(rows.indptr),
+        torch.from_numpy(rows.items.astype(np.int64)),
+        torch.from_numpy(rows.values),
+        (len(rows), rows.n_items),
+        check_invariants=False,
+    )
+
+
+def _hear_of_the_beta() -> None:
+    """Torch tells once in a process that such tensors are in beta; here they are only multiplied
+    with dense ones. The filters of warnings are not a thread's own, so that this is the time to
+    change them: while the package is imported, not in a fit."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(rows.indptr),
-            torch.from_numpy(rows.items.astype(np.int64)),
-            torch.from_numpy(rows.values),
-            (len(rows), rows.n_items),
-            check_invariants=False,
-        )
+        nothing = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+        _sparse(SparseRows(np.zeros(2, dtype=np.int64), *nothing, 1))
+
+
+_hear_of_the_beta()

@@ -71,9 +71,7 @@ class SASRec(nn.Module):
         config = replace(config or SASRecConfig(), **options)
         self.max_length, self.dropout, self.impl = config.max_length, config.dropout, config.impl
         self.item_embedding = nn.Embedding(n_items, config.width, dtype=torch.float32)
-        self.position_embedding = nn.Embedding(
-            config.max_length, config.width, dtype=torch.float32
-        )
+        self.position_embedding = nn.Embedding(config.max_length, config.width, dtype=torch.float32)
         self.blocks = nn.ModuleList(
             _Block(config, ENCODER + 1 + 3 * number) for number in range(config.blocks)
         )
