@@ -11,7 +11,7 @@ from typing import Any
 
 from pdrec_fast.errors import WriteError
 
-_NO_SPACE = "no space is left there; make room and do the same again: what is finished continues"
+_NO_SPACE = "no space is left there; make room and do the same again: a run continues where it was"
 _REASONS = {
     errno.ENOSPC: _NO_SPACE,
     getattr(errno, "EDQUOT", errno.ENOSPC): _NO_SPACE.replace("space", "quota"),

@@ -106,9 +106,9 @@ def test_a_bundle_that_was_moved_aside_comes_back(
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_safetensors_cannot_do_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+def test_other_faults_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="will not be replaced"):
-        (tmp_path / "notes.txt").write_text("mine")
         save(tmp_path)
 
 

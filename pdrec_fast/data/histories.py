@@ -136,6 +136,10 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __getitem__(self, index: slice | np.ndarray) -> Holdout:
+        """Choose cases by a slice, an array of positions or a boolean mask."""
+        return Holdout(self.histories[index], self.targets[index])
+
     @property
     def users(self) -> np.ndarray:
         """int64 [n], user index of each case."""

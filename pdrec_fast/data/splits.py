@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,13 @@ from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of
 
 _IDS_SHOWN = 5
+
+
+def named_users(ids: Sequence[int | str]) -> str:
+    """How many users and the first of them, as ``2 users (17, 'b')``."""
+    shown = ", ".join(map(repr, ids[:_IDS_SHOWN]))
+    more = ", ..." if len(ids) > _IDS_SHOWN else ""
+    return f"{len(ids)} users ({shown}{more})"
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,7 @@ class SplitReport:
         ]
         for reason, ids in self.left_out.items():
             if ids:
-                shown = ", ".join(map(repr, ids[:_IDS_SHOWN]))
-                more = ", ..." if len(ids) > _IDS_SHOWN else ""
-                lines.append(f"  {reason}: {len(ids)} users ({shown}{more})")
+                lines.append(f"  {reason}: {named_users(ids)}")
         return "\n".join(lines)
 
 

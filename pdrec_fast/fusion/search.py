@@ -16,15 +16,15 @@ from tqdm.auto import tqdm
 from pdrec_fast.data import Histories, Split
 from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import (
-    PAPER_NEGATIVES,
     PROTOCOLS,
     CorpusCases,
     Evaluator,
     Ranks,
     Scorer,
-    available_negatives,
+    can_sample,
     case_blocks,
     checked_scores,
+    few_lack_negatives,
     per_case,
     prepared,
     rank_counts,
@@ -105,10 +105,13 @@ class _Search:
     ) -> None:
         self.model, self.least_gain = prepared(model), least_gain
         self.guides = {name: prepared(guide) for name, guide in guides.items()}
-        self.holdout, self.among = split.valid, split.data.target_items
         self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
-        if available_negatives(split.data)[split.valid.users].min() < PAPER_NEGATIVES:
+        enough = can_sample(split.data, split.valid.users)
+        if not few_lack_negatives(enough):
             self.protocols = ["full"]
+        if "paper" in self.protocols:  # both protocols then have the same cases
+            split = replace(split, valid=split.valid[enough])
+        self.holdout, self.among = split.valid, split.data.target_items
         self.candidates: torch.Tensor | None = None  # of ``paper``, the targets first
         if "paper" in self.protocols:
             negatives = Evaluator(split).negatives("valid")

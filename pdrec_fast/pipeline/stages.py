@@ -23,7 +23,8 @@ from pdrec_fast.evaluation import (
     PROTOCOLS,
     Popularity,
     Scorer,
-    available_negatives,
+    can_sample,
+    few_lack_negatives,
 )
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
@@ -167,9 +168,9 @@ def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = Fal
 
 
 def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
-    """Leave out the sampled protocol where a user has too few items to sample from."""
+    """Leave out the sampled protocol where more than a few users have too few items to sample."""
     tested = np.union1d(split.valid.users, split.test.users)
-    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
+    if few_lack_negatives(can_sample(split.data, tested)):
         return config, tuple(PROTOCOLS)
     logger.warning(
         "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
-from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.isolation import own_settings
@@ -28,6 +27,7 @@ from pdrec_fast.preferences.inference import (
     infer_block,
     users_per_block,
     uses_vectors,
+    with_room,
 )
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
@@ -58,9 +58,10 @@ class Preferences:
         observed_scores: float32 [n_records], preference for every training record's item.
         top_items: int32 [U, m], the m unobserved items preferred most; -1 where there are fewer.
         threshold_scores: float32 [U], threshold_items: int32 [U]: score and id of the pool's first
-            item.
-        negatives: int32 [U, D], independent uniform draws from the pool. Training consumes them in
-            order and begins again after D, so no epoch has to score the corpus.
+            item; -inf and -1 of a user who has interacted with every item.
+        negatives: int32 [U, D], independent uniform draws from the pool, -1 of such a user.
+            Training consumes them in order and begins again after D, so no epoch has to score the
+            corpus.
     """
 
     n_items: int
@@ -113,7 +114,6 @@ class Preferences:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split.
-            DataError: a user has interacted with every item.
         """
         if not isinstance(train, Interactions):
             raise TypeError(
@@ -124,8 +124,10 @@ class Preferences:
             block_size = users_per_block(scorer, train.n_items)
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_scorer(scorer, train)
-        first_rank = np.floor(omega_m * unobserved_counts(train)).astype(np.int64)
-        request = PreferenceRequest(train.unique_items(), first_rank, top_m, n_draws, seed)
+        n_unobserved = unobserved_counts(train)
+        first_rank = np.floor(omega_m * n_unobserved).astype(np.int64)
+        observed = with_room(train.unique_items(), n_unobserved)
+        request = PreferenceRequest(observed, first_rank, n_unobserved == 0, top_m, n_draws, seed)
         if not uses_vectors(scorer):
             scorer = prepared(cast("Scorer", scorer))
         blocks = []
@@ -245,15 +247,6 @@ def _check_scorer(scorer: Scorer | VectorScorer, train: Interactions) -> None:
 
 
 def unobserved_counts(train: Interactions) -> np.ndarray:
-    """Number of items each user has not interacted with, int64 [U].
-
-    Raises:
-        DataError: a user has interacted with every item.
-    """
-    unobserved = train.n_items - train.unique_items().lengths
-    if not unobserved.min(initial=1):
-        raise DataError(
-            f"user {train.user_ids[unobserved.argmin()]} has interacted with every item: "
-            "there is nothing to draw a negative from; leave that user out"
-        )
-    return unobserved
+    """Number of items each user has not interacted with, int64 [U]."""
+    counts: np.ndarray = train.n_items - train.unique_items().lengths
+    return counts
