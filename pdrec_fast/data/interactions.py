@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import Histories
 from pdrec_fast.data.ordering import chronological_order, stable_order
 from pdrec_fast.data.readers import read_columns, read_file, read_frame
@@ -324,7 +325,13 @@ class Interactions:
             starts=self.indptr[chosen],
             stops=self.indptr[chosen + 1],
             n_items=self.n_items,
+            catalogue=self.catalogue,
         )
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Which items the indices stand for; the same for all parts of a split."""
+        return Catalogue(self.item_ids)
 
     def summary(self) -> dict[str, int | float]:
         """Number of users, items and records, and density (records / (users x items))."""

@@ -65,6 +65,9 @@ class Split:
         valid: cases to select models with.
         test: cases to report.
         report: what was done, and who is not evaluated.
+
+    Raises:
+        DataError: a part is of other data, with other items.
     """
 
     data: Interactions
@@ -72,6 +75,14 @@ class Split:
     valid: Holdout
     test: Holdout
     report: SplitReport
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid", "test"):
+            part = getattr(self, name)
+            theirs = part.histories() if isinstance(part, Interactions) else part.histories
+            known = theirs.catalogue is None or self.data.catalogue.is_that_of(theirs.catalogue)
+            if theirs.n_items != self.data.n_items or not known:
+                raise DataError(f"the {name} part of this split is of other data: its items differ")
 
 
 def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
@@ -231,6 +242,7 @@ def _holdout(
         starts=data.indptr[users],
         stops=targets if known is None else known,
         n_items=data.n_items,
+        catalogue=data.catalogue,
     )
     return Holdout(histories, data.items[targets])
 

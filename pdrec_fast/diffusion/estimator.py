@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, input_rows
+from pdrec_fast.diffusion.inputs import SparseRows, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
@@ -61,6 +63,7 @@ class DiffRec:
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
+        self.catalogue: Catalogue | None = None  # unknown of models saved by version 0.1.0
         self._chain: HiddenChain | None = None
 
     @own_settings(training=True)
@@ -89,6 +92,7 @@ class DiffRec:
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
+        self.catalogue = train.catalogue
         self.denoiser = self._new_denoiser(train.n_items).to(self.device)
         try:
             self.history = run_loop(
@@ -152,7 +156,7 @@ class DiffRec:
             float32 [B, C] or [B, N], on the model's device.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         denoiser = self.fitted_denoiser()
         items = None if items is None else items.to(self.device)
@@ -208,10 +212,10 @@ class DiffRec:
         """x'_0 of each history, see ``interaction_rows``.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         config = self.config
-        check_catalogue(histories, self.fitted_denoiser().n_items)
+        check_catalogue(histories, self.fitted_denoiser().n_items, self.catalogue)
         if config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
         return input_rows(histories, config)
@@ -235,6 +239,8 @@ class DiffRec:
         }
         if self.history is not None:
             meta["history"] = asdict(self.history)
+        if self.catalogue is not None:
+            meta["catalogue"] = self.catalogue.fingerprint
         files = {"weights": dict(denoiser.state_dict())}
         if self.trained_items is not None:
             files["items"] = {"trained": torch.from_numpy(self.trained_items)}
@@ -272,6 +278,8 @@ class DiffRec:
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
+        if "catalogue" in meta:
+            model.catalogue = Catalogue.known_by(meta["catalogue"])
         if "items" in files:  # not in version 0.1.0
             model.trained_items = files["items"]["trained"].numpy()
         return model

@@ -109,15 +109,6 @@ def projected(rows: RowTensors, values: torch.Tensor, table: torch.Tensor) -> to
     )
 
 
-def check_catalogue(histories: Histories, n_items: int) -> None:
-    """Raise a ValueError where the histories are not over a model's number of items."""
-    if histories.n_items != n_items:
-        raise ValueError(
-            f"the histories are over {histories.n_items} items, this model was fitted on "
-            f"{n_items}: index both by the same catalogue"
-        )
-
-
 def interaction_rows(
     histories: Histories,
     *,

@@ -13,9 +13,10 @@ import torch
 
 from pdrec_fast.checks import check_counts, check_dropout, check_positive, check_ratios
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.diffusion.inputs import (
     SparseRows,
-    check_catalogue,
     interaction_rows,
     steps_until,
 )
@@ -81,6 +82,7 @@ class LinearDenoiser:
     def __init__(self, config: LinearConfig | None = None, **settings: Any) -> None:
         self.config = replace(config or LinearConfig(), **settings)
         self.trained_on: str | None = None
+        self.catalogue: Catalogue | None = None
         # Rows of B by source item: CSR.
         self._indptr = np.zeros(0, dtype=np.int64)
         self._targets = torch.zeros(0, dtype=torch.int32)
@@ -108,7 +110,7 @@ class LinearDenoiser:
             kept = np.sort(most[counts[most] > 0])
         entries = self._neighbours(_among(rows, kept), torch.from_numpy(counts[kept]))
         self._keep(*entries, kept, train.n_items)
-        self.trained_on = train.fingerprint()
+        self.trained_on, self.catalogue = train.fingerprint(), train.catalogue
         return self
 
     def _neighbours(
@@ -165,12 +167,12 @@ class LinearDenoiser:
             float32 [B, C] or [B, N], on the CPU; 0 of an item that shares no user with the history.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         if self.trained_on is None:
             raise NotFittedError("this LinearDenoiser is not fitted: call fit(...)")
         n_items = len(self._indptr) - 1
-        check_catalogue(histories, n_items)
+        check_catalogue(histories, n_items, self.catalogue)
         histories = histories.only(np.diff(self._indptr) > 0)  # what says nothing takes no place
         if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
             steps = steps_until(_NEGLIGIBLE, self.config.decay)
@@ -190,7 +192,10 @@ class LinearDenoiser:
             "targets": self._targets,
             "values": self._values,
         }
-        return {"config": asdict(self.config), "trained_on": self.trained_on}, {"items": tensors}
+        meta = {"config": asdict(self.config), "trained_on": self.trained_on}
+        if self.catalogue is not None:
+            meta["catalogue"] = self.catalogue.fingerprint
+        return meta, {"items": tensors}
 
     @classmethod
     def from_contents(
@@ -204,6 +209,8 @@ class LinearDenoiser:
         meta, files = contents
         model = cls(LinearConfig(**meta["config"]))
         model.trained_on = meta["trained_on"]
+        if "catalogue" in meta:
+            model.catalogue = Catalogue.known_by(meta["catalogue"])
         tensors = files["items"]
         model._indptr = tensors["indptr"].numpy()
         model._targets, model._values = tensors["targets"].int(), tensors["values"]

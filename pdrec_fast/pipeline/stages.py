@@ -17,7 +17,7 @@ import torch
 from pdrec_fast.data import Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.diffusion import DiffRec, LinearDenoiser
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import (
     PAPER_NEGATIVES,
     PROTOCOLS,
@@ -197,7 +197,7 @@ def check_before_training(
         if not config.needs_diffusion:
             raise ValueError("a diffusion model was given, but no module that would use it")
         if diffusion.trained_on != split.train.fingerprint():
-            raise ValueError(
+            raise DataError(
                 "the diffusion model was fitted on other training interactions than this data's: "
                 "its preferences could hold the answers of the test"
             )

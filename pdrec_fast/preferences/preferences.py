@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
+from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
 from pdrec_fast.isolation import own_settings
@@ -112,6 +113,7 @@ class Preferences:
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
+            DataError: ``scorer`` was fitted on other interactions.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split.
         """
@@ -164,7 +166,11 @@ class Preferences:
 
         Returns:
             float32 [n_records], one for every training record; 0 where it is no positive.
+
+        Raises:
+            DataError: ``train`` are other interactions.
         """
+        check_inferred_on(self, train)
         lengths = np.maximum(np.diff(train.indptr) - 1, 0)
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
@@ -220,6 +226,14 @@ class Preferences:
         return {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
 
 
+def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
+    """Raise a DataError where the preferences are of other interactions."""
+    if preferences.data != train.fingerprint():
+        raise DataError(
+            "preferences were inferred on other interactions than these training interactions"
+        )
+
+
 def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256("{n_items} {data} {omega_m}".format(**meta).encode())
     for array in arrays:
@@ -240,7 +254,7 @@ def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) 
 def _check_scorer(scorer: Scorer | VectorScorer, train: Interactions) -> None:
     trained_on = getattr(scorer, "trained_on", None)
     if trained_on not in (None, train.fingerprint()):
-        raise ValueError(
+        raise DataError(
             f"this {type(scorer).__name__} was trained on other interactions than those given: "
             "its preferences could hold the answers of the test"
         )

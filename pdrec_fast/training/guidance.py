@@ -15,6 +15,7 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.data.splits import named_users
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.preferences.preferences import check_inferred_on
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.negatives import (
     RandomNegatives,
@@ -251,10 +252,7 @@ def check_preferences(
             f"modules {config.training_modules} need preferences: pass Preferences.infer(...), or "
             "modules=() for the plain encoder"
         )
-    if preferences.data != train.fingerprint():
-        raise ValueError(
-            "preferences were inferred on other interactions than these training interactions"
-        )
+    check_inferred_on(preferences, train)
     top_m = preferences.top_items.shape[1]
     if "dpa" in config.modules and config.dpa_top_n > top_m:
         raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.deprecation import renamed_keywords
@@ -28,7 +29,7 @@ from pdrec_fast.encoders import (
     encoder_config,
 )
 from pdrec_fast.encoders.base import last_states
-from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
 from pdrec_fast.evaluation import (
     Evaluator,
     Popularity,
@@ -62,7 +63,10 @@ class PDRec:
 
     Args:
         encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
-            function that makes a ``SequenceEncoder`` for a number of items.
+            function that makes a ``SequenceEncoder`` for a number of items. A function's encoder
+            draws weights and dropout from torch's own generators: they are seeded and put back,
+            and such encoders take turns, but a thread of yours that draws meanwhile changes its
+            numbers, and gets some of them. Built-in encoders have generators of their own.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: of a built-in encoder: its configuration, such as
@@ -231,12 +235,17 @@ class PDRec:
         Returns:
             float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
             an item out.
+
+        Raises:
+            DataError: the histories are over other items than the data of ``fit``.
         """
         logits = self._encoder_logits(histories, items)
         return logits if self.fusion is None else self.fusion.add_to(logits, histories, items)
 
     def _encoder_logits(self, histories: Histories, items: torch.Tensor | None) -> torch.Tensor:
         encoder = self.fitted_encoder().eval()
+        catalogue = None if self.data is None else self.data.catalogue
+        check_catalogue(histories, encoder.item_embedding.num_embeddings, catalogue)
         if self.config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
         cold = None
@@ -442,7 +451,7 @@ class PDRec:
             checked_scores(guide, split.valid.histories[:1])
             trained_on = getattr(guide, "trained_on", None)  # a scorer of the user's own may say
             if trained_on not in (None, train.fingerprint()):
-                raise ValueError(
+                raise DataError(
                     f"the guide {name!r} was fitted on other interactions than these training "
                     "interactions: its scores could hold the answers of the validation"
                 )
