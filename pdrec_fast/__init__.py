@@ -34,6 +34,7 @@ from pdrec_fast.errors import (
     NonFiniteScoresError,
     NotFittedError,
     PDRecError,
+    WriteError,
 )
 from pdrec_fast.evaluation import (
     Evaluator,
@@ -93,6 +94,7 @@ __all__ = [
     "Share",
     "Split",
     "SplitSpec",
+    "WriteError",
     "__version__",
     "build_info",
     "choose_shares",

@@ -191,7 +191,7 @@ def evaluate(
         raise CheckpointError(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
-    split = SplitSpec(**config["split"]).apply(model.catalogue())
+    split = SplitSpec(**config["split"]).apply(model.interactions())
     if protocol is not None:
         names = [name.strip() for name in protocol.split(",")]
     if seed is None:

@@ -17,6 +17,11 @@ class CheckpointError(PDRecError, RuntimeError):
     """A saved model or run that is missing, damaged or of another configuration."""
 
 
+class WriteError(PDRecError, OSError):
+    """A file or directory that cannot be written; names it, why, and what to do. What was saved
+    there before is kept."""
+
+
 class NotFittedError(PDRecError, RuntimeError):
     """A model was asked for results before ``fit`` or ``load``."""
 

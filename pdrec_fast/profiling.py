@@ -7,7 +7,6 @@ each stage are traced. Without one nothing here costs more than a look at a vari
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from pdrec_fast.files import make_directory, write_json, writing
 
 _TRACED_UNITS = 2  # the first shows what warming up costs, the second what a unit does
 _PREFIX = "pdrec_fast::"
@@ -64,7 +65,7 @@ class Profile:
         global _active
         if _active is not None:
             raise RuntimeError("a profile is active already: there can be one at a time")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_directory(self.folder)
         _active = self
         return self
 
@@ -72,8 +73,7 @@ class Profile:
         global _active
         _active = None
         found = {"stages": {name: asdict(stage) for name, stage in self.stages.items()}}
-        text = json.dumps(found | {"traced_ranges": self.ranges}, indent=1)
-        (self.folder / "profile.json").write_text(text + "\n")
+        write_json(self.folder / "profile.json", found | {"traced_ranges": self.ranges})
 
     @contextmanager
     def measured(self, name: str, counts: dict[str, int]) -> Iterator[None]:
@@ -93,7 +93,9 @@ class Profile:
         for key, count in counts.items():
             setattr(stage, key, getattr(stage, key) + count)
         if tracer is not None:  # the later of the traced units replaces the earlier
-            tracer.export_chrome_trace(str(self.folder / f"{name}.trace.json.gz"))
+            trace = self.folder / f"{name}.trace.json.gz"
+            with writing(trace):
+                tracer.export_chrome_trace(str(trace))
             self.ranges[name] = self._range_seconds(tracer)
 
     def table(self) -> str:

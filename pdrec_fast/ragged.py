@@ -54,6 +54,25 @@ class Ragged:
         return Ragged(self.values[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
+def nth_absent(
+    present: Ragged, rows: npt.NDArray[np.int64], nth: npt.NDArray[np.int64], n_values: int
+) -> npt.NDArray[np.int64]:
+    """Of the numbers 0 .. n_values - 1 that a row does not have, the ``nth`` (from 0), ascending.
+
+    Args:
+        present: rows of such numbers, ascending, each once.
+        rows: int64, row indices; broadcast against ``nth``.
+        nth: int64, below ``n_values`` minus the row's length.
+    """
+    # It is nth plus the numbers of the row before it, and those are the ones with
+    # values[i] - i <= nth, i being their position in the row.
+    row_of = present.row_indices
+    absent_before = present.values - (np.arange(len(row_of)) - present.indptr[row_of])
+    stride = n_values + 1
+    position = np.searchsorted(row_of * stride + absent_before, rows * stride + nth, side="right")
+    return nth + position - present.indptr[rows]
+
+
 def indptr_of(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """int64 [n_rows + 1], the offsets of rows of these lengths: 0, then their running sum."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -24,10 +24,11 @@ encoder's stream, inputs and complete sequences leave room for 2**31 users. Four
 users do not fit into 32 bits: with views there is room for 2**30, and ``check_users`` refuses
 more, since view 1 of user u would get the dropout of the input of user 2**30 + u.
 
-**Generators on the host** are NumPy's, made by the functions below, and torch's. The latter is
-seeded with a model's seed for its weights and by ``epoch_seed`` in every epoch; at seed 0 these are
-the same in epoch 0, so that weights and order come from the same numbers, by different operations.
-It stays so that a seed keeps giving the same model. ``data.synthetic`` has a generator of its own.
+**Generators on the host** are NumPy's, made by the functions below, and ``torch.Generator``s, none
+of them global (but for encoders of a user's own, see ``isolation``). The latter are seeded with a
+model's seed for its weights and by ``epoch_seed`` in every epoch; at seed 0 these are the same in
+epoch 0, so that weights and order come from the same numbers, by different operations. It stays so
+that a seed keeps giving the same model. ``data.synthetic`` has a generator of its own.
 """
 
 from __future__ import annotations

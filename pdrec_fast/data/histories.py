@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of, ranges
 
 
@@ -22,9 +24,12 @@ class Histories:
         starts: int64 [B].
         stops: int64 [B].
         n_items: number of items in the catalogue.
+        catalogue: which items those are, ``Interactions.catalogue``; a model refuses the histories
+            of another. None, of histories made by hand, is not compared.
 
     Raises:
-        ValueError: arrays of different lengths, or bounds outside ``items``.
+        ValueError: arrays of different lengths, bounds outside ``items``, or an item that is none
+            of the ``n_items``.
     """
 
     items: np.ndarray
@@ -33,6 +38,7 @@ class Histories:
     starts: np.ndarray
     stops: np.ndarray
     n_items: int
+    catalogue: Catalogue | None = None
 
     def __post_init__(self) -> None:
         for name in ("users", "starts", "stops"):
@@ -55,6 +61,12 @@ class Histories:
             or (self.starts > self.stops).any()
         ):
             raise ValueError(f"need 0 <= starts <= stops <= {len(self.items)} for every history")
+        if self.catalogue is None and len(self):
+            found = self.items[self.starts.min() : self.stops.max()]
+            if len(found) and not 0 <= found.min() <= found.max() < self.n_items:
+                raise ValueError(
+                    f"items must lie in 0..{self.n_items - 1}, got {found.min()} to {found.max()}"
+                )
 
     def __len__(self) -> int:
         return len(self.users)
@@ -99,12 +111,12 @@ class Histories:
             stops=before[indptr[1:]],
         )
 
-    def renumbered(self, numbers: np.ndarray, n_items: int) -> Histories:
+    def renumbered(self, numbers: np.ndarray, catalogue: Catalogue, n_items: int) -> Histories:
         """The same histories over another catalogue, without the items that it does not have.
 
         Args:
             numbers: int64 [n_items of this catalogue], each item's index there; -1 for none.
-            n_items: of that catalogue.
+            catalogue, n_items: that catalogue.
         """
         found = numbers[self.items]
         stays = found >= 0
@@ -116,6 +128,7 @@ class Histories:
             starts=before[self.starts],
             stops=before[self.stops],
             n_items=n_items,
+            catalogue=catalogue,
         )
 
     def packed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -129,6 +142,25 @@ class Histories:
         positions = ranges(self.starts, self.lengths)
         timestamps = None if self.timestamps is None else self.timestamps[positions]
         return indptr, self.items[positions], timestamps
+
+
+def check_catalogue(histories: Histories, n_items: int, catalogue: Catalogue | None) -> None:
+    """Raise a DataError where the histories are not over a model's items.
+
+    Args:
+        n_items, catalogue: the model's; None where only the number is known.
+    """
+    if histories.n_items != n_items:
+        raise DataError(
+            f"the histories are over {histories.n_items} items, this model was fitted on "
+            f"{n_items}: index both by the same catalogue"
+        )
+    theirs = histories.catalogue
+    if catalogue is not None and theirs is not None and not catalogue.is_that_of(theirs):
+        raise DataError(
+            f"the histories are over {n_items} items, but others than those that this model was "
+            "fitted on: index both by the same catalogue, that of the data of fit"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +186,10 @@ class Holdout:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Holdout:
+        """Choose cases by a slice, an array of positions or a boolean mask."""
+        return Holdout(self.histories[index], self.targets[index])
 
     @property
     def users(self) -> np.ndarray:

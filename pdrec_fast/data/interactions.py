@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import Histories
 from pdrec_fast.data.ordering import chronological_order, stable_order
 from pdrec_fast.data.readers import read_columns, read_file, read_frame
@@ -339,6 +340,7 @@ class Interactions:
             starts=self.indptr[chosen],
             stops=self.indptr[chosen + 1],
             n_items=self.n_items,
+            catalogue=self.catalogue,
         )
 
     def with_item_features(self, item_ids: Any, features: Any) -> Interactions:
@@ -385,6 +387,11 @@ class Interactions:
         if targets is not None:
             targets = np.concatenate([targets, np.ones(len(new), dtype=bool)])
         return replace(self, item_ids=ids, target_items=targets, item_features=table)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Which items the indices stand for; the same for all parts of a split."""
+        return Catalogue(self.item_ids)
 
     def summary(self) -> dict[str, int | float]:
         """Number of users, items and records, and density (records / (users x items))."""

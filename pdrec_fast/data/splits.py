@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,13 @@ from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of
 
 _IDS_SHOWN = 5
+
+
+def named_users(ids: Sequence[int | str]) -> str:
+    """How many users and the first of them, as ``2 users (17, 'b')``."""
+    shown = ", ".join(map(repr, ids[:_IDS_SHOWN]))
+    more = ", ..." if len(ids) > _IDS_SHOWN else ""
+    return f"{len(ids)} users ({shown}{more})"
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,7 @@ class SplitReport:
         ]
         for reason, ids in self.left_out.items():
             if ids:
-                shown = ", ".join(map(repr, ids[:_IDS_SHOWN]))
-                more = ", ..." if len(ids) > _IDS_SHOWN else ""
-                lines.append(f"  {reason}: {len(ids)} users ({shown}{more})")
+                lines.append(f"  {reason}: {named_users(ids)}")
         return "\n".join(lines)
 
 
@@ -59,6 +65,9 @@ class Split:
         valid: cases to select models with.
         test: cases to report.
         report: what was done, and who is not evaluated.
+
+    Raises:
+        DataError: a part is of other data, with other items.
     """
 
     data: Interactions
@@ -66,6 +75,14 @@ class Split:
     valid: Holdout
     test: Holdout
     report: SplitReport
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid", "test"):
+            part = getattr(self, name)
+            theirs = part.histories() if isinstance(part, Interactions) else part.histories
+            known = theirs.catalogue is None or self.data.catalogue.is_that_of(theirs.catalogue)
+            if theirs.n_items != self.data.n_items or not known:
+                raise DataError(f"the {name} part of this split is of other data: its items differ")
 
 
 def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
@@ -225,6 +242,7 @@ def _holdout(
         starts=data.indptr[users],
         stops=targets if known is None else known,
         n_items=data.n_items,
+        catalogue=data.catalogue,
     )
     return Holdout(histories, data.items[targets])
 

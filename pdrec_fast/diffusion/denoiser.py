@@ -58,12 +58,14 @@ class Denoiser(nn.Module):
         self.hidden = tuple(hidden)
         self.time_embedding = time_embedding
         self.normalize_input = normalize_input
-        self.item_in = nn.Parameter(torch.empty(n_items, hidden[0]))
-        self.time = nn.Linear(time_embedding, time_embedding)
-        self.time_in = nn.Linear(time_embedding, hidden[0])
-        self.inner = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
-        self.item_out = nn.Parameter(torch.empty(n_items, hidden[-1]))
-        self.item_bias = nn.Parameter(torch.empty(n_items))
+        self.item_in = nn.Parameter(torch.empty(n_items, hidden[0], dtype=torch.float32))
+        self.time = nn.Linear(time_embedding, time_embedding, dtype=torch.float32)
+        self.time_in = nn.Linear(time_embedding, hidden[0], dtype=torch.float32)
+        self.inner = nn.ModuleList(
+            nn.Linear(a, b, dtype=torch.float32) for a, b in pairwise(hidden)
+        )
+        self.item_out = nn.Parameter(torch.empty(n_items, hidden[-1], dtype=torch.float32))
+        self.item_bias = nn.Parameter(torch.empty(n_items, dtype=torch.float32))
         self.reset_parameters()
 
     @property

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, input_rows
+from pdrec_fast.diffusion.inputs import SparseRows, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
@@ -24,6 +26,7 @@ from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.recommending import Recommender
@@ -63,8 +66,10 @@ class DiffRec(Recommender):
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
+        self.catalogue: Catalogue | None = None  # unknown of models saved by version 0.1.0
         self._chain: HiddenChain | None = None
 
+    @own_settings(training=True)
     def fit(
         self,
         data: Split | Interactions,
@@ -90,9 +95,8 @@ class DiffRec(Recommender):
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.denoiser = self._new_denoiser(train.n_items).to(self.device)
+        self.catalogue = train.catalogue
+        self.denoiser = self._new_denoiser(train.n_items).to(self.device)
         try:
             self.history = run_loop(
                 self.training_task(train, evaluator),
@@ -147,6 +151,7 @@ class DiffRec(Recommender):
             digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
         return digest.hexdigest()[:16]
 
+    @own_settings()
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Preferences after the reverse process; with the multinomial likelihood the logits that
@@ -160,7 +165,7 @@ class DiffRec(Recommender):
             float32 [B, C] or [B, N], on the model's device.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         denoiser = self.fitted_denoiser()
         items = None if items is None else items.to(self.device)
@@ -195,6 +200,7 @@ class DiffRec(Recommender):
             and not config.normalize_input
         )
 
+    @own_settings()
     @torch.no_grad()
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """h with preferences = ``item_out h + item_bias``: float32 [B, H]."""
@@ -215,10 +221,10 @@ class DiffRec(Recommender):
         """x'_0 of each history, see ``interaction_rows``.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         config = self.config
-        check_catalogue(histories, self.fitted_denoiser().n_items)
+        check_catalogue(histories, self.fitted_denoiser().n_items, self.catalogue)
         if config.skip_cold_items and self.trained_items is not None:
             histories = histories.only(self.trained_items)
         return input_rows(histories, config)
@@ -246,6 +252,8 @@ class DiffRec(Recommender):
         }
         if self.history is not None:
             meta["history"] = asdict(self.history)
+        if self.catalogue is not None:
+            meta["catalogue"] = self.catalogue.fingerprint
         files = {"weights": dict(denoiser.state_dict())}
         if self.trained_items is not None:
             files["items"] = {"trained": torch.from_numpy(self.trained_items)}
@@ -261,6 +269,7 @@ class DiffRec(Recommender):
         return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
+    @own_settings(training=True)
     def from_contents(
         cls,
         contents: Contents,
@@ -282,13 +291,15 @@ class DiffRec(Recommender):
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
+        if "catalogue" in meta:
+            model.catalogue = Catalogue.known_by(meta["catalogue"])
         if "items" in files:  # not in version 0.1.0
             model.trained_items = files["items"]["trained"].numpy()
         if "interactions" in files:  # neither in version 0.1.0 nor in the bundle of another model
             model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         return model
 
-    def catalogue(self) -> Interactions:
+    def interactions(self) -> Interactions:
         """The data of ``fit``.
 
         Raises:
@@ -323,7 +334,8 @@ class DiffRec(Recommender):
 
     def _new_denoiser(self, n_items: int) -> Denoiser:
         config = self.config
-        return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
+        with drawing_from(torch.Generator().manual_seed(config.seed)):
+            return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
 
     def fitted_denoiser(self) -> Denoiser:
         """The denoiser; a NotFittedError says so when there is none yet."""

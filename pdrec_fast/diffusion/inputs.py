@@ -50,7 +50,7 @@ class SparseRows:
     def dense(self) -> torch.Tensor:
         """float32 [B, N]."""
         rows, items, values = self.coordinates()
-        out = torch.zeros(len(self), self.n_items)
+        out = torch.zeros(len(self), self.n_items, dtype=torch.float32)
         out[rows, items] = values
         return out
 
@@ -107,15 +107,6 @@ def projected(rows: RowTensors, values: torch.Tensor, table: torch.Tensor) -> to
         per_sample_weights=values.to(table.dtype),
         include_last_offset=True,
     )
-
-
-def check_catalogue(histories: Histories, n_items: int) -> None:
-    """Raise a ValueError where the histories are not over a model's number of items."""
-    if histories.n_items != n_items:
-        raise ValueError(
-            f"the histories are over {histories.n_items} items, this model was fitted on "
-            f"{n_items}: index both by the same catalogue"
-        )
 
 
 def interaction_rows(

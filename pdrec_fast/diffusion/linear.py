@@ -19,14 +19,16 @@ from pdrec_fast.checks import (
     check_ratios,
 )
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.diffusion.inputs import (
     SparseRows,
-    check_catalogue,
     interaction_rows,
     steps_until,
 )
 from pdrec_fast.errors import DataError, NotFittedError
 from pdrec_fast.fitting.bundle import Contents
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.denoising.sparse_product import sparse_product
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
@@ -91,11 +93,14 @@ class LinearDenoiser:
     def __init__(self, config: LinearConfig | None = None, **settings: Any) -> None:
         self.config = replace(config or LinearConfig(), **settings)
         self.trained_on: str | None = None
+        self.catalogue: Catalogue | None = None
         # Rows of B by source item: CSR.
         self._indptr = np.zeros(0, dtype=np.int64)
         self._targets = torch.zeros(0, dtype=torch.int32)
-        self._values = torch.zeros(0)
+        self._values = torch.zeros(0, dtype=torch.float32)
 
+    @own_settings()
+    @torch.no_grad()
     def fit(self, data: Split | Interactions) -> LinearDenoiser:
         """Solve for B, on ``data.train`` of a split.
 
@@ -116,7 +121,7 @@ class LinearDenoiser:
             kept = np.sort(most[counts[most] > 0])
         entries = self._neighbours(_among(rows, kept), torch.from_numpy(counts[kept]))
         self._keep(*entries, kept, train.n_items)
-        self.trained_on = train.fingerprint()
+        self.trained_on, self.catalogue = train.fingerprint(), train.catalogue
         return self
 
     def _neighbours(
@@ -160,6 +165,7 @@ class LinearDenoiser:
         self._targets = torch.from_numpy(kept.astype(np.int32))[targets[order]]
         self._values = values[order]
 
+    @own_settings()
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """``x B``.
@@ -172,12 +178,12 @@ class LinearDenoiser:
             float32 [B, C] or [B, N], on the CPU; 0 of an item that shares no user with the history.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         if self.trained_on is None:
             raise NotFittedError("this LinearDenoiser is not fitted: call fit(...)")
         n_items = len(self._indptr) - 1
-        check_catalogue(histories, n_items)
+        check_catalogue(histories, n_items, self.catalogue)
         histories = histories.only(np.diff(self._indptr) > 0)  # what says nothing takes no place
         if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
             steps = steps_until(_NEGLIGIBLE, self.config.decay)
@@ -197,7 +203,10 @@ class LinearDenoiser:
             "targets": self._targets,
             "values": self._values,
         }
-        return {"config": asdict(self.config), "trained_on": self.trained_on}, {"items": tensors}
+        meta = {"config": asdict(self.config), "trained_on": self.trained_on}
+        if self.catalogue is not None:
+            meta["catalogue"] = self.catalogue.fingerprint
+        return meta, {"items": tensors}
 
     @classmethod
     def from_contents(
@@ -211,6 +220,8 @@ class LinearDenoiser:
         meta, files = contents
         model = cls(LinearConfig(**meta["config"]))
         model.trained_on = meta["trained_on"]
+        if "catalogue" in meta:
+            model.catalogue = Catalogue.known_by(meta["catalogue"])
         tensors = files["items"]
         model._indptr = tensors["indptr"].numpy()
         model._targets, model._values = tensors["targets"].int(), tensors["values"]
@@ -242,7 +253,7 @@ def _by_users(rows: SparseRows, penalty: torch.Tensor) -> RowsOf:
     ``D^-1 - D^-1 X' (I + X D^-1 X')^-1 X D^-1``."""
     scale = penalty.rsqrt().numpy()
     halves = replace(rows, values=rows.values * scale[rows.items])  # X D^-1/2
-    inverse = _inverse(_gram(halves), torch.ones(len(rows)))
+    inverse = _inverse(_gram(halves), torch.ones(len(rows), dtype=torch.float32))
     scaled = replace(rows, values=rows.values * scale[rows.items] ** 2)  # X D^-1
     by_item = _transposed(scaled)
     all_items = _sparse(by_item)
@@ -282,7 +293,7 @@ def _too_small() -> ValueError:
 def _gram(rows: SparseRows) -> torch.Tensor:
     """``R R'`` of sparse rows, some columns of the product at a time: float32 [rows, rows]."""
     left = _sparse(rows)
-    product = torch.empty(len(rows), len(rows))
+    product = torch.empty(len(rows), len(rows), dtype=torch.float32)
     step = rows_per_block(max(rows.n_items, len(rows)))
     for start in range(0, len(rows), step):
         some = rows[np.arange(start, min(start + step, len(rows)))]
@@ -299,12 +310,23 @@ def _transposed(rows: SparseRows) -> SparseRows:
 
 
 def _sparse(rows: SparseRows) -> torch.Tensor:
-    with warnings.catch_warnings():  # a beta that is only used for products with dense matrices
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(rows.indptr),
+        torch.from_numpy(rows.items.astype(np.int64)),
+        torch.from_numpy(rows.values),
+        (len(rows), rows.n_items),
+        check_invariants=False,
+    )
+
+
+def _hear_of_the_beta() -> None:
+    """Torch tells once in a process that such tensors are in beta; here they are only multiplied
+    with dense ones. The filters of warnings are not a thread's own, so that this is the time to
+    change them: while the package is imported, not in a fit."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(rows.indptr),
-            torch.from_numpy(rows.items.astype(np.int64)),
-            torch.from_numpy(rows.values),
-            (len(rows), rows.n_items),
-            check_invariants=False,
-        )
+        nothing = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+        _sparse(SparseRows(np.zeros(2, dtype=np.int64), *nothing, 1))
+
+
+_hear_of_the_beta()

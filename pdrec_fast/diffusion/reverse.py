@@ -71,7 +71,8 @@ def one_step(denoiser: Denoiser, x0: SparseRows) -> torch.Tensor:
     rows = x0.to(table.device)
     values = rows.values
     if denoiser.normalize_input:
-        norms = torch.zeros(len(x0), device=table.device).index_add_(0, rows.rows, values.square())
+        squares = torch.zeros(len(x0), dtype=torch.float32, device=table.device)
+        norms = squares.index_add_(0, rows.rows, values.square())
         values = values / norms.sqrt().clamp_min(1e-12)[rows.rows]
     steps = torch.zeros(len(x0), dtype=torch.int64, device=table.device)
     return denoiser.hidden_from(projected(rows, values, table), steps)
@@ -132,11 +133,11 @@ def standard_noise(
 ) -> torch.Tensor:
     """Standard Gaussian noise keyed by (seed, epoch, user, item), float32 [n_rows, n_items]."""
     zeros = torch.zeros(n_rows + 1, dtype=torch.int64, device=device)
-    ones = torch.ones(n_rows, device=device)
+    ones = torch.ones(n_rows, dtype=torch.float32, device=device)
     return noisy_input(
         zeros,
         torch.zeros(0, dtype=torch.int32, device=device),
-        torch.zeros(0, device=device),
+        torch.zeros(0, dtype=torch.float32, device=device),
         n_items,
         ones,
         ones,

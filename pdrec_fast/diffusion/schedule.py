@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 import torch
 
+from pdrec_fast.isolation import own_settings
+
 ScheduleName = Literal["linear", "linear-var", "cosine", "binomial"]
 FIRST_BETA = 1e-5  # DiffRec fixes the first variance so that step 0 barely disturbs the input
 MAX_BETA = 0.999
@@ -100,6 +102,7 @@ class NoiseSchedule:
         return torch.cat([torch.ones(1, dtype=torch.float64), weights])
 
 
+@own_settings()
 def make_schedule(
     name: ScheduleName,
     steps: int,

@@ -103,7 +103,8 @@ class TrainingRows:
             fractions = torch.rand(len(self), dtype=torch.float64, generator=generator).numpy()
             noised, predicted = self._cut(order, fractions[order])
         masks = self._config.noise == "mask"
-        draws = torch.rand(len(noised.items) if masks else 0, generator=generator)
+        n_draws = len(noised.items) if masks else 0
+        draws = torch.rand(n_draws, dtype=torch.float32, generator=generator)
         on_device = noised.to(device)
         return TrainingBlock(
             on_device,

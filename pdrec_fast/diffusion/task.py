@@ -156,7 +156,7 @@ class DiffusionTask:
         config, weight = self.config, self.working.denoiser.item_in
         rows = block.noised
         if config.noise == "mask":
-            share = config.dropout * (steps + 1) / config.steps
+            share = config.dropout * (steps + 1).float() / config.steps
             return projected(rows, rows.values * (block.draws >= share[rows.rows]), weight)
         x0 = rows.indptr, rows.items, rows.values
         noised = self.signal[steps], self.sigma[steps]

@@ -58,7 +58,8 @@ class CL4SRec(SASRec):
         self.contrast_weight, self.temperature = config.contrast_weight, config.temperature
         # Not a row of the table, as every row is an item that can be recommended.
         spread = float(self.item_embedding.weight.detach().std())
-        self.mask_embedding = nn.Parameter(spread * torch.randn(self.item_embedding.embedding_dim))
+        masked = torch.empty(self.item_embedding.embedding_dim, dtype=torch.float32)
+        self.mask_embedding = nn.Parameter(spread * nn.init.normal_(masked))
 
     def augment(self, sequences: PackedSequences) -> PackedSequences:
         """Two views of every sequence, see ``Augmentation.views``; N stands for a masked item."""

@@ -30,10 +30,11 @@ class FeaturedEmbedding(nn.Embedding):
         self, features: np.ndarray, trained: np.ndarray, width: int, scale: float, seed: int
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        own = torch.randn(len(features), width, generator=generator) * (_OWN_SHARE * scale)
+        kind: Any = {"generator": generator, "dtype": torch.float32}
+        own = torch.randn(len(features), width, **kind) * (_OWN_SHARE * scale)
         super().__init__(len(features), width, _weight=own)
         norm = float(np.sqrt(np.mean(np.square(features[trained]).sum(1)))) or 1.0
-        start = torch.randn(width, features.shape[1], generator=generator) * scale
+        start = torch.randn(width, features.shape[1], **kind) * scale
         self.projection = nn.Parameter(start)
         # Not saved: they come with the data.
         self.register_buffer("features", torch.from_numpy(features / norm), persistent=False)

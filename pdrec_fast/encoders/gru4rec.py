@@ -66,12 +66,15 @@ class GRU4Rec(nn.Module):
         config = replace(config or GRU4RecConfig(), **options)
         width, hidden = config.width, config.hidden
         self.max_length, self.dropout = config.max_length, config.dropout
-        self.item_embedding = nn.Embedding(n_items, width)
+        self.item_embedding = nn.Embedding(n_items, width, dtype=torch.float32)
         # One module each: torch then keeps a layer's weights in one piece, as cuDNN wants them.
         self.layers = nn.ModuleList(
-            nn.GRU(hidden if number else width, hidden) for number in range(config.layers)
+            nn.GRU(hidden if number else width, hidden, dtype=torch.float32)
+            for number in range(config.layers)
         )
-        self.out = nn.Identity() if hidden == width else nn.Linear(hidden, width)
+        self.out = (
+            nn.Identity() if hidden == width else nn.Linear(hidden, width, dtype=torch.float32)
+        )
         xavier_init(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:

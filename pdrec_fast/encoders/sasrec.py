@@ -70,12 +70,12 @@ class SASRec(nn.Module):
         super().__init__()
         config = replace(config or SASRecConfig(), **options)
         self.max_length, self.dropout, self.impl = config.max_length, config.dropout, config.impl
-        self.item_embedding = nn.Embedding(n_items, config.width)
-        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.item_embedding = nn.Embedding(n_items, config.width, dtype=torch.float32)
+        self.position_embedding = nn.Embedding(config.max_length, config.width, dtype=torch.float32)
         self.blocks = nn.ModuleList(
             _Block(config, ENCODER + 1 + 3 * number) for number in range(config.blocks)
         )
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS, dtype=torch.float32)
         xavier_init(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
@@ -121,14 +121,15 @@ class _Block(nn.Module):
         super().__init__()
         width, self.heads, self.dropout = config.width, config.heads, config.dropout
         self.stream, self.impl = stream, config.impl
-        self.query_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.in_weight = nn.Parameter(torch.empty(3 * width, width))  # query, key, value
-        self.in_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out = nn.Linear(width, width)
+        self.query_norm = nn.LayerNorm(width, eps=NORM_EPS, dtype=torch.float32)
+        # query, key, value
+        self.in_weight = nn.Parameter(torch.empty(3 * width, width, dtype=torch.float32))
+        self.in_bias = nn.Parameter(torch.zeros(3 * width, dtype=torch.float32))
+        self.out = nn.Linear(width, width, dtype=torch.float32)
         nn.init.zeros_(self.out.bias)
-        self.forward_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.hidden = nn.Linear(width, width)
-        self.forward_out = nn.Linear(width, width)
+        self.forward_norm = nn.LayerNorm(width, eps=NORM_EPS, dtype=torch.float32)
+        self.hidden = nn.Linear(width, width, dtype=torch.float32)
+        self.forward_out = nn.Linear(width, width, dtype=torch.float32)
 
     def forward(
         self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None

@@ -20,6 +20,8 @@ from pdrec_fast.evaluation.protocols import (
 from pdrec_fast.evaluation.sampling import (
     PAPER_NEGATIVES,
     available_negatives,
+    can_sample,
+    few_lack_negatives,
     sample_negatives,
     validation_sample,
 )
@@ -48,9 +50,11 @@ __all__ = [
     "Scorer",
     "VectorScorer",
     "available_negatives",
+    "can_sample",
     "case_blocks",
     "checked_scores",
     "evaluate",
+    "few_lack_negatives",
     "format_results",
     "metric_names",
     "per_case",

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.fitting.bundle import Contents
 
 
@@ -22,16 +24,18 @@ class Popularity:
     """
 
     def __init__(self, train: Interactions) -> None:
+        self.catalogue: Catalogue | None
         self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
-        self.trained_on = train.fingerprint()
+        self.trained_on, self.catalogue = train.fingerprint(), train.catalogue
 
     KIND = "popularity"
 
     def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it."""
-        return {"trained_on": self.trained_on}, {
-            "counts": {"item_scores": torch.from_numpy(self.item_scores)}
-        }
+        meta = {"trained_on": self.trained_on}
+        if self.catalogue is not None:
+            meta["catalogue"] = self.catalogue.fingerprint
+        return meta, {"counts": {"item_scores": torch.from_numpy(self.item_scores)}}
 
     @classmethod
     def from_contents(
@@ -45,19 +49,17 @@ class Popularity:
         meta, files = contents
         found = cls.__new__(cls)
         found.item_scores = files["counts"]["item_scores"].numpy()
-        found.trained_on = meta["trained_on"]
+        found.trained_on, found.catalogue = meta["trained_on"], None
+        if "catalogue" in meta:
+            found.catalogue = Catalogue.known_by(meta["catalogue"])
         return found
 
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Counts: float64 [B, N], or [B, C] of ``items``.
 
         Raises:
-            ValueError: the histories are over another number of items.
+            DataError: the histories are over other items.
         """
         counts = torch.from_numpy(self.item_scores)
-        if histories.n_items != len(counts):
-            raise ValueError(
-                f"the histories are over {histories.n_items} items, the training interactions "
-                f"over {len(counts)}: index both by the same catalogue"
-            )
+        check_catalogue(histories, len(counts), self.catalogue)
         return counts.expand(len(histories), -1) if items is None else counts[items]

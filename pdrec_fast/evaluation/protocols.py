@@ -1,7 +1,7 @@
 """The two evaluation protocols, fixed by a seed and independent of batch sizes.
 
 - ``paper``: the target against 99 items sampled uniformly from those the user never interacted
-  with, in training, validation or test.
+  with, in training, validation or test. A user who left fewer is no case of it.
 - ``full``: the target against the whole corpus without the items of the case's history.
 
 Their numbers are not comparable, so results carry the name of their protocol everywhere. Of two
@@ -10,6 +10,7 @@ domains (``Interactions.target_items``), candidates are items of the target doma
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pdrec_fast.data import Holdout, Split
+from pdrec_fast.data.splits import named_users
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, summarize
 from pdrec_fast.evaluation.popularity import Popularity
-from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, sample_negatives
+from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, can_sample, sample_negatives
 from pdrec_fast.evaluation.scoring import Scorer, rank_among, rank_in_corpus
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.profiling import unit
 
 PROTOCOLS = {
@@ -57,17 +60,20 @@ class Evaluator:
         self.seed = seed
         self.block_size = block_size
         self._negatives: dict[str, npt.NDArray[np.int32]] = {}
+        self._sampled: dict[str, Holdout] = {}  # the cases of ``paper``
 
+    @own_settings()
     def ranks(self, scorer: Scorer, protocol: str = "paper", on: str = "valid") -> Ranks:
         """Ranks of the targets, one case per evaluated user in the order of the holdout.
 
         Raises:
-            ValueError: no such protocol or split, fewer than 99 unobserved items for a user
-                (``paper``), or scores of a wrong shape or with NaN.
+            ValueError: no such protocol or split, no user with 99 unobserved items (``paper``;
+                where some have fewer, these are left out with a warning), or scores of a wrong
+                shape or with NaN.
         """
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol={protocol!r}; choose one of {list(PROTOCOLS)}")
-        holdout, blocks = self._holdout(on), self.block_size
+        holdout, blocks = self.cases(on, protocol), self.block_size
         n_users = len(holdout)
         data = self.split.data
         n_candidates = PAPER_NEGATIVES + 1 if protocol == "paper" else data.n_targets
@@ -101,12 +107,36 @@ class Evaluator:
         return self.ndcg_at_10(Popularity(self.split.train), protocol)
 
     def negatives(self, on: str) -> npt.NDArray[np.int32]:
-        """int32 [n, 99]: the sampled negatives of the cases of ``"valid"`` or ``"test"``."""
+        """int32 [n, 99]: the sampled negatives of the cases that ``paper`` has of ``"valid"`` or
+        ``"test"``."""
         if on not in self._negatives:
             self._negatives[on] = sample_negatives(
-                self._holdout(on), self.split.data, seed=self.seed, name=on
+                self.cases(on, "paper"), self.split.data, seed=self.seed, name=on
             )
         return self._negatives[on]
+
+    def cases(self, on: str, protocol: str) -> Holdout:
+        """The cases of ``"valid"`` or ``"test"`` that a protocol ranks."""
+        holdout = self._holdout(on)
+        if protocol != "paper":
+            return holdout
+        if on not in self._sampled:
+            self._sampled[on] = self._with_enough(holdout, on)
+        return self._sampled[on]
+
+    def _with_enough(self, holdout: Holdout, on: str) -> Holdout:
+        """The cases that 99 negatives can be sampled for; all where there are none."""
+        data = self.split.data
+        enough = can_sample(data, holdout.users)
+        if enough.all() or not enough.any():
+            return holdout
+        without = named_users(data.user_ids[holdout.users[~enough]].tolist())
+        warnings.warn(
+            f"no case of the 'paper' protocol in the {on} part: {without}, who left fewer than "
+            f"{PAPER_NEGATIVES} items to sample; 'full' ranks them",
+            stacklevel=2,
+        )
+        return holdout[enough]
 
     def _holdout(self, on: str) -> Holdout:
         if on not in SPLIT_NAMES:

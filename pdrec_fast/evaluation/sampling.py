@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pdrec_fast.data import Holdout, Interactions, Split
-from pdrec_fast.ragged import Ragged, indptr_of
+from pdrec_fast.ragged import Ragged, indptr_of, nth_absent
 from pdrec_fast.random_keys import evaluation_negatives
 from pdrec_fast.random_keys import validation_sample as sample_words
 
 PAPER_NEGATIVES = 99
+_FEW = 0.05  # of the users: these may be left out where the others have enough items to sample
 _USERS_PER_BLOCK = 1 << 16
 
 
@@ -48,9 +49,8 @@ def sample_negatives(
     observed = data.unique_items()
     _check_targets_observed(holdout, data, observed.row_indices * data.n_items + observed.values)
     observed = _among_targets(data, observed)
-    indptr, items, user_of_item = observed.indptr, observed.values, observed.row_indices
 
-    available = (data.n_targets - np.diff(indptr))[users]
+    available = (data.n_targets - observed.lengths)[users]
     if len(users) and available.min() < n_negatives:
         user = users[available.argmin()]
         raise ValueError(
@@ -60,15 +60,7 @@ def sample_negatives(
         )
     words = _words_of(users, data.n_users, n_negatives, evaluation_negatives(seed, name))
     ordinals = _distinct_below(available, words)
-
-    # The q-th unobserved item of a row is q plus the observed items before it, and those are the
-    # ones with items[i] - i <= q, i being their position in the row.
-    stride = data.n_targets + 1
-    unobserved_before = items - (np.arange(len(items)) - indptr[user_of_item])
-    position = np.searchsorted(
-        user_of_item * stride + unobserved_before, users[:, None] * stride + ordinals, side="right"
-    )
-    drawn = ordinals + position - indptr[users, None]
+    drawn = nth_absent(observed, users[:, None], ordinals, data.n_targets)
     if data.target_items is not None:
         drawn = np.flatnonzero(data.target_items)[drawn]
     return drawn.astype(np.int32)
@@ -77,6 +69,17 @@ def sample_negatives(
 def available_negatives(data: Interactions) -> npt.NDArray[np.int64]:
     """int64 [n_users]: how many items ``sample_negatives`` can choose from."""
     return data.n_targets - _among_targets(data, data.unique_items()).lengths
+
+
+def can_sample(data: Interactions, users: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """bool [n], which of ``users`` have enough unobserved items for the ``paper`` protocol."""
+    return available_negatives(data)[users] >= PAPER_NEGATIVES
+
+
+def few_lack_negatives(enough: npt.NDArray[np.bool_]) -> bool:
+    """Whether the ``paper`` protocol says something of the users: all but a few can be sampled
+    for. Otherwise the corpus is too small for it."""
+    return bool(enough.mean() >= 1 - _FEW)
 
 
 def validation_sample(split: Split, n_users: int, seed: int) -> Split:
@@ -91,7 +94,7 @@ def validation_sample(split: Split, n_users: int, seed: int) -> Split:
         return split
     words = sample_words(seed).random_raw(len(valid))
     chosen = np.sort(np.argsort(words, kind="stable")[:n_users])
-    return replace(split, valid=Holdout(valid.histories[chosen], valid.targets[chosen]))
+    return replace(split, valid=valid[chosen])
 
 
 def _among_targets(data: Interactions, items: Ragged) -> Ragged:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.data import Histories, Holdout
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation.metrics import Ranks, rank_counts, rank_counts_of_sums
 from pdrec_fast.ops.selection.project import rows_per_block
@@ -119,6 +121,8 @@ def rank_in_corpus(
         candidates: bool [items], those to rank among; None for all.
     """
     if (item_scores := getattr(scorer, "item_scores", None)) is not None:
+        catalogue: Catalogue | None = getattr(scorer, "catalogue", None)
+        check_catalogue(holdout.histories, len(item_scores), catalogue)
         return _rank_alike(item_scores, holdout, candidates)
     scorer = prepared(scorer)
     parts = []

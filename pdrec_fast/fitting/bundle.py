@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import writing
 
 Files = dict[str, dict[str, torch.Tensor]]  # tensors by file and name
 Contents = tuple[dict[str, Any], Files]  # of a bundle: JSON values, and the tensors
@@ -39,8 +43,18 @@ def write_bundle(
 
     Raises:
         CheckpointError: something other than a bundle lies at ``path``.
+        WriteError: no space, no permission; a bundle that lies there is kept.
     """
     path = Path(path).resolve()
+    with writing(path):
+        try:
+            _write(path, kind, meta, files)
+        except (Exception, KeyboardInterrupt):
+            _tidy(path)
+            raise
+
+
+def _write(path: Path, kind: str, meta: Mapping[str, Any], files: Files) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = _beside(path, "new"), _beside(path, "old")
     if not path.exists() and _is_finished(stale):
@@ -57,13 +71,13 @@ def write_bundle(
     checksums = {}
     for name, tensors in files.items():
         target = fresh / f"{name}.safetensors"
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, target)
+        _save_tensors({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, target)
         checksums[target.name] = _checksum(target)
     # Through JSON and back, so that the checksum is of what a reader will see.
     meta = json.loads(json.dumps(meta))
     manifest = {"format": FORMAT, "kind": kind, "files": checksums, "meta": meta}
     manifest["checksum"] = _manifest_checksum(manifest)
-    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for written in (*fresh.iterdir(), fresh):
         _sync(written)
     if path.exists():
@@ -71,6 +85,25 @@ def write_bundle(
     os.rename(fresh, path)
     _sync(path.parent)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
+
+
+def _tidy(path: Path) -> None:
+    """After a write that failed: put the bundle that was moved aside back, leave nothing else."""
+    stale = _beside(path, "old")
+    with suppress(OSError):
+        shutil.rmtree(_beside(path, "new"), ignore_errors=True)
+        if not path.exists() and _is_finished(stale):
+            os.rename(stale, path)
 
 
 def read_bundle(path: str | Path, kind: str) -> Contents:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, checked_scores, prepared
 
 Transform = Literal["raw", "log"]
@@ -58,11 +59,11 @@ def check_guide_name(name: str) -> None:
 
 
 def check_trained_on(scorer: object, train: Interactions, who: str) -> None:
-    """Raises ValueError where a scorer says that it was fitted on other interactions: its scores
+    """Raises DataError where a scorer says that it was fitted on other interactions: its scores
     could hold the answers of the validation."""
     trained_on = getattr(scorer, "trained_on", None)  # a scorer of the user's own may say
     if trained_on not in (None, train.fingerprint()):
-        raise ValueError(
+        raise DataError(
             f"{who} was fitted on other interactions than the split's training interactions: its "
             "scores could hold the answers of the validation"
         )

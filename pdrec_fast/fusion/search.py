@@ -17,20 +17,21 @@ from tqdm.auto import tqdm
 from pdrec_fast.data import Histories, Split
 from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import (
-    PAPER_NEGATIVES,
     PROTOCOLS,
     CorpusCases,
     Evaluator,
     Ranks,
     Scorer,
-    available_negatives,
+    can_sample,
     case_blocks,
     checked_scores,
+    few_lack_negatives,
     per_case,
     prepared,
     rank_counts,
 )
 from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on
+from pdrec_fast.isolation import own_settings
 
 logger = logging.getLogger("pdrec_fast")
 
@@ -47,6 +48,7 @@ _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
 
 
+@own_settings()
 def choose_shares(
     model: Scorer,
     guides: Mapping[str, Scorer],
@@ -118,15 +120,18 @@ class _Search:
     ) -> None:
         self.model, self.least_gain = prepared(model), least_gain
         self.guides = {name: prepared(guide) for name, guide in guides.items()}
-        self.holdout, self.among = split.valid, split.data.target_items
         self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
-        if available_negatives(split.data)[split.valid.users].min() < PAPER_NEGATIVES:
+        enough = can_sample(split.data, split.valid.users)
+        if not few_lack_negatives(enough):
             if self.protocols != ["full"]:
                 logger.warning(
                     "fusion: the corpus is too small for the 'paper' protocol, shares are chosen "
                     "under 'full' alone"
                 )
             self.protocols = ["full"]
+        if "paper" in self.protocols:  # both protocols then have the same cases
+            split = replace(split, valid=split.valid[enough])
+        self.holdout, self.among = split.valid, split.data.target_items
         self.candidates: torch.Tensor | None = None  # of ``paper``, the targets first
         if "paper" in self.protocols:
             negatives = Evaluator(split).negatives("valid")
@@ -189,11 +194,11 @@ class _Search:
         own, theirs, scores = self._scores(histories, name, others)
         bases = [torch.add(own, theirs, alpha=factor) for factor in factors]
         # The share of 0 asks for no score, not even for an infinite one.
-        nothing = torch.zeros_like(own), torch.zeros(1)
+        nothing = torch.zeros_like(own), torch.zeros(1, dtype=torch.float32)
         found = [[self._of_group(block, cases, base, *nothing)] for base in bases]
         for _, alike in groupby(tried[1:], key=lambda share: (share.transform, share.floor)):
             shares = list(alike)
-            weights = torch.tensor([share.weight for share in shares])
+            weights = torch.tensor([share.weight for share in shares], dtype=torch.float32)
             transformed = shares[0].of(scores)
             for base, figures in zip(bases, found, strict=True):
                 figures.append(self._of_group(block, cases, base, transformed, weights))

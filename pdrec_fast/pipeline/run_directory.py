@@ -9,7 +9,7 @@ from typing import Any
 from pdrec_fast import settings_format
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, write_json
+from pdrec_fast.files import differences, make_directory, write_json, writing
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
 
 LOG = "log.txt"  # may lie in a run's directory before the run does
@@ -28,7 +28,9 @@ def reserve_directory(
         CheckpointError: something else lies there, or a newer version wrote it.
     """
     marker = out / f"{kind}.json"
-    if marker.exists():
+    with writing(out):  # a name that is too long, or a folder that may not be entered
+        begun = marker.exists()
+    if begun:
         try:
             found = with_current_defaults(json.loads(marker.read_text()), marker)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -43,7 +45,7 @@ def reserve_directory(
         raise CheckpointError(
             f"{out}: exists and is no {kind} of pdrec-fast; use another directory"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     write_json(marker, description)
 
 

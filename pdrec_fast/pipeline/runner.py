@@ -64,9 +64,9 @@ def run(
 
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings.
-        DataError: nobody has enough interactions to learn from, or nothing is left to recommend.
-        ValueError: ``diffusion`` is not needed, or was fitted on other interactions; or there is no
-            such device.
+        DataError: nobody has enough interactions to learn from, or nothing is left to recommend; or
+            ``diffusion`` was fitted on other interactions.
+        ValueError: ``diffusion`` is not needed, or there is no such device.
     """
     device = resolve_device(device)
     config = config or RunConfig()

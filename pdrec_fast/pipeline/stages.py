@@ -17,13 +17,14 @@ import torch
 from pdrec_fast.data import Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.diffusion import DiffRec, LinearDenoiser
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import (
     PAPER_NEGATIVES,
     PROTOCOLS,
     Popularity,
     Scorer,
-    available_negatives,
+    can_sample,
+    few_lack_negatives,
 )
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
@@ -171,9 +172,9 @@ def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = Fal
 
 
 def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
-    """Leave out the sampled protocol where a user has too few items to sample from."""
+    """Leave out the sampled protocol where more than a few users have too few items to sample."""
     tested = np.union1d(split.valid.users, split.test.users)
-    if available_negatives(split.data)[tested].min() >= PAPER_NEGATIVES:
+    if few_lack_negatives(can_sample(split.data, tested)):
         return config, tuple(PROTOCOLS)
     logger.warning(
         "the corpus is too small for the 'paper' protocol (%d sampled negatives): models are "
@@ -200,7 +201,7 @@ def check_before_training(
         if not config.needs_diffusion:
             raise ValueError("a diffusion model was given, but no module that would use it")
         if diffusion.trained_on != split.train.fingerprint():
-            raise ValueError(
+            raise DataError(
                 "the diffusion model was fitted on other training interactions than this data's: "
                 "its preferences could hold the answers of the test"
             )

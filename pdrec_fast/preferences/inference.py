@@ -16,7 +16,7 @@ from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.profiling import span
-from pdrec_fast.ragged import Ragged, row_indices
+from pdrec_fast.ragged import Ragged, indptr_of, row_indices
 
 # On a GPU a block's largest array is one bit per pair: 2^32 pairs are 512 MiB.
 _PAIRS_PER_BLOCK = 1 << 32
@@ -28,17 +28,28 @@ class PreferenceRequest:
     """What is inferred for each user; see ``Preferences.infer``.
 
     Attributes:
-        observed: the training data's unique items.
+        observed: the training data's unique items, ``with_room``.
         first_rank: int64 [U], 0-based rank at which a user's pool begins.
+        saw_all: bool [U], who has interacted with every item.
         top_m, n_draws: how many soft positives and draws.
         seed: of the draws.
     """
 
     observed: Ragged
     first_rank: np.ndarray
+    saw_all: np.ndarray
     top_m: int
     n_draws: int
     seed: int
+
+
+def with_room(observed: Ragged, n_unobserved: np.ndarray) -> Ragged:
+    """``observed`` without item 0 of those who saw all, so that selections have something to
+    select; what they find is no preference, see ``infer_block``."""
+    if n_unobserved.all():
+        return observed
+    kept = (observed.values > 0) | (n_unobserved[observed.row_indices] > 0)
+    return Ragged(observed.values[kept], indptr_of(kept)[observed.indptr])
 
 
 def users_per_block(scorer: Scorer | VectorScorer, n_items: int) -> int:
@@ -57,7 +68,12 @@ def infer_block(
         parts = _from_vectors(scorer, train, histories, users, request)
     else:
         parts = _from_scores(cast("Scorer", scorer), train, histories, users, request)
-    return [part.cpu().numpy() for part in parts]
+    found = [part.cpu().numpy() for part in parts]
+    saw_all = request.saw_all[users]
+    if saw_all.any():
+        for part, nothing in zip(found[1:], (-1, -np.inf, -1, -1), strict=True):
+            part[saw_all] = nothing
+    return found
 
 
 def _from_vectors(
@@ -84,8 +100,12 @@ def _from_vectors(
     # Scores come once for each item a user observed; records can repeat one.
     unique = observed.row_indices * train.n_items + observed.values
     rows, record_items = _records(train, users)
-    at = np.searchsorted(unique, rows * train.n_items + record_items)
+    at = np.searchsorted(unique, rows * train.n_items + record_items).clip(max=len(unique) - 1)
     scores = found.observed_scores[_on(at, scorer.device)]
+    # Of who saw all, item 0 was selected instead.
+    selected = np.flatnonzero(request.saw_all[users][rows] & (record_items == 0))
+    own = _on(rows[selected], scorer.device)
+    scores[_on(selected, scorer.device)] = found.threshold_score[own]
     return scores, found.top_items, found.threshold_score, found.threshold_item, found.draws
 
 

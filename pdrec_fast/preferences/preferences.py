@@ -21,10 +21,12 @@ from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, VectorScorer, prepared, uses_vectors
 from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.preferences.inference import (
     PreferenceRequest,
     infer_block,
     users_per_block,
+    with_room,
 )
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
@@ -55,9 +57,10 @@ class Preferences:
         observed_scores: float32 [n_records], preference for every training record's item.
         top_items: int32 [U, m], the m unobserved items preferred most; -1 where there are fewer.
         threshold_scores: float32 [U], threshold_items: int32 [U]: score and id of the pool's first
-            item.
-        negatives: int32 [U, D], independent uniform draws from the pool. Training consumes them in
-            order and begins again after D, so no epoch has to score the corpus.
+            item; -inf and -1 of a user who has interacted with every item.
+        negatives: int32 [U, D], independent uniform draws from the pool, -1 of such a user.
+            Training consumes them in order and begins again after D, so no epoch has to score the
+            corpus.
     """
 
     n_items: int
@@ -79,6 +82,7 @@ class Preferences:
 
     @classmethod
     @renamed_keywords(source="scorer")
+    @own_settings()
     def infer(
         cls,
         scorer: Scorer | VectorScorer,
@@ -107,9 +111,9 @@ class Preferences:
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
+            DataError: ``scorer`` was fitted on other interactions.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split.
-            DataError: a user has interacted with every item.
         """
         if not isinstance(train, Interactions):
             raise TypeError(
@@ -120,8 +124,10 @@ class Preferences:
             block_size = users_per_block(scorer, train.n_items)
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_scorer(scorer, train)
-        first_rank = np.floor(omega_m * unobserved_counts(train)).astype(np.int64)
-        request = PreferenceRequest(train.unique_items(), first_rank, top_m, n_draws, seed)
+        n_unobserved = unobserved_counts(train)
+        first_rank = np.floor(omega_m * n_unobserved).astype(np.int64)
+        observed = with_room(train.unique_items(), n_unobserved)
+        request = PreferenceRequest(observed, first_rank, n_unobserved == 0, top_m, n_draws, seed)
         if not uses_vectors(scorer):
             scorer = prepared(cast("Scorer", scorer))
         blocks = []
@@ -158,7 +164,11 @@ class Preferences:
 
         Returns:
             float32 [n_records], one for every training record; 0 where it is no positive.
+
+        Raises:
+            DataError: ``train`` are other interactions.
         """
+        check_inferred_on(self, train)
         lengths = np.maximum(np.diff(train.indptr) - 1, 0)
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
@@ -214,6 +224,14 @@ class Preferences:
         return {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
 
 
+def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
+    """Raise a DataError where the preferences are of other interactions."""
+    if preferences.data != train.fingerprint():
+        raise DataError(
+            "preferences were inferred on other interactions than these training interactions"
+        )
+
+
 def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256("{n_items} {data} {omega_m}".format(**meta).encode())
     for array in arrays:
@@ -234,22 +252,13 @@ def _check_arguments(top_m: int, omega_m: float, n_draws: int, block_size: int) 
 def _check_scorer(scorer: Scorer | VectorScorer, train: Interactions) -> None:
     trained_on = getattr(scorer, "trained_on", None)
     if trained_on not in (None, train.fingerprint()):
-        raise ValueError(
+        raise DataError(
             f"this {type(scorer).__name__} was trained on other interactions than those given: "
             "its preferences could hold the answers of the test"
         )
 
 
 def unobserved_counts(train: Interactions) -> np.ndarray:
-    """Number of items each user has not interacted with, int64 [U].
-
-    Raises:
-        DataError: a user has interacted with every item.
-    """
-    unobserved = train.n_items - train.unique_items().lengths
-    if not unobserved.min(initial=1):
-        raise DataError(
-            f"user {train.user_ids[unobserved.argmin()]} has interacted with every item: "
-            "there is nothing to draw a negative from; leave that user out"
-        )
-    return unobserved
+    """Number of items each user has not interacted with, int64 [U]."""
+    counts: np.ndarray = train.n_items - train.unique_items().lengths
+    return counts

@@ -93,7 +93,7 @@ def _from_scores(
     scores = checked_scores(scorer, some.histories).float()
     unknown = torch.from_numpy(np.flatnonzero(~some.known)).to(scores.device)
     if len(unknown):
-        instead = torch.full((1,), -torch.inf)
+        instead = scores.new_full((1,), -torch.inf)
         if popularity is not None:
             instead = torch.from_numpy(popularity)
         scores[unknown] = instead.to(scores.device)

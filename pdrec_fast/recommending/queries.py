@@ -143,8 +143,9 @@ def _of_catalogue(source: Interactions, numbers: np.ndarray, catalogue: Interact
         starts=starts,
         stops=np.where(there, stops, starts),
         n_items=source.n_items,
+        catalogue=source.catalogue,
     )
-    if np.array_equal(source.item_ids, catalogue.item_ids):
+    if source.catalogue.is_that_of(catalogue.catalogue):
         return histories
     number_of = catalogue.find_items(source.item_ids)
     missing = int((number_of < 0)[histories.packed()[1]].sum())
@@ -154,7 +155,7 @@ def _of_catalogue(source: Interactions, numbers: np.ndarray, catalogue: Interact
             "out: the model has never seen these items",
             stacklevel=4,
         )
-    return histories.renumbered(number_of, catalogue.n_items)
+    return histories.renumbered(number_of, catalogue.catalogue, catalogue.n_items)
 
 
 def _given(catalogue: Interactions, history: Any, times: Any) -> Histories:
@@ -190,6 +191,7 @@ def _given(catalogue: Interactions, history: Any, times: Any) -> Histories:
         starts=bounds[:-1],
         stops=bounds[1:],
         n_items=catalogue.n_items,
+        catalogue=catalogue.catalogue,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.selection.select_unobserved import top_items
 from pdrec_fast.recommending.best import best_items, pair_scores
 from pdrec_fast.recommending.filters import Filter, item_list
@@ -30,7 +31,7 @@ class Recommender:
 
     trained_items: np.ndarray | None
 
-    def catalogue(self) -> Interactions:
+    def interactions(self) -> Interactions:
         """The data whose items the model numbers; raises NotFittedError before ``fit``."""
         raise NotImplementedError
 
@@ -46,6 +47,7 @@ class Recommender:
         """float32 [n_items, H], unit vectors whose products say how alike items are."""
         raise NotImplementedError
 
+    @own_settings()
     @torch.no_grad()
     def recommend(
         self,
@@ -105,6 +107,7 @@ class Recommender:
         scorer = cast("Scorer", self)
         return best_items(scorer, catalogue, people, rules, k, popularity, block_size)
 
+    @own_settings()
     def recommend_to_file(
         self,
         path: str | Path,
@@ -168,7 +171,7 @@ class Recommender:
 
     def _checked(self, k: int) -> Interactions:
         """The catalogue, from which ``k`` items can be taken."""
-        catalogue = self.catalogue()
+        catalogue = self.interactions()
         if not 1 <= k <= catalogue.n_targets:
             raise ValueError(
                 f"k must lie in 1 .. {catalogue.n_targets} (the number of items), got {k}"
@@ -178,12 +181,13 @@ class Recommender:
     def popularity(self) -> np.ndarray:
         """float32 [n_items], records of each item in the model's data; -inf of an item that the
         model was not trained on."""
-        catalogue = self.catalogue()
+        catalogue = self.interactions()
         counts = np.bincount(catalogue.items, minlength=catalogue.n_items).astype(np.float32)
         if self.trained_items is not None:
             counts[~self.trained_items] = -np.inf
         return counts
 
+    @own_settings()
     @torch.no_grad()
     def similar_items(self, items: Any, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` items whose vectors point most nearly in the same direction.
@@ -199,7 +203,7 @@ class Recommender:
             DataError: an unknown item, or one of which the model knows nothing.
             ValueError: ``k`` out of its range.
         """
-        catalogue = self.catalogue()
+        catalogue = self.interactions()
         asked = catalogue.item_index(items)
         known = self.known_items()
         if known is None:
@@ -221,6 +225,7 @@ class Recommender:
         best = top_items(cosines, k)
         return catalogue.item_ids[best.cpu().numpy()], cosines.gather(1, best).cpu().numpy()
 
+    @own_settings()
     @torch.no_grad()
     def scores_for(
         self, pairs: Any, *, data: Interactions | None = None, unknown: Unknown = "raise"
@@ -241,7 +246,7 @@ class Recommender:
         """
         if unknown == "popular":
             raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
-        catalogue = self.catalogue()
+        catalogue = self.interactions()
         users, items = _columns(pairs)
         names, rows = np.unique(np.array([str(user) for user in users]), return_inverse=True)
         people = queries(catalogue, self.known_items(), names, data=data, unknown=unknown)

@@ -24,7 +24,7 @@ from pdrec_fast.data.domains import read_domains
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, write_json
+from pdrec_fast.files import differences, replacing, write_json, writing
 from pdrec_fast.pipeline import RunConfig, RunResult, run, with_current_defaults
 from pdrec_fast.preferences.reweighting import ranks_within
 from pdrec_fast.presets import DEFAULT_0_1, FORMER_NAMES, PRESETS
@@ -171,7 +171,8 @@ def _write_cases(path: Path, result: RunResult) -> None:
     train = result.split.train
     records = np.bincount(train.items, minlength=train.n_items)
     arrays["records"] = records[result.split.test.targets].astype(np.int32)
-    np.savez_compressed(path, **arrays)
+    with writing(path):
+        np.savez_compressed(path, **arrays)
 
 
 def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
@@ -182,7 +183,7 @@ def _write_hbr(path: Path, result: RunResult, config: RunConfig) -> None:
     max_length = cast("Any", model.encoder).max_length
     trained_on = None if config.pdrec.windows else max_length
     weights = preferences.hbr_weights(train, config.pdrec, trained_on)
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as fresh, fresh.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(HBR)
         for user in _example_users(np.diff(train.indptr), max_length):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from pdrec_fast.files import make_directory, writing
+
 _POLL_SECONDS = 0.2
 _SECONDS_TO_END = 10.0
 _SPARSE_BARS = {"TQDM_MININTERVAL": "30"}  # in the logs
@@ -99,8 +101,8 @@ def end_with_parent() -> None:
 
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
-    task.log.parent.mkdir(parents=True, exist_ok=True)
-    with task.log.open("ab") as log:
+    make_directory(task.log.parent)
+    with writing(task.log), task.log.open("ab") as log:
         # In a session of its own: Ctrl-C reaches this process alone, which then ends the others.
         return subprocess.Popen(
             task.command,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pdrec_fast.evaluation import PROTOCOLS
-from pdrec_fast.files import write_text
+from pdrec_fast.files import make_directory, write_text
 from pdrec_fast.studies import figures, report_tables
 from pdrec_fast.studies.jobs import Kind
 from pdrec_fast.studies.labels import METRIC_NAME
@@ -53,7 +53,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path) -> Path:
     )
     text = environment.get_template("report.html").render(_contents(studies))
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
     write_text(out, text)
     return out
 

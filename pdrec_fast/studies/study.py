@@ -18,7 +18,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, write_json
+from pdrec_fast.files import differences, make_directory, write_json
 from pdrec_fast.pipeline import LOG
 from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS, current_name
 from pdrec_fast.studies.collect import collect
@@ -235,7 +235,7 @@ def _sole_user(out: Path) -> Iterator[None]:
     """Refuse to share ``out`` with another study at work, which would do the same jobs."""
     from filelock import FileLock, Timeout
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     if not (out / STUDY).exists() and any(path.name != _LOCK for path in out.iterdir()):
         raise CheckpointError(f"{out}: exists and holds no study; use another directory")
     try:

@@ -19,7 +19,7 @@ from pdrec_fast.ragged import ranges
 from pdrec_fast.random_keys import COMPLETE_USERS, check_users
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance
-from pdrec_fast.training.negatives import RandomNegatives
+from pdrec_fast.training.negatives import without_negatives
 from pdrec_fast.training.tokens import TrainingTokens
 
 _LEAST_WITH_VIEWS = 32
@@ -179,9 +179,6 @@ class TrainingBatches:
 
 def check_trainable(train: Interactions, encoder: SequenceEncoder, config: PDRecConfig) -> None:
     """Raise the DataError that training would raise, before anything else is done."""
-    tokens = TrainingTokens(train, encoder.max_length, windows=config.windows)
+    left_out = without_negatives(train, config)
+    tokens = TrainingTokens(train, encoder.max_length, windows=config.windows, left_out=left_out)
     check_users(tokens.n_keys, views=isinstance(encoder, ContrastiveEncoder))
-    if (
-        config.own_negatives or config.training_modules
-    ):  # preferences need an unobserved item as well
-        RandomNegatives(train)

@@ -12,10 +12,17 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.data import Interactions
+from pdrec_fast.data.splits import named_users
 from pdrec_fast.errors import DataError
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.preferences.preferences import check_inferred_on
 from pdrec_fast.training.config import PDRecConfig
-from pdrec_fast.training.negatives import RandomNegatives, SharedNegativeSampler, safe_negatives
+from pdrec_fast.training.negatives import (
+    RandomNegatives,
+    SharedNegativeSampler,
+    safe_negatives,
+    without_negatives,
+)
 from pdrec_fast.training.tokens import TrainingTokens
 
 Indices = npt.NDArray[np.integer] | torch.Tensor | list[int] | list[list[int]]
@@ -41,7 +48,10 @@ class Guidance:
 
     Raises:
         ValueError: preferences are missing or of other interactions.
-        DataError: no user has two records, or one has interacted with every item.
+        DataError: no user has two records, or all who have are left out.
+
+    Users who have interacted with every item are left out, with a warning, where negatives are
+    drawn for each user.
     """
 
     def __init__(
@@ -61,7 +71,14 @@ class Guidance:
         check_preferences(self.config, train, preferences)
         self.max_length, self._train = max_length, train
         windows = self.config.windows
-        self.tokens = TrainingTokens(train, max_length, windows=windows)
+        left_out = without_negatives(train, self.config)
+        self.tokens = TrainingTokens(train, max_length, windows=windows, left_out=left_out)
+        if left_out.any():
+            warnings.warn(
+                f"not trained on: {named_users(train.user_ids[left_out].tolist())}, who have "
+                "interacted with every item, so that there is no negative for them",
+                stacklevel=2,
+            )
         self._random = RandomNegatives(train) if self.config.own_negatives else None
         self.shared_negatives: SharedNegativeSampler | None = None
         if self.config.loss == "shared_softmax":
@@ -235,10 +252,7 @@ def check_preferences(
             f"modules {config.training_modules} need preferences: pass Preferences.infer(...), or "
             "modules=() for the plain encoder"
         )
-    if preferences.data != train.fingerprint():
-        raise ValueError(
-            "preferences were inferred on other interactions than these training interactions"
-        )
+    check_inferred_on(preferences, train)
     top_m = preferences.top_items.shape[1]
     if "dpa" in config.modules and config.dpa_top_n > top_m:
         raise ValueError(

@@ -11,41 +11,57 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.operands import SharedNegatives
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.preferences.preferences import unobserved_counts
+from pdrec_fast.ragged import nth_absent
 from pdrec_fast.random_keys import random_negatives, safe_negative_offsets, shared_negatives
+from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.tokens import TrainingTokens
+
+_ROUNDS = 64  # of draws from all items; who has seen half of them needs one more in 2^64
 
 
 class RandomNegatives:
     """Draws items that a user has not interacted with in training, uniformly.
 
-    The draws depend on (seed, epoch) and the token's place in the data alone, not on batches.
-
-    Raises:
-        DataError: a user has interacted with every item.
+    The draws depend on (seed, epoch) and the token's place in the data alone, not on batches. What
+    a draw costs is bounded, however few items a user has left.
     """
 
     def __init__(self, train: Interactions) -> None:
-        unobserved_counts(train)  # refuses a user without any
-        observed = train.unique_items()
         self.n_items = train.n_items
-        self._observed = observed.row_indices * train.n_items + observed.values  # sorted
+        self._rows = train.unique_items()
+        self._observed = self._rows.row_indices * train.n_items + self._rows.values  # sorted
 
     def draw(self, users: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
-        """``n`` negatives for every entry of ``users`` (int64 [T]): int64 [T, n]."""
+        """``n`` negatives for every entry of ``users`` (int64 [T], none of whom has interacted with
+        every item): int64 [T, n]."""
         generator = random_negatives(seed, epoch)
         drawn = generator.integers(self.n_items, size=(len(users), n))
         keys = users[:, None] * self.n_items
         clashes = np.nonzero(self._is_observed(keys + drawn))
-        while len(clashes[0]):
+        for _ in range(_ROUNDS):
+            if not len(clashes[0]):
+                return drawn
             fresh = generator.integers(self.n_items, size=len(clashes[0]))
             drawn[clashes] = fresh
             again = self._is_observed(keys[clashes[0], 0] + fresh)
             clashes = clashes[0][again], clashes[1][again]
+        rows = users[clashes[0]]
+        nth = generator.integers(self.n_items - self._rows.lengths[rows])
+        drawn[clashes] = nth_absent(self._rows, rows, nth, self.n_items)
         return drawn
 
     def _is_observed(self, keys: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._observed, keys)
         return self._observed[np.minimum(at, len(self._observed) - 1)] == keys
+
+
+def without_negatives(train: Interactions, config: PDRecConfig) -> np.ndarray:
+    """bool [U], the users that the losses of ``config`` cannot be taken of: they have interacted
+    with every item, and negatives are drawn for each user, at random or from the pool of NNS."""
+    if not (config.own_negatives or "nns" in config.modules):
+        return np.zeros(train.n_users, dtype=bool)
+    found: np.ndarray = unobserved_counts(train) == 0
+    return found
 
 
 class SharedNegativeSampler:
@@ -76,9 +92,9 @@ class SharedNegativeSampler:
         generator = shared_negatives(self.seed, epoch, step)
         if self._up_to is None:
             items = self._items[generator.integers(len(self._items), size=self.n)]
-            return SharedNegatives(
-                torch.from_numpy(items), torch.full((self.n,), math.log(len(self._items) / self.n))
-            )
+            offset = math.log(len(self._items) / self.n)
+            offsets = torch.full((self.n,), offset, dtype=torch.float32)
+            return SharedNegatives(torch.from_numpy(items), offsets)
         records = generator.integers(self._up_to[-1], size=self.n)
         items = np.searchsorted(self._up_to, records, side="right")
         return SharedNegatives(torch.from_numpy(items), torch.from_numpy(self._offsets[items]))

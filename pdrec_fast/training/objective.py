@@ -161,8 +161,7 @@ class Objective:
         best = logits.argsort(dim=1, descending=True, stable=True)[:, :top_n]
         items = soft_positives.gather(1, best)
         present = items >= 0
-        shares = present / present.sum().clamp_min(1)
-        shares = shares.to(states.dtype)
+        shares = present.to(states.dtype) / present.sum().clamp_min(1)
         return weighted_bce(states, table, items, shares, items.shape[1], **self._settings)
 
     def _number(self) -> float:

@@ -42,6 +42,7 @@ from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fusion import Fusion, choose_shares
 from pdrec_fast.fusion.fusion import check_guide_name, check_trained_on, with_guides
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
+from pdrec_fast.isolation import drawing_from, own_settings, seeded_globally
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
@@ -57,7 +58,10 @@ class PDRec(EncoderScorer):
 
     Args:
         encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
-            function that makes a ``SequenceEncoder`` for a number of items.
+            function that makes a ``SequenceEncoder`` for a number of items. A function's encoder
+            draws weights and dropout from torch's own generators: they are seeded and put back,
+            and such encoders take turns, but a thread of yours that draws meanwhile changes its
+            numbers, and gets some of them. Built-in encoders have generators of their own.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: of a built-in encoder: its configuration, such as
@@ -110,6 +114,7 @@ class PDRec(EncoderScorer):
         self._item_vectors: torch.Tensor | None = None  # where prepared
 
     @renamed_keywords(watch="on_epoch_end")
+    @own_settings(training=True)
     def fit(
         self,
         train: Split | Interactions,
@@ -173,6 +178,7 @@ class PDRec(EncoderScorer):
             self.fuse(guides, split, progress=progress)
         return self
 
+    @own_settings()
     def fuse(self, guides: Mapping[str, Scorer], split: Split, *, progress: bool = True) -> PDRec:
         """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``.
 
@@ -228,7 +234,7 @@ class PDRec(EncoderScorer):
 
     def contents(self) -> Contents:
         """What ``save`` writes: JSON values, and tensors by file."""
-        encoder, data = self.fitted_encoder(), self.catalogue()
+        encoder, data = self.fitted_encoder(), self.interactions()
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
             tensors["trained_items"] = torch.from_numpy(self.trained_items)
@@ -261,6 +267,7 @@ class PDRec(EncoderScorer):
         return cls.from_contents(read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
 
     @classmethod
+    @own_settings(training=True)
     def from_contents(
         cls,
         contents: Contents,
@@ -362,16 +369,17 @@ class PDRec(EncoderScorer):
             "preferences": used.fingerprint() if used else None,
         }
 
+    @own_settings(training=True)
     def new_encoder(self, n_items: int) -> Any:
         """An encoder with fresh weights, which depend on ``config.seed``, on this model's device;
         checked for use here."""
         spec = self.encoder_spec
         # Made on the CPU, so that the weights are the same on every device.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            if isinstance(spec, str):
+        if isinstance(spec, str):
+            with drawing_from(torch.Generator().manual_seed(self.config.seed)):
                 encoder: Any = ENCODERS[spec](n_items, self.encoder_options)
-            else:
+        else:
+            with seeded_globally(self.config.seed, self.device):
                 encoder = spec(n_items)
         self._check_encoder(encoder, n_items)
         if self.config.learn_temperature:
@@ -380,7 +388,7 @@ class PDRec(EncoderScorer):
                     f"learn_temperature=True: the encoder {self._encoder_name!r} has an attribute "
                     "log_temperature, where the temperature is kept; call it something else"
                 )
-            start = torch.tensor(math.log(self.config.temperature))
+            start = torch.tensor(math.log(self.config.temperature), dtype=torch.float32)
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
 

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.encoders.base import last_states
 from pdrec_fast.encoders.featured import item_table
 from pdrec_fast.errors import NotFittedError
 from pdrec_fast.evaluation import Results, evaluate
 from pdrec_fast.fusion import Fusion
+from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.recommending import Recommender
 from pdrec_fast.training.config import PDRecConfig
@@ -33,6 +35,7 @@ class EncoderScorer(Recommender):
     fusion: Fusion | None  # what other scorers add, with "fusion" in the modules
     _item_vectors: torch.Tensor | None  # where prepared
 
+    @own_settings()
     @torch.inference_mode()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the next item, with what the fusion adds.
@@ -44,6 +47,9 @@ class EncoderScorer(Recommender):
         Returns:
             float32 [B, C] or [B, N], on the model's device; -inf where ``rank_cold_items`` leaves
             an item out.
+
+        Raises:
+            DataError: the histories are over other items than the data of ``fit``.
         """
         logits = self._encoder_logits(histories, items)
         return logits if self.fusion is None else self.fusion.add_to(logits, histories, items)
@@ -57,12 +63,14 @@ class EncoderScorer(Recommender):
             return logits if cold is None else logits.masked_fill_(cold[items], -torch.inf)
         offsets = None
         if cold is not None:  # within the product: a pass over the logits costs half as much again
-            offsets = torch.zeros(len(cold), device=cold.device).masked_fill_(cold, -torch.inf)
+            offsets = states.new_zeros(len(cold)).masked_fill_(cold, -torch.inf)
         return project(self._scaled(states), self._table(), offsets)
 
     def _states(self, histories: Histories) -> torch.Tensor:
         """[B, width], the encoder's state after each history; 0 of one without items."""
         encoder = self.fitted_encoder().eval()
+        catalogue = None if self.data is None else self.data.catalogue
+        check_catalogue(histories, encoder.item_embedding.num_embeddings, catalogue)
         known_items = self.known_items()
         if self.config.skip_cold_items and known_items is not None:
             histories = histories.only(known_items)
@@ -95,6 +103,7 @@ class EncoderScorer(Recommender):
         found: np.ndarray = self.trained_items | features.any(axis=1)
         return found
 
+    @own_settings()
     @torch.inference_mode()
     def prepared(self) -> EncoderScorer:
         """This model for many calls of ``scores`` while its weights stay as they are: what the
@@ -124,6 +133,7 @@ class EncoderScorer(Recommender):
             for name, share in fusion.used.items()
         )
 
+    @own_settings()
     @torch.inference_mode()
     def user_vectors(self, histories: Histories) -> torch.Tensor:
         """float32 [B, H]: the state, beside it each guide's vector times its share."""
@@ -176,7 +186,7 @@ class EncoderScorer(Recommender):
         table = item_table(self.fitted_encoder()).detach()
         return nn.functional.normalize(table, dim=-1)
 
-    def catalogue(self) -> Interactions:
+    def interactions(self) -> Interactions:
         """The data of ``fit``."""
         self.fitted_encoder()
         assert self.data is not None

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from pdrec_fast.devices import prefetched
-from pdrec_fast.encoders import ContrastiveEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
 from pdrec_fast.encoders.featured import FeaturedEmbedding, item_table
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.clipping import clip_gradients
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
 from pdrec_fast.fitting.row_adam import RowAdam
 from pdrec_fast.fitting.table_gradient import TableGradient, sparse_gradient
+from pdrec_fast.isolation import seeded_globally
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.random_keys import epoch_seed
 from pdrec_fast.training.batches import Batch, TrainingBatches
@@ -94,7 +95,8 @@ class PDRecTask:
         config = self.config
         lr: float | torch.Tensor = config.lr
         if self.cuda_graphs and self.learning_rate.varies_within_epochs:
-            lr = torch.tensor(lr, device=self.device)  # read by every replay, see _at_its_rate
+            # Read by every replay, see _at_its_rate.
+            lr = torch.tensor(lr, dtype=torch.float32, device=self.device)
         settings: dict[str, Any] = {
             "lr": lr,
             "betas": (0.9, 0.98),
@@ -118,14 +120,11 @@ class PDRecTask:
     def _train_epoch(self, epoch: int) -> torch.Tensor:
         config, table = self.config, self.encoder.item_embedding
         self.encoder.train()
-        # An encoder of the user's own may draw from the GPU's generator as well.
-        forked = [self.device] if self.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(forked),
+            self._generator(epoch_seed(config.seed, epoch)) as generator,
             sparse_gradient(table) if self.sparse else nullcontext(),
         ):
-            torch.manual_seed(epoch_seed(config.seed, epoch))
-            order = torch.randperm(self.batches.tokens.n_sequences).numpy()
+            order = torch.randperm(self.batches.tokens.n_sequences, generator=generator).numpy()
             batches = self.batches.epoch(order, epoch)
             if self.cuda_graphs:
                 shape = BatchShape.for_epoch(self.batches, order, epoch)
@@ -136,6 +135,13 @@ class PDRecTask:
                 delivered = self._at_its_rate(self._delivered(batches), epoch)
                 losses = [self.step(batch) for batch in delivered]
         return torch.stack(losses)
+
+    def _generator(self, seed: int) -> AbstractContextManager[torch.Generator]:
+        """What the epoch draws from on the host. An encoder of the user's own may draw from torch's
+        generators as well, a built-in one never does."""
+        if type(self.encoder) in ENCODERS.values():
+            return nullcontext(torch.Generator().manual_seed(seed))
+        return seeded_globally(seed, self.device)
 
     def step(self, batch: Batch) -> torch.Tensor:
         """Update the encoder by one batch on its device; returns the loss."""

@@ -33,13 +33,31 @@ class TrainingTokens:
         targets: int64 [n_tokens], its item.
         token_users: int64 [n_tokens], the user of each token, as an index into the training data.
 
+    Args:
+        left_out: bool [n_users], users that are not trained on; None for nobody.
+
     Raises:
-        DataError: no user has two training records.
+        DataError: no user has two training records, or all who have are left out.
     """
 
-    def __init__(self, train: Interactions, max_length: int, *, windows: bool = False) -> None:
+    def __init__(
+        self,
+        train: Interactions,
+        max_length: int,
+        *,
+        windows: bool = False,
+        left_out: np.ndarray | None = None,
+    ) -> None:
         histories = train.histories()
         histories = histories[np.flatnonzero(histories.lengths >= 2)]
+        if left_out is not None and left_out[histories.users].any():
+            if left_out[histories.users].all():
+                raise DataError(
+                    "every user with two training records has interacted with every item: there "
+                    "is no negative to learn from; a loss that draws none for a user is "
+                    "'corpus_softmax' (loss=, on the command line --set pdrec.loss=)"
+                )
+            histories = histories[~left_out[histories.users]]
         if not len(histories):
             raise DataError(
                 "no user has two training records: there is no next item to learn; bring longer "

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pdrec_fast.files import write_json, write_text
+from pdrec_fast.files import make_directory, write_json, write_text
 from pdrec_fast.presets.tuned import Kind, kind_of, read_tuned
 
 logger = logging.getLogger("pdrec_fast")
@@ -149,7 +149,7 @@ def merge(path: str | Path, result: SearchResult, command: str) -> None:
     kinds[result.kind] = entry
     tuned["encoders"][result.encoder] = dict(sorted(kinds.items(), reverse=True))  # plain first
     _compare_budgets(result.encoder, kinds)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_json(path, tuned)
 
 

@@ -43,7 +43,7 @@ def test_a_lookup_is_a_row_of_the_table(model: pf.PDRec) -> None:
 
 def test_the_table_is_own_part_plus_features(model: pf.PDRec) -> None:
     embedding = model.fitted_encoder().item_embedding
-    data, trained = model.catalogue(), model.trained_items
+    data, trained = model.interactions(), model.trained_items
     features = data.item_features / np.sqrt((data.item_features[trained] ** 2).sum(1).mean())
     own = embedding.weight.detach().double().numpy() * trained[:, None]
     wanted = own + features.astype(float) @ embedding.projection.detach().double().numpy().T
@@ -63,7 +63,7 @@ def test_the_own_part_of_a_cold_item_never_moves(split: pf.Split, model: pf.PDRe
 
 def test_new_items_are_recommended_and_understood(model: pf.PDRec) -> None:
     """By what is like them: a copy of a trained item's features has its place."""
-    new = model.catalogue().item_ids[~model.trained_items].tolist()
+    new = model.interactions().item_ids[~model.trained_items].tolist()
     found = model.recommend(k=3, items=new)
     assert set(found.items.ravel()) <= set(new)
     assert len(np.unique(found.scores)) > 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pdrec_fast.data import leave_one_out
+from pdrec_fast.data import Interactions, leave_one_out
 from pdrec_fast.evaluation import Evaluator, evaluate, summarize
 from tests.evaluation.cases import TableScorer, make_data
 
@@ -76,3 +76,27 @@ def test_a_corpus_too_small_for_the_paper_protocol(scorer):
     small = leave_one_out(make_data(n_users=5, n_items=100))
     with pytest.raises(ValueError, match="cannot sample 99 negatives: the corpus has 100 items"):
         Evaluator(small).ranks(scorer, "paper", "test")
+
+
+def test_who_left_too_few_items_is_no_case_of_the_paper_protocol():
+    data = make_data()
+    everything = [np.arange(211), np.arange(150)]
+    lengths = np.concatenate([np.diff(data.indptr), [211, 150]])
+    more = Interactions(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([data.items, *everything]),
+        None,
+        np.arange(62) + 1000,
+        data.item_ids,
+    )
+    table = np.random.default_rng(3).standard_normal((62, 211))
+    plain, with_them = leave_one_out(data), leave_one_out(more)
+    evaluator = Evaluator(with_them)
+    told = r"test part: 2 users \(1060, 1061\), who left fewer than 99 items"
+    with pytest.warns(UserWarning, match=told):
+        found = evaluator.ranks(TableScorer(table), "paper", "test")
+    others = Evaluator(plain).ranks(TableScorer(table), "paper", "test")
+    np.testing.assert_array_equal(found.greater, others.greater)
+    full = summarize(evaluator.ranks(TableScorer(table), "full", "test"))
+    assert len(evaluator.cases("test", "full")) == len(with_them.test) == len(found) + 2
+    assert all(np.isfinite(value) for value in full.values())

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pdrec_fast.data import Histories, Interactions, leave_one_out, synthetic
 from pdrec_fast.diffusion import DiffRec
-from pdrec_fast.errors import CheckpointError, DataError, NonFiniteScoresError
+from pdrec_fast.errors import CheckpointError, NonFiniteScoresError
 from pdrec_fast.preferences import Preferences, inference
 from pdrec_fast.preferences.reweighting import hbr_weights, ranks_within
 from pdrec_fast.training import PDRecConfig
@@ -161,10 +161,24 @@ def test_more_candidates_than_items_end_with_minus_one() -> None:
     assert found.top_items.tolist() == [[1, 3, -1, -1, -1], [0, 2, 3, -1, -1]]
 
 
-def test_a_user_who_has_seen_everything_is_named() -> None:
-    train = interactions_of([[0], [0, 1, 2, 1]], 3)
-    with pytest.raises(DataError, match=r"user 1.*every item"):
-        Preferences.infer(TableScorer(torch.zeros(2, 3)), train, progress=False)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_who_has_seen_everything_prefers_nothing_unseen(
+    vectors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = interactions_of([[0, 2], [1, 0, 3, 2, 0], [3], [2, 3, 1, 0]], 4)
+    model = DiffRec(hidden=(3,), epochs=1, precision="fp32").fit(train, progress=False)
+    monkeypatch.setattr(inference, "uses_vectors", lambda _: vectors)
+    monkeypatch.setattr("pdrec_fast.preferences.preferences.uses_vectors", lambda _: vectors)
+    found = Preferences.infer(model, train, top_m=2, n_draws=5, block_size=3, progress=False)
+    scores = model.scores(train.histories())[train.record_users, train.items.astype(np.int64)]
+    np.testing.assert_allclose(found.observed_scores, scores, rtol=1e-5)
+    for user in (1, 3):
+        assert found.top_items[user].tolist() == [-1, -1]
+        assert found.negatives[user].tolist() == [-1] * 5
+        assert (found.threshold_scores[user], found.threshold_items[user]) == (-np.inf, -1)
+    assert set(found.top_items[0]) == {1, 3}
+    assert np.isin(found.negatives[0], [1, 3]).all()
+    assert np.isin(found.negatives[2], [0, 1, 2]).all()
 
 
 def test_nan_scores_are_refused(train: Interactions) -> None:

@@ -50,10 +50,13 @@ def test_a_file_holds_what_recommend_gives(
 
 def test_unknown_users_and_few_items(model: pf.PDRec, tmp_path: Path) -> None:
     """Integers and strings among the ids, and parts in which nobody gets anything."""
-    users = ["nobody", *model.catalogue().user_ids[:3].tolist(), "else", "who"]
+    users = ["nobody", *model.interactions().user_ids[:3].tolist(), "else", "who"]
     for number, unknown in enumerate(("popular", "skip")):
         path = tmp_path / f"{number}.parquet"
-        options: dict[str, Any] = {"unknown": unknown, "exclude": model.catalogue().item_ids[:40]}
+        options: dict[str, Any] = {
+            "unknown": unknown,
+            "exclude": model.interactions().item_ids[:40],
+        }
         model.recommend_to_file(path, users, 3, part_size=1, progress=False, **options)
         assert rows_of(path) == expected(model.recommend(users, 3, **options))
 

@@ -56,7 +56,7 @@ def expected(
     model: Any, history: list[Any], k: int, allowed: Any = None, blocked: Any = ()
 ) -> list[Any]:
     """The best items after a history of raw ids, one by one from the definition."""
-    data = model.catalogue()
+    data = model.interactions()
     items = data.item_index(history).astype(np.int32)
     histories = pf.Histories(items, None, [0], [0], [len(items)], data.n_items)
     scores = model.scores(histories)[0].tolist()

@@ -1,5 +1,6 @@
 """Every ranking loss trains, guided and plain, and what it learned comes back from files."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 import torch
 
 import pdrec_fast as pf
-from pdrec_fast import DiffRec, PDRec, Preferences, Split, leave_one_out, synthetic
+from pdrec_fast import (
+    DiffRec,
+    Guidance,
+    PDRec,
+    Popularity,
+    Preferences,
+    Split,
+    leave_one_out,
+    synthetic,
+)
 from pdrec_fast.errors import DataError
 from tests.rows import interactions_of
 
@@ -150,14 +160,36 @@ def test_cold_items_are_neither_ranked_nor_negatives_where_left_out(split: Split
     assert np.isin(everything.batches.guidance.shared_negatives.draw(0, 0).negatives, cold).any()
 
 
-def test_a_user_who_has_seen_every_item_stops_only_what_draws_for_users():
-    rows = [[0, 1, 2, 3, 4], [1, 2, 3], [4, 2, 0]]
-    train = interactions_of(rows, 5)
-    options = {"modules": (), "epochs": 1, "encoder_options": {"width": 8}}
-    for loss in ("shared_softmax", "corpus_softmax"):
-        PDRec("sasrec", loss=loss, **options).fit(train, progress=False)
-    with pytest.raises(DataError, match="every item"):
-        PDRec("sasrec", **options).fit(train, progress=False)
+ROWS = [[0, 1, 2, 3, 4], [1, 2, 3], [4, 2, 0], [4, 3, 2, 1, 0, 1], [2, 3, 4, 1]]
+
+
+@pytest.mark.parametrize("modules", [(), ("hbr", "dpa"), ("hbr", "dpa", "nns")])
+@pytest.mark.parametrize("loss", ["bce", "gbce", "softmax", "shared_softmax", "corpus_softmax"])
+def test_who_has_seen_every_item_is_left_out_where_negatives_are_a_users_own(loss, modules):
+    if loss == "corpus_softmax":
+        modules = tuple(module for module in modules if module != "nns")
+    train = interactions_of(ROWS, 5)
+    options = {"epochs": 2, "dpa_top_n": 1, "encoder_options": {"width": 8, "max_length": 4}}
+    model = PDRec("sasrec", loss=loss, modules=modules, windows=True, **options)
+    preferences = None
+    if modules:
+        preferences = Preferences.infer(Popularity(train), train, n_draws=4, progress=False)
+    left_out = loss in ("bce", "gbce", "softmax") or "nns" in modules
+    told = r"not trained on: 2 users \('user 0', 'user 3'\), who have interacted with every item"
+    with pytest.warns(UserWarning, match=told) if left_out else nullcontext():
+        model.fit(train, preferences, progress=False)
+    trained = np.unique(Guidance(train, preferences, model.config).tokens.users)
+    assert trained.tolist() == ([1, 2, 4] if left_out else [0, 1, 2, 3, 4])
+    ids, logits = model.recommend(["user 0", "user 1"], 3)
+    assert ids[0].tolist() == [None] * 3
+    assert set(ids[1][:2]) == {0, 4}
+    assert np.isfinite(logits[1, :2]).all()
+
+
+def test_where_all_have_seen_every_item_nothing_can_be_drawn():
+    train = interactions_of([[0, 1, 2], [2, 1, 0], [1]], 3)
+    with pytest.raises(DataError, match="every user with two training records has interacted with"):
+        PDRec("sasrec", modules=(), epochs=1).fit(train, progress=False)
 
 
 def test_views_have_others_to_be_told_from(split: Split):

@@ -1,10 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from pdrec_fast.errors import DataError
-from pdrec_fast.training.negatives import RandomNegatives, SharedNegativeSampler
+from pdrec_fast.training import PDRecConfig
+from pdrec_fast.training import negatives as negatives_module
+from pdrec_fast.training.negatives import (
+    RandomNegatives,
+    SharedNegativeSampler,
+    without_negatives,
+)
 from tests.rows import interactions_of
 
 ROWS = [[3, 4, 3], [], [0, 19, 18], list(range(1, 20)), list(range(19))]
@@ -45,9 +52,41 @@ def test_none_wanted(negatives: RandomNegatives) -> None:
     assert negatives.draw(np.array([0, 1]), 0, seed=0, epoch=0).shape == (2, 0)
 
 
-def test_a_user_who_has_seen_everything_is_named() -> None:
-    with pytest.raises(DataError, match=r"user 1.*every item"):
-        RandomNegatives(interactions_of([[0], [0, 2, 1, 1]], 3))
+class Counted:
+    """A generator that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.generator, self.calls = np.random.default_rng(0), 0
+
+    def integers(self, *given: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self.generator.integers(*given, **options)
+
+
+def test_few_items_left_cost_no_more_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = interactions_of([[3], list(range(9_000)), [*range(40), *range(43, 10_000)]], 10_000)
+    counted = Counted()
+    monkeypatch.setattr(negatives_module, "random_negatives", lambda *_: counted)
+    users = np.repeat([0, 1, 2], 3000)
+    drawn = RandomNegatives(train).draw(users, 1, seed=0, epoch=0)[:, 0]
+    assert counted.calls < 70
+    assert (drawn[users == 0] != 3).all()
+    assert drawn[users == 1].min() >= 9_000
+    counts = np.bincount(drawn[users == 2])
+    assert counts[40:].sum() == counts.sum()
+    assert stats.chisquare(counts[40:]).pvalue > 1e-3
+
+
+def test_who_has_seen_everything_is_left_out_where_negatives_are_a_users_own() -> None:
+    train = interactions_of([[0, 1], [0, 2, 1, 1]], 3)
+    for settings, left_out in (
+        ({"modules": ()}, True),
+        ({"modules": ("nns",), "loss": "shared_softmax"}, True),
+        ({"modules": ("hbr", "dpa"), "loss": "shared_softmax"}, False),
+        ({"modules": (), "loss": "corpus_softmax"}, False),
+    ):
+        found = without_negatives(train, PDRecConfig(**settings))
+        assert found.tolist() == [False, left_out]
 
 
 def test_shared_negatives_are_uniform_with_their_correction() -> None:

@@ -104,7 +104,7 @@ def _corpus_softmax(
     impl: str = "cpp",
 ) -> Outputs:
     states, table, _ = candidates
-    grad_state = torch.empty(len(states), device=states.device)
+    grad_state = torch.empty(len(states), dtype=torch.float32, device=states.device)
     make = _TritonKernel if impl == "triton" else _CppKernel
     kernel = make(candidates, weights, similarity, grad_state)
 

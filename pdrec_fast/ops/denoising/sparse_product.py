@@ -47,7 +47,7 @@ def sparse_product(
     if choose("sparse_product", impl, offered) == "reference":
         _check_columns(whole, n_columns)
         return reference.sparse_product(indptr, items, values, whole, n_columns)
-    out, bad = torch.zeros(n_rows, n_columns), np.zeros(n_rows, np.uint8)
+    out, bad = torch.zeros(n_rows, n_columns, dtype=torch.float32), np.zeros(n_rows, np.uint8)
     extension.sparse_product(
         indptr, items, values, *whole, out.numpy(), bad, torch.get_num_threads()
     )

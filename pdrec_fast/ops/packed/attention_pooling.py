@@ -40,7 +40,7 @@ def attention_pooling(
     bounds = offsets(indptr, len(x))
     if choose("attention_pooling", impl, _offered(x)) == "reference":
         return reference.attention_pooling(x, indptr, queries)
-    out = torch.empty(queries.shape)
+    out = torch.empty(queries.shape, dtype=torch.float32)
     extension.attention_pooling(
         x.detach().contiguous().numpy(),
         bounds,

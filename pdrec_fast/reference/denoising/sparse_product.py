@@ -21,7 +21,7 @@ def sparse_product(
     at = ranges(matrix_indptr[items], lengths)
     row = np.repeat(row_indices(indptr), lengths)
     product = np.repeat(values, lengths) * numbers[at]
-    out = torch.zeros(len(indptr) - 1, n_columns)
+    out = torch.zeros(len(indptr) - 1, n_columns, dtype=torch.float32)
     places = torch.from_numpy(row * n_columns + columns[at])
     out.view(-1).index_add_(0, places, torch.from_numpy(product))
     return out
