@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.data.storage import id_array
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
-from pdrec_fast.diffusion.denoiser import Denoiser
+from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows, check_catalogue, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.targets import TrainingRows
@@ -21,8 +22,11 @@ from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.history import History
+from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.fitting.warm_start import former_rows, warm_weights, weights_fingerprint
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -60,25 +64,39 @@ class DiffRec:
         self.history: History | None = None
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
+        self.item_ids: np.ndarray | None = None  # raw ids [n_items], see Interactions
         self._chain: HiddenChain | None = None
 
     def fit(
         self,
         data: Split | Interactions,
         *,
+        warm_start: DiffRec | None = None,
+        epochs: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
+        on_epoch_end: OnEpochEnd | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> DiffRec:
         """Train on ``data.train``, stopping early on ``data.valid``.
 
         Args:
             data: a split; or plain interactions, which are all trained on for ``config.epochs``
                 epochs, with no early stopping.
+            warm_start: a fitted model whose weights are the start: rows of items that it knows, by
+                raw id, and everything that is not an item's; new items start as in a new model, and
+                so does the optimiser. It may be this model. What ``data`` holds out should not have
+                been trained on by it.
+            epochs: train for so many at most; None for ``config.epochs``.
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
+            on_epoch_end, callbacks: see ``run_loop``.
 
         Raises:
             DataError: no user has a record; with ``target="later"``, two.
+            ValueError: ``warm_start`` has other shapes or no item in common; ``epochs`` is out of
+                range.
+            TypeError: ``warm_start`` is no ``DiffRec``.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
@@ -89,22 +107,31 @@ class DiffRec:
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.denoiser = self._new_denoiser(train.n_items).to(self.device)
+            denoiser = self._new_denoiser(train.n_items).to(self.device)
+        identity: dict[str, Any] = {
+            "config": asdict(config),
+            "data": train.fingerprint(),
+            "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
+        }
+        if epochs is not None:
+            identity["epochs"] = epochs
+        if warm_start is not None:
+            denoiser.load_state_dict(_started(denoiser, warm_start, train.item_ids))
+            identity["warm start"] = warm_start.fingerprint()
+        self.denoiser, self.item_ids = denoiser, train.item_ids
         try:
             self.history = run_loop(
                 self.training_task(train, evaluator),
-                config.loop(),
+                config.loop().up_to(epochs),
                 name=NAMES.get(config.weighting, "DiffRec"),
                 select_by=config.select_by,
-                identity={
-                    "config": asdict(config),
-                    "data": train.fingerprint(),
-                    "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
-                },
+                identity=identity,
                 defaults={"config": asdict(DiffusionConfig())},
                 validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
+                on_epoch_end=on_epoch_end,
+                callbacks=callbacks,
             )
         except BaseException:
             self.denoiser = None  # half-trained weights are no model
@@ -132,11 +159,7 @@ class DiffRec:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""
-        digest = hashlib.sha256(_named(self.config).encode())
-        for name, tensor in sorted(self.fitted_denoiser().state_dict().items()):
-            digest.update(name.encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
-        return digest.hexdigest()[:16]
+        return weights_fingerprint(self.fitted_denoiser().state_dict(), _named(self.config))
 
     @torch.no_grad()
     def scores(self, histories: Histories, items: torch.Tensor | None = None) -> torch.Tensor:
@@ -231,6 +254,8 @@ class DiffRec:
             "n_items": denoiser.n_items,
             "trained_on": self.trained_on,
         }
+        if self.item_ids is not None:
+            meta["item_ids"] = self.item_ids.tolist()
         if self.history is not None:
             meta["history"] = asdict(self.history)
         files = {"weights": dict(denoiser.state_dict())}
@@ -269,7 +294,9 @@ class DiffRec:
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
-        if "items" in files:  # not in version 0.1.0
+        if "item_ids" in meta:  # not in version 0.1.0, nor is what follows
+            model.item_ids = id_array(meta["item_ids"])
+        if "items" in files:
             model.trained_items = files["items"]["trained"].numpy()
         return model
 
@@ -297,6 +324,21 @@ class DiffRec:
         if self.denoiser is None:
             raise NotFittedError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
         return self.denoiser
+
+
+def _started(denoiser: Denoiser, former: DiffRec, item_ids: np.ndarray) -> dict[str, torch.Tensor]:
+    """Weights for ``denoiser``: those of ``former``, of new items its own; see ``fit``."""
+    if not isinstance(former, DiffRec):
+        raise TypeError(f"warm_start takes a fitted DiffRec, got a {type(former).__name__}")
+    weights = former.fitted_denoiser().state_dict()
+    if former.item_ids is None:
+        raise ValueError(
+            "warm_start: this diffusion model was saved by an older version, without the raw ids "
+            "of its items; set them to those of the data it was fitted on "
+            "(model.item_ids = data.item_ids)"
+        )
+    rows = former_rows(item_ids, former.item_ids)
+    return warm_weights(denoiser.state_dict(), weights, rows, ITEM_WEIGHTS)
 
 
 def _named(config: DiffusionConfig) -> str:

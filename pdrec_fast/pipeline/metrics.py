@@ -22,7 +22,7 @@ from pdrec_fast.evaluation import (
     Results,
     summarize_all,
 )
-from pdrec_fast.fitting.loop import History
+from pdrec_fast.fitting.history import History
 from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.stages import Stages
 from pdrec_fast.training import PDRec

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,15 +35,16 @@ from pdrec_fast.evaluation import (
     Popularity,
     Results,
     Scorer,
-    checked_scores,
     evaluate,
     validation_sample,
 )
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.history import History
+from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
-from pdrec_fast.fusion import Fusion, choose_shares
-from pdrec_fast.fusion.fusion import check_guide_name
+from pdrec_fast.fitting.warm_start import weights_fingerprint
+from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.preferences import Preferences
@@ -51,6 +53,7 @@ from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance, check_preferences
 from pdrec_fast.training.objective import Objective
 from pdrec_fast.training.recommending import recommend
+from pdrec_fast.training.starting import check_guides, start_from
 from pdrec_fast.training.task import PDRecTask
 
 EncoderFactory = Callable[[int], nn.Module]
@@ -119,9 +122,13 @@ class PDRec:
         preferences: Preferences | None = None,
         *,
         guides: Mapping[str, Scorer] | None = None,
+        shares: Mapping[str, Share] | None = None,
+        warm_start: PDRec | None = None,
+        epochs: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
-        on_epoch_end: Callable[[History], None] | None = None,
+        on_epoch_end: OnEpochEnd | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> PDRec:
         """Train the encoder.
 
@@ -133,45 +140,67 @@ class PDRec:
             guides: name -> scorer, such as ``{"diffusion": diffusion}``, fitted on the same
                 training interactions; what ``"fusion"`` adds to the logits once the encoder is
                 trained, by shares chosen on validation.
+            shares: what each guide adds, instead of choosing it: those of a model fitted on a part
+                of these interactions, ``selected.fusion.shares``.
+            warm_start: a fitted model whose encoder's weights are the start: rows of items that it
+                knows, by raw id, and everything that is not an item's; new items start as in a new
+                model, and so does the optimiser. It may be this model. What a split holds out
+                should not have been trained on by it.
+            epochs: train for so many at most, of ``config.epochs`` that the learning rate is
+                planned for; None for all.
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
             on_epoch_end: called with the history after every epoch, and first with that of a
                 checkpoint; an exception from it ends the training and leaves no model.
+            callbacks: see ``run_loop``.
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data, or
-                ``"fusion"`` is and there are no guides, or no validation split.
+                ``"fusion"`` is and there are no guides, or neither a validation split nor shares;
+                ``warm_start`` has other shapes or no item in common; ``epochs`` is out of range.
+            TypeError: ``warm_start`` is no ``PDRec``.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         check_preferences(self.config, interactions, preferences)
-        self._check_guides(split, interactions, guides)
+        check_guides(self, interactions, split, guides, shares)
+        loop = self.config.loop().up_to(epochs)
         evaluator = validation = None
         if split is not None:
             evaluator, validation = self._validation(split)
-        self.encoder = self.new_encoder(interactions.n_items)
+        identity = self._identity(interactions, split, preferences)
+        if epochs is not None:
+            identity["epochs"] = epochs
+        encoder = self.new_encoder(interactions.n_items)
+        if warm_start is not None:
+            start_from(warm_start, self, encoder, interactions.item_ids)
+            identity["warm start"] = warm_start.fingerprint()
+        self.encoder = encoder
         self._item_vectors = self.fusion = None
         self.data = split.data if split else interactions
         self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
         try:
             self.history = run_loop(
                 self.training_task(interactions, preferences, evaluator),
-                self.config.loop(),
+                loop,
                 name=self.name,
                 select_by=self.config.select_by,
-                identity=self._identity(interactions, split, preferences),
+                identity=identity,
                 defaults=_defaults(self.encoder_spec),
                 validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
                 on_epoch_end=on_epoch_end,
+                callbacks=callbacks,
             )
         except BaseException:
             self.encoder = None  # half-trained weights are no model
             raise
         self.trained_on = interactions.fingerprint()
-        if guides and split is not None:
+        if guides and shares is not None:
+            self.fusion = Fusion(guides, shares)
+        elif guides and split is not None:
             self.fuse(guides, split, progress=progress)
         return self
 
@@ -181,7 +210,7 @@ class PDRec:
         Raises:
             ValueError: see ``fit``.
         """
-        self._check_guides(split, split.train, guides)
+        check_guides(self, split.train, split, guides)
         config, alone = self.config, copy(self)
         alone.fusion = None
         self.fusion = choose_shares(
@@ -210,6 +239,11 @@ class PDRec:
             evaluator=evaluator,
             cuda_graphs=self.cuda_graphs,
         )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight or setting of the encoder."""
+        settings = json.dumps(self._description(), sort_keys=True)
+        return weights_fingerprint(self.fitted_encoder().state_dict(), settings)
 
     @property
     def name(self) -> str:
@@ -408,37 +442,6 @@ class PDRec:
         self.fitted_encoder()
         assert self.data is not None
         return self.data
-
-    def _check_guides(
-        self, split: Split | None, train: Interactions, guides: Mapping[str, Scorer] | None
-    ) -> None:
-        """Find before the training what ``choose_shares`` would find after it."""
-        if "fusion" not in self.config.modules:
-            if guides:
-                raise ValueError(
-                    f"guides are for 'fusion', which is not among the modules {self.config.modules}"
-                )
-            return
-        if not isinstance(guides, Mapping) or not guides:
-            raise ValueError(
-                "the module 'fusion' needs guides by name: guides={'diffusion': diffusion}"
-            )
-        if split is None:
-            raise ValueError(
-                "the module 'fusion' chooses its shares on validation: fit it on a Split, such as "
-                "leave_one_out(interactions)"
-            )
-        for name, guide in guides.items():
-            check_guide_name(name)
-            if guide is self:
-                raise ValueError(f"the guide {name!r} is the model that it is to guide")
-            checked_scores(guide, split.valid.histories[:1])
-            trained_on = getattr(guide, "trained_on", None)  # a scorer of the user's own may say
-            if trained_on not in (None, train.fingerprint()):
-                raise ValueError(
-                    f"the guide {name!r} was fitted on other interactions than these training "
-                    "interactions: its scores could hold the answers of the validation"
-                )
 
     def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
         config = self.config
