@@ -43,8 +43,10 @@ from pdrec_fast.evaluation import (
     evaluate,
     format_results,
 )
+from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
+from pdrec_fast.fitting.history import History
 from pdrec_fast.fusion import Fusion, Share, choose_shares
-from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
+from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run, update
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.settings import with_settings
@@ -55,6 +57,8 @@ __all__ = [
     "BackendError",
     "CL4SRec",
     "CL4SRecConfig",
+    "CSVLogger",
+    "Callback",
     "CheckpointError",
     "ContrastiveEncoder",
     "DataError",
@@ -66,6 +70,7 @@ __all__ = [
     "GRU4RecConfig",
     "Guidance",
     "Histories",
+    "History",
     "Interactions",
     "LinearConfig",
     "LinearDenoiser",
@@ -91,6 +96,7 @@ __all__ = [
     "Share",
     "Split",
     "SplitSpec",
+    "TensorBoardLogger",
     "__version__",
     "build_info",
     "choose_shares",
@@ -101,5 +107,6 @@ __all__ = [
     "mix_domains",
     "run",
     "synthetic",
+    "update",
     "with_settings",
 ]

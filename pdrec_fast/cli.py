@@ -8,7 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -19,13 +19,19 @@ import typer
 import pdrec_fast
 from pdrec_fast import options as opt
 from pdrec_fast.demo import run_demo
-from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
+from pdrec_fast.pipeline import (
+    DIFFUSION,
+    RunConfig,
+    RunResult,
+    SplitSpec,
+    read_run,
+    tested_models,
+)
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
@@ -53,6 +59,17 @@ class Format(str, Enum):
     json = "json"
 
 
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
+]
+Final = Annotated[
+    bool,
+    typer.Option(
+        "--final",
+        help="After the test, train all again on every record, validation and test too, for as "
+        "many epochs: these models recommend. Takes as long again.",
+    ),
+]
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 
 
@@ -127,10 +144,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
     chosen: _ConfigOptions,
     diffusion: opt.DiffusionRun = None,
+    final: Final = False,
+    log: opt.Log = None,
     device: opt.Device = "auto",
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
-    ] = False,
+    cuda_graphs: CudaGraphs = False,
     threads: opt.Threads = None,
     profile: Annotated[
         Path | None,
@@ -144,28 +161,84 @@ def run(
 ) -> None:
     """Train diffusion and encoder, test both, and write OUT/metrics.json.
 
-    A run that was interrupted continues when the same command is given again.
+    A run that was interrupted continues when the same command is given again; one that is finished
+    goes on when it is given again with more pdrec.epochs, if all of them were used.
     """
     opt.use_threads(threads)
-    config = chosen.config(data.split)
+    config = replace(chosen.config(data.split), final=final)
     interactions = data.read()
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
             raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
-        fitted = DiffRec.load(diffusion / "diffusion", device=device)
+        fitted = opt.diffusion_of(diffusion, device)
     profiled = Profile(profile) if profile else None
+    with profiled or nullcontext(), _interruptible():
+        result = run_pipeline(
+            interactions,
+            config,
+            out=out,
+            diffusion=fitted,
+            device=device,
+            cuda_graphs=cuda_graphs,
+            progress=not quiet,
+            callbacks=opt.loggers(log, out),
+        )
+    _report(result, diffusion)
+    if profiled is not None:
+        print(f"\n{profiled.table()}")
+    print(f"\nwritten to {out / 'metrics.json'}")
+
+
+@app.command()
+@opt.grouped
+def update(
+    run_dir: RunDir,
+    data: opt.DataOptions,
+    out: Annotated[Path, typer.Option(help="Directory of the updated run; resumable.")],
+    settings: opt.Set = None,
+    diffusion: opt.DiffusionRun = None,
+    final: Annotated[
+        bool | None,
+        typer.Option("--final/--no-final", help="As in run; default: as the run did."),
+    ] = None,
+    log: opt.Log = None,
+    device: opt.Device = "auto",
+    cuda_graphs: CudaGraphs = False,
+    threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train the models of a finished run for a few more epochs on new data, and test them.
+
+    --data has all interactions up to now, the old ones too; users and items may be new. Settings
+    are the run's own, with fewer epochs.
+    """
+    opt.use_threads(threads)
+    if out.resolve() == run_dir.resolve():
+        raise ValueError(f"--out {out}: is the run to update; choose another directory")
+    with _interruptible():
+        result = pdrec_fast.update(
+            run_dir,
+            data.read(),
+            out=out,
+            settings=parse_settings(settings or []),
+            split=data.split if data.split != SplitSpec() else None,
+            final=final,
+            diffusion=None if diffusion is None else opt.diffusion_of(diffusion, device),
+            device=device,
+            cuda_graphs=cuda_graphs,
+            progress=not quiet,
+            callbacks=opt.loggers(log, out),
+        )
+    _report(result, diffusion)
+    print(f"\nwritten to {out / 'metrics.json'}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says how a run goes on that is interrupted."""
     try:
-        with profiled or nullcontext():
-            result = run_pipeline(
-                interactions,
-                config,
-                out=out,
-                diffusion=fitted,
-                device=device,
-                cuda_graphs=cuda_graphs,
-                progress=not quiet,
-            )
+        yield
     except KeyboardInterrupt:
         print(
             "interrupted; the same command continues from the last checkpoint, written at least "
@@ -173,12 +246,15 @@ def run(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+
+
+def _report(result: RunResult, diffusion: Path | None) -> None:
+    """Args: diffusion: the run that the diffusion model was taken from."""
     print(result.split.report)
     print()
     print(_metrics_text(result.metrics, None if diffusion is None else _tested_alone(diffusion)))
-    if profiled is not None:
-        print(f"\n{profiled.table()}")
-    print(f"\nwritten to {out / 'metrics.json'}")
+    if result.metrics["final"] is not None:
+        print(f"final: {result.metrics['final']['note']}")
 
 
 @app.command()
@@ -200,6 +276,7 @@ def recommend(
     ] = Format.table,
     device: opt.Device = "auto",
     threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Print the items that users of a finished run would interact with next."""
     opt.use_threads(threads)
@@ -240,10 +317,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
     device: opt.Device = "auto",
     threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Test the model of a finished run again, on the split it was trained with."""
+    """Test the model of a finished run again, on the split it was trained with.
+
+    Of a run with --final that is the model which was selected, not the final one.
+    """
     opt.use_threads(threads)
-    model = _model_of(run_dir, device)
+    model = _model_of(run_dir, device, tested_models(run_dir))
     assert model.data is not None
     try:
         metrics = json.loads((run_dir / "metrics.json").read_text())
@@ -288,17 +369,16 @@ app.command()(study_commands.collect)
 app.command()(study_commands.report)
 
 
-def _model_of(run_dir: Path, device: str) -> PDRec:
-    if not (run_dir / "run.json").exists():
-        raise CheckpointError(f"{run_dir}: no run is here (run.json not found)")
-    if not (run_dir / "metrics.json").exists():
-        raise CheckpointError(f"{run_dir}: the run is not finished; give its command again")
-    if not bundle_exists(run_dir / "model"):
+def _model_of(run_dir: Path, device: str, models: Path | None = None) -> PDRec:
+    """Args: models: where they lie; by default in the run's own directory."""
+    read_run(run_dir)
+    path = (models or run_dir) / "model"
+    if not bundle_exists(path):
         raise CheckpointError(
             f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder; what its diffusion "
             "model reached stands in metrics.json"
         )
-    return PDRec.load(run_dir / "model", device=device)
+    return PDRec.load(path, device=device)
 
 
 def _tested_alone(run_dir: Path) -> Results | None:

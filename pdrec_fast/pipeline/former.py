@@ -1,0 +1,140 @@
+"""A finished run whose models are the start of another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pdrec_fast.data import Interactions, Split
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.fitting.bundle import bundle_exists
+from pdrec_fast.fitting.warm_start import former_rows
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.run_directory import tested_models, with_current_defaults
+from pdrec_fast.pipeline.stages import Models
+from pdrec_fast.training import PDRec
+
+
+@dataclass(frozen=True)
+class Former:
+    """What lies in the directory of a finished run.
+
+    Attributes:
+        config: its configuration; of an updated run, that of the one it began with.
+        split: how its data were split; None where no encoder keeps them.
+        selected: its models, trained on the training part.
+        final: those trained on all records, else the same.
+    """
+
+    config: RunConfig
+    split: Split | None
+    selected: Models
+    final: Models
+
+    @classmethod
+    def load(cls, directory: str | Path, device: torch.device | str) -> Former:
+        """Read a run's models onto a device.
+
+        Raises:
+            CheckpointError: no finished run is there, or it is damaged.
+        """
+        out = Path(directory)
+        marker = read_run(out)
+        selected = _models(tested_models(out), device)
+        final = _models(out, device) if marker["config"]["final"] else selected
+        split = None
+        if selected.model is not None:
+            assert selected.model.data is not None
+            split = RunConfig.from_description(marker["config"]).split.apply(selected.model.data)
+        return cls(first_config(marker), split, selected, final)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values: the models' fingerprints, and the configuration."""
+        models = {}
+        for name in ("diffusion", "guide", "model"):
+            found = (getattr(self.selected, name), getattr(self.final, name))
+            models[name] = [None if model is None else model.fingerprint() for model in found]
+        return {"models": models, "config": self.config.describe()}
+
+    def check_unseen(self, split: Split) -> None:
+        """Refuse to test, on what ``split`` holds out, models that begin with weights which have
+        been trained on it.
+
+        Raises:
+            DataError: how many users it concerns, and what to do.
+        """
+        if self.split is None:
+            return
+        before = self.split.train
+        users = _indices(before.user_ids, split.data.user_ids)
+        items = _indices(before.item_ids, split.data.item_ids)
+        trained = _pairs(before, users, items, split.data.n_items)
+        now = np.arange(split.data.n_users), np.arange(split.data.n_items)
+        trained = np.setdiff1d(trained, _pairs(split.train, *now, split.data.n_items))
+        for part in (split.valid, split.test):
+            held_out = part.users.astype(np.int64) * split.data.n_items + part.targets
+            seen = int(np.isin(held_out, trained).sum())
+            if seen:
+                raise DataError(
+                    f"warm_start: {seen} of {len(part)} records that the new split holds out were "
+                    "trained on by the former run: its figures would be too good; split the new "
+                    "data at later times (--valid-from, --test-from), or train from scratch"
+                )
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """What ``run.json`` of a finished run says.
+
+    Raises:
+        CheckpointError: there is none, or it is not finished.
+    """
+    marker = out / "run.json"
+    if not marker.exists():
+        raise CheckpointError(f"{out}: no run is here (run.json not found)")
+    if not (out / "metrics.json").exists():
+        raise CheckpointError(f"{out}: the run is not finished; give its command again")
+    try:
+        return with_current_defaults(json.loads(marker.read_text()), marker)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{marker}: damaged ({error})") from None
+
+
+def first_config(marker: Mapping[str, Any]) -> RunConfig:
+    """The configuration of the run that ``marker`` is of; where that was an update, and the run
+    that it updated as well, of the first."""
+    return RunConfig.from_description(marker.get("warm start", marker)["config"])
+
+
+def _models(directory: Path, device: torch.device | str) -> Models:
+    def encoder(name: str) -> PDRec | None:
+        path = directory / name
+        return PDRec.load(path, device=device) if bundle_exists(path) else None
+
+    diffusion, model = None, encoder("model")
+    if bundle_exists(directory / "diffusion"):
+        diffusion = DiffRec.load(directory / "diffusion", device=device)
+        if diffusion.item_ids is None and model is not None:  # of an older version
+            assert model.data is not None
+            diffusion.item_ids = model.data.item_ids
+    return Models(diffusion=diffusion, guide=encoder("guide"), model=model)
+
+
+def _indices(former_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The index of each former id, -1 where it is gone."""
+    try:
+        return former_rows(former_ids, ids)
+    except ValueError:
+        return np.full(len(former_ids), -1)
+
+
+def _pairs(data: Interactions, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
+    """A number for every (user, item) of the records, in the new indices."""
+    user, item = users[data.record_users], items[data.items]
+    return np.unique((user * n_items + item)[(user >= 0) & (item >= 0)])
