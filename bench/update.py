@@ -4,7 +4,7 @@ The oldest nine tenths of the records make a run of the preset ``default``. Then
 there: one run is trained on them from scratch, another updates the old one, both are tested by
 leave-one-out. Each of the three appends a line of JSON with its seconds, epochs and figures::
 
-    python -m bench.update --data DIR --out bench/results/update.jsonl --runs DIR --seeds 3
+    python -m bench.update --data DIR --out bench/results/update.jsonl --runs DIR --seeds 0 1 2
 
 The data need timestamps. What is in ``--out`` already is not run again; runs are kept in ``--runs``
 and go on where they were killed.
@@ -24,9 +24,12 @@ import torch
 import pdrec_fast as pf
 from bench.machine import environment
 from bench.target import CPU
+from pdrec_fast.options import modules_of
+from pdrec_fast.settings import parse_settings
 
 OLD, SCRATCH, UPDATE = "old", "scratch", "update"
 METRICS = ("ndcg@10", "hr@10")
+PLACE = ("data", "kind", "how", "seed")  # what tells lines apart
 
 
 def oldest(data: pf.Interactions, share: float) -> pf.Interactions:
@@ -38,25 +41,19 @@ def oldest(data: pf.Interactions, share: float) -> pf.Interactions:
     return pf.Interactions.from_arrays(users, items, data.timestamps[kept])
 
 
-def trained(
-    how: str, data: pf.Interactions, seed: int, runs: Path, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def trained(how: str, data: pf.Interactions, config: pf.RunConfig, runs: Path) -> dict[str, Any]:
     """The metrics of one run, in a directory of its own."""
-    out = runs / f"{how}-{seed}"
     if how == UPDATE:
-        found = pf.update(runs / f"{OLD}-{seed}", data, out=out, device="cpu", progress=False)
+        found = pf.update(runs / OLD, data, out=runs / how, device="cpu", progress=False)
     else:
-        config = pf.with_settings(pf.RunConfig.from_preset("default", seed=seed), settings)
-        found = pf.run(data, config, out=out, device="cpu", progress=False)
+        found = pf.run(data, config, out=runs / how, device="cpu", progress=False)
     return found.metrics
 
 
-def line_of(name: str, how: str, seed: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def line_of(place: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What is written of a run."""
     return {
-        "data": name,
-        "how": how,
-        "seed": seed,
+        **place,
         "records": metrics["dataset"],
         "seconds": metrics["seconds"],
         "epochs": metrics["epochs"],
@@ -77,27 +74,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR")
     parser.add_argument("--only", nargs="+", default=["toy"], help="data sets (default: toy)")
     parser.add_argument("--share", type=float, default=0.9, help="of old records (default 0.9)")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default 1)")
+    parser.add_argument("--encoder", default="sasrec", help="or diffusion alone (default sasrec)")
+    parser.add_argument("--modules", default="fusion", help="or none (default fusion)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default 0)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     lines = options.out.read_text().splitlines() if options.out.exists() else []
-    done = {(line["data"], line["how"], line["seed"]) for line in map(json.loads, lines)}
-    settings = dict(text.split("=", 1) for text in options.settings)
+    done = [{key: line[key] for key in PLACE} for line in map(json.loads, lines)]
     for name in options.only:
         data = pf.Interactions.from_file(options.data / f"{name}.inter")
         old = oldest(data, options.share)
-        for seed in range(options.seeds):
+        for seed in options.seeds:
+            kind = [options.encoder, options.modules, *sorted(options.settings)]
+            runs = options.runs / "-".join([name, *kind, str(seed)])
+            config = pf.RunConfig.from_preset(
+                "default",
+                encoder=options.encoder,
+                modules=modules_of(options.modules),
+                seed=seed,
+            )
+            config = pf.with_settings(config, parse_settings(options.settings))
             for how in (OLD, SCRATCH, UPDATE):
-                if (name, how, seed) in done:
+                place = dict(zip(PLACE, (name, kind, how, seed), strict=True))
+                if place in done:
                     continue
-                runs = options.runs / name
-                metrics = trained(how, old if how == OLD else data, seed, runs, settings)
-                line = line_of(name, how, seed, metrics)
+                line = line_of(place, trained(how, old if how == OLD else data, config, runs))
                 with options.out.open("a") as stream:
                     print(json.dumps(line), file=stream, flush=True)
-                print(name, how, seed, line["results"], line["seconds"], flush=True)
+                print(*place.values(), line["results"], line["seconds"], flush=True)
     return 0
 
 
