@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
@@ -327,7 +328,15 @@ class PDRec:
         return self.config.temperature
 
     def evaluate(self, split: Split, **options: Any) -> Results:
-        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
+        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``. A warning says when
+        this model was trained on what the split holds out, as final models are."""
+        if self.trained_on == split.data.fingerprint():
+            warnings.warn(
+                "this model was trained on all records, those that it is tested on too: its "
+                "figures are too good; test the one that was selected (RunResult.selected, "
+                "RUN/selection)",
+                stacklevel=2,
+            )
         return evaluate(self, split, **options)
 
     @torch.inference_mode()

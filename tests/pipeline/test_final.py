@@ -1,6 +1,7 @@
 """Final models: trained on all records as the selected ones were on their part."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def test_figures_are_of_the_selection_and_say_so(data, final):
     assert told["records"] == data.n_records
     assert told["epochs"]["encoder"] == metrics["epochs"]["encoder"]["best"]
     assert told["seconds"]["encoder"] > 0
+
+
+def test_its_own_test_warns(data, final):
+    split = pf.leave_one_out(data)
+    with pytest.warns(UserWarning, match="was trained on all records, those that it is tested on"):
+        final[1].model.evaluate(split, protocols=["full"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        final[1].selected.model.evaluate(split, protocols=["full"])
 
 
 def test_commands_recommend_by_it_and_test_the_selected(data, final, write_csv, tmp_path):
