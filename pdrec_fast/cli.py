@@ -31,6 +31,7 @@ from pdrec_fast.pipeline import (
     SplitSpec,
     read_run,
     tested_models,
+    without_seen,
 )
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import DEFAULT, preset_names
@@ -334,6 +335,9 @@ def evaluate(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
     split = SplitSpec(**config["split"]).apply(model.data)
+    former = read_run(run_dir).get("warm start")
+    if former is not None:
+        split = without_seen(split, former["untested"])
     if protocol is not None:
         names = [name.strip() for name in protocol.split(",")]
     if seed is None:

@@ -14,17 +14,24 @@ logger = logging.getLogger("pdrec_fast")
 Weights = Mapping[str, torch.Tensor]
 
 
-def former_rows(item_ids: np.ndarray, former_ids: np.ndarray) -> np.ndarray:
-    """Where each item lies in a former catalogue: int64 [N], -1 for an item that is new.
+def places_of(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each id lies among others: int64, -1 where it does not.
 
-    Ids are the same where they read the same: 17 and ``"17"`` are one item, as a column of
-    integers becomes text with the first id that is none.
+    Ids are the same where they read the same: 17 and ``"17"`` are one, as a column of integers
+    becomes text with the first id that is none.
+    """
+    place = {str(name): row for row, name in enumerate(among.tolist())}
+    return np.array([place.get(str(name), -1) for name in ids.tolist()], dtype=np.int64)
+
+
+def former_rows(item_ids: np.ndarray, former_ids: np.ndarray) -> np.ndarray:
+    """Where each item lies in a former catalogue, see ``places_of``; a warning counts the items
+    that are gone.
 
     Raises:
         ValueError: no item is in both.
     """
-    place = {str(name): row for row, name in enumerate(former_ids.tolist())}
-    rows = np.array([place.get(str(name), -1) for name in item_ids.tolist()], dtype=np.int64)
+    rows = places_of(item_ids, former_ids)
     n_kept = int((rows >= 0).sum())
     if not n_kept:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The whole job: diffusion, preferences, encoder, test; resumable, all figures in one file."""
 
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig, SplitSpec
-from pdrec_fast.pipeline.former import read_run
+from pdrec_fast.pipeline.former import read_run, without_seen
 from pdrec_fast.pipeline.run_directory import (
     LOG,
     reserve_directory,
@@ -32,4 +32,5 @@ __all__ = [
     "update",
     "with_current_defaults",
     "with_possible_protocols",
+    "without_seen",
 ]

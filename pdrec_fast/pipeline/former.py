@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pdrec_fast.data import Interactions, Split
+from pdrec_fast.data import Holdout, Interactions, Split
+from pdrec_fast.data.storage import id_array
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.fitting.warm_start import former_rows
+from pdrec_fast.fitting.warm_start import places_of
 from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.run_directory import tested_models, with_current_defaults
 from pdrec_fast.pipeline.stages import Models
 from pdrec_fast.training import PDRec
+
+_MOST_SEEN = 0.1  # of the cases of validation or test
 
 
 @dataclass(frozen=True)
@@ -63,30 +66,48 @@ class Former:
             models[name] = [None if model is None else model.fingerprint() for model in found]
         return {"models": models, "config": self.config.describe()}
 
-    def check_unseen(self, split: Split) -> None:
-        """Refuse to test, on what ``split`` holds out, models that begin with weights which have
-        been trained on it.
+    def seen_by(self, split: Split) -> dict[str, list[int | str]]:
+        """The users of whom ``split`` holds out what these models were trained on, by part: raw ids
+        of ``"valid"`` and ``"test"``. One whose history was too short to hold anything out, and is
+        not now, is such a user.
 
         Raises:
-            DataError: how many users it concerns, and what to do.
+            DataError: they are more than a few.
         """
+        found: dict[str, list[int | str]] = {"valid": [], "test": []}
         if self.split is None:
-            return
-        before = self.split.train
-        users = _indices(before.user_ids, split.data.user_ids)
-        items = _indices(before.item_ids, split.data.item_ids)
-        trained = _pairs(before, users, items, split.data.n_items)
-        now = np.arange(split.data.n_users), np.arange(split.data.n_items)
-        trained = np.setdiff1d(trained, _pairs(split.train, *now, split.data.n_items))
-        for part in (split.valid, split.test):
-            held_out = part.users.astype(np.int64) * split.data.n_items + part.targets
-            seen = int(np.isin(held_out, trained).sum())
-            if seen:
+            return found
+        data, before = split.data, self.split.train
+        users = places_of(before.user_ids, data.user_ids)
+        items = places_of(before.item_ids, data.item_ids)
+        now = _pairs(split.train, np.arange(data.n_users), np.arange(data.n_items), data.n_items)
+        trained = np.setdiff1d(_pairs(before, users, items, data.n_items), now)
+        for name, part in (("valid", split.valid), ("test", split.test)):
+            held_out = part.users.astype(np.int64) * data.n_items + part.targets
+            seen = np.isin(held_out, trained)
+            if seen.mean() > _MOST_SEEN:
                 raise DataError(
-                    f"warm_start: {seen} of {len(part)} records that the new split holds out were "
-                    "trained on by the former run: its figures would be too good; split the new "
-                    "data at later times (--valid-from, --test-from), or train from scratch"
+                    f"warm_start: {seen.sum()} of {len(part)} records that the new split holds out "
+                    "were trained on by the former run: split the new data at later times "
+                    "(--valid-from, --test-from), or train from scratch"
                 )
+            found[name] = data.user_ids[part.users[seen]].tolist()
+        return found
+
+
+def without_seen(split: Split, seen: Mapping[str, list[int | str]]) -> Split:
+    """``split`` without the cases of ``Former.seen_by``."""
+    parts, report = {}, split.report
+    left_out = dict(report.left_out)
+    for name, part in (("valid", split.valid), ("test", split.test)):
+        gone = np.isin(split.data.user_ids[part.users], id_array(seen[name]))
+        kept = np.flatnonzero(~gone)
+        parts[name] = Holdout(part.histories[kept], part.targets[kept])
+        left_out[f"no {name} case, the former model was trained on it"] = tuple(seen[name])
+    report = replace(
+        report, left_out=left_out, n_valid=len(parts["valid"]), n_test=len(parts["test"])
+    )
+    return replace(split, valid=parts["valid"], test=parts["test"], report=report)
 
 
 def read_run(out: Path) -> dict[str, Any]:
@@ -124,14 +145,6 @@ def _models(directory: Path, device: torch.device | str) -> Models:
             assert model.data is not None
             diffusion.item_ids = model.data.item_ids
     return Models(diffusion=diffusion, guide=encoder("guide"), model=model)
-
-
-def _indices(former_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The index of each former id, -1 where it is gone."""
-    try:
-        return former_rows(former_ids, ids)
-    except ValueError:
-        return np.full(len(former_ids), -1)
 
 
 def _pairs(data: Interactions, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:

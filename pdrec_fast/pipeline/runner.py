@@ -16,7 +16,7 @@ from pdrec_fast.evaluation import AllRanks
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.callbacks import Callback, Prefixed
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
-from pdrec_fast.pipeline.former import Former
+from pdrec_fast.pipeline.former import Former, without_seen
 from pdrec_fast.pipeline.metrics import figures_of, final_of
 from pdrec_fast.pipeline.run_directory import LOG, SELECTION, reserve_directory
 from pdrec_fast.pipeline.stages import (
@@ -71,7 +71,8 @@ def run(
             its settings replace ``config.diffusion``. As a guide it is not tested here: the metrics
             have None for it.
         warm_start: directory of a finished run whose models are the start of these, see
-            ``PDRec.fit``; ``update`` also says for how many epochs.
+            ``PDRec.fit``; ``update`` also says for how many epochs. Held-out records that they were
+            trained on are not tested, and the split's report counts them.
         device: where the models are trained and score: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` is a
             GPU where there is one. A run can be continued on another.
         cuda_graphs: see ``PDRec``.
@@ -83,7 +84,7 @@ def run(
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings, or ``warm_start`` none.
         DataError: nobody has enough interactions to learn from, or nothing is left to recommend; or
-            the models of ``warm_start`` were trained on what this data's split holds out.
+            the models of ``warm_start`` were trained on more than a tenth of what is held out here.
         ValueError: ``diffusion`` is not needed, or was fitted on other interactions; or there is no
             such device.
     """
@@ -103,8 +104,9 @@ def run(
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if former is not None:
-        former.check_unseen(split)
-        description["warm start"] = former.describe()
+        seen = former.seen_by(split)
+        split = without_seen(split, seen)
+        description["warm start"] = former.describe() | {"untested": seen}
     if out is not None:
         reserve_directory(out, "run", description, beside=LOG)
     tested = out / SELECTION if out is not None and config.final else out
@@ -142,7 +144,7 @@ def _train(
     config: RunConfig,
     data: Split | Interactions,
     new: Models,
-    selected: Models = Models(),  # noqa: B008
+    selected: Models | None = None,
 ) -> Models:
     """Everything that the run needs, trained or taken from where it lies.
 
@@ -151,6 +153,7 @@ def _train(
             was.
         new: encoders to train, and a diffusion model where one is given.
     """
+    selected = selected or Models()
     train = data.train if isinstance(data, Split) else data
     diffusion, guide, preferences, model = new
     if config.needs_diffusion:

@@ -90,6 +90,8 @@ def test_on_the_command_line(data, old_run, updated, write_csv, tmp_path):
     assert "sasrec+fusion" in result.stdout
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["protocols"] == updated[1].metrics["protocols"]
+    again = command("evaluate", "--run", tmp_path / "out", "--json")
+    assert json.loads(again.stdout) == metrics["protocols"]
     refused = command(*arguments, "--out", old_run)
     assert refused.returncode == 1
     assert "is the run to update; choose another directory" in refused.stderr
@@ -139,6 +141,34 @@ def test_a_split_by_time_needs_new_times_and_later_ones(data, old_data, tmp_path
     later = pf.SplitSpec(*np.quantile(data.timestamps, [0.8, 0.9]).tolist())
     result = pf.update(tmp_path / "old", data, split=later, progress=False)
     assert result.metrics["config"]["split"]["valid_from"] == later.valid_from
+
+
+def test_what_the_old_model_was_trained_on_is_not_tested(data, old_data, tmp_path):
+    """Two records of a user were too few to hold one out; with a third, the second is."""
+    first = old_data.item_ids[:2]
+    last = old_data.timestamps.max()
+    short = pf.Interactions.from_arrays(
+        np.append(old_data.user_ids[old_data.record_users], ["short"] * 2),
+        np.append(old_data.item_ids[old_data.items], first),
+        np.append(old_data.timestamps, [last, last]),
+    )
+    third = pf.Interactions.from_arrays(
+        np.append(short.user_ids[short.record_users], "short"),
+        np.append(short.item_ids[short.items], old_data.item_ids[2]),
+        np.append(short.timestamps, last),
+    )
+    pf.run(short, fast_config(modules=()), out=tmp_path / "old", progress=False)
+    result = pf.update(tmp_path / "old", third, out=tmp_path / "new", progress=False)
+    whole = pf.leave_one_out(third)
+    (user,) = third.user_index("short")
+    assert user in whole.valid.users
+    assert user not in result.split.valid.users
+    assert user in result.split.test.users
+    assert len(result.split.valid) == len(whole.valid) - 1
+    told = "no valid case, the former model was trained on it: 1 users ('short')"
+    assert f"  {told}" in result.metrics["split"]
+    again = command("evaluate", "--run", tmp_path / "new", "--json")
+    assert json.loads(again.stdout) == result.metrics["protocols"]
 
 
 def test_a_run_of_an_older_version_is_updated(tmp_path):
