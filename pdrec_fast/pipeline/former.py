@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdrec_fast.data import Holdout, Interactions, Split
+from pdrec_fast.data import Holdout, Split
 from pdrec_fast.data.storage import id_array
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.errors import CheckpointError, DataError
@@ -34,12 +34,14 @@ class Former:
         split: how its data were split; None where no encoder keeps them.
         selected: its models, trained on the training part.
         final: those trained on all records, else the same.
+        untested: what ``seen_by`` found of its own split, where it was an update.
     """
 
     config: RunConfig
     split: Split | None
     selected: Models
     final: Models
+    untested: Mapping[str, list[int | str]]
 
     @classmethod
     def load(cls, directory: str | Path, device: torch.device | str) -> Former:
@@ -56,7 +58,8 @@ class Former:
         if selected.model is not None:
             assert selected.model.data is not None
             split = RunConfig.from_description(marker["config"]).split.apply(selected.model.data)
-        return cls(first_config(marker), split, selected, final)
+        untested = marker.get("warm start", {}).get("untested", {})
+        return cls(first_config(marker), split, selected, final, untested)
 
     def describe(self) -> dict[str, Any]:
         """As JSON values: the models' fingerprints, and the configuration."""
@@ -77,11 +80,19 @@ class Former:
         found: dict[str, list[int | str]] = {"valid": [], "test": []}
         if self.split is None:
             return found
-        data, before = split.data, self.split.train
+        data, before = split.data, self.split.data
         users = places_of(before.user_ids, data.user_ids)
         items = places_of(before.item_ids, data.item_ids)
-        now = _pairs(split.train, np.arange(data.n_users), np.arange(data.n_items), data.n_items)
-        trained = np.setdiff1d(_pairs(before, users, items, data.n_items), now)
+        train = self.split.train
+        records = [(train.record_users, train.items)]
+        for name, part in (("valid", self.split.valid), ("test", self.split.test)):
+            known = np.isin(before.user_ids[part.users], id_array(self.untested.get(name, [])))
+            records.append((part.users[known], part.targets[known]))
+        user, item = (np.concatenate(column) for column in zip(*records, strict=True))
+        user, item = users[user], items[item]
+        there = (user >= 0) & (item >= 0)
+        now = split.train.record_users * data.n_items + split.train.items
+        trained = np.setdiff1d(user[there] * data.n_items + item[there], now)
         for name, part in (("valid", split.valid), ("test", split.test)):
             held_out = part.users.astype(np.int64) * data.n_items + part.targets
             seen = np.isin(held_out, trained)
@@ -145,9 +156,3 @@ def _models(directory: Path, device: torch.device | str) -> Models:
             assert model.data is not None
             diffusion.item_ids = model.data.item_ids
     return Models(diffusion=diffusion, guide=encoder("guide"), model=model)
-
-
-def _pairs(data: Interactions, users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """A number for every (user, item) of the records, in the new indices."""
-    user, item = users[data.record_users], items[data.items]
-    return np.unique((user * n_items + item)[(user >= 0) & (item >= 0)])

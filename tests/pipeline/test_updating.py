@@ -165,6 +165,9 @@ def test_what_the_old_model_was_trained_on_is_not_tested(data, old_data, tmp_pat
     assert user not in result.split.valid.users
     assert user in result.split.test.users
     assert len(result.split.valid) == len(whole.valid) - 1
+    # Nor later, though the update itself was not trained on it.
+    again = pf.update(tmp_path / "new", third, out=tmp_path / "newer", progress=False)
+    assert user not in again.split.valid.users
     told = "no valid case, the former model was trained on it: 1 users ('short')"
     assert f"  {told}" in result.metrics["split"]
     again = command("evaluate", "--run", tmp_path / "new", "--json")
