@@ -26,7 +26,12 @@ from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
-from pdrec_fast.fitting.warm_start import former_rows, warm_weights, weights_fingerprint
+from pdrec_fast.fitting.warm_start import (
+    former_rows,
+    tell_dropped,
+    warm_weights,
+    weights_fingerprint,
+)
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
@@ -105,9 +110,7 @@ class DiffRec:
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            denoiser = self._new_denoiser(train.n_items).to(self.device)
+        denoiser = self.new_denoiser(train.item_ids, warm_start)
         identity: dict[str, Any] = {
             "config": asdict(config),
             "data": train.fingerprint(),
@@ -116,7 +119,6 @@ class DiffRec:
         if epochs is not None:
             identity["epochs"] = epochs
         if warm_start is not None:
-            denoiser.load_state_dict(_started(denoiser, warm_start, train.item_ids))
             identity["warm start"] = warm_start.fingerprint()
         self.denoiser, self.item_ids = denoiser, train.item_ids
         try:
@@ -319,26 +321,44 @@ class DiffRec:
         config = self.config
         return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
 
+    def new_denoiser(
+        self, item_ids: np.ndarray, former: DiffRec | None = None, *, tell: bool = True
+    ) -> Denoiser:
+        """A denoiser of these items on this model's device, with fresh weights, which depend on
+        ``config.seed``, or those of ``former``.
+
+        Args:
+            tell: count the items that are gone in a warning.
+
+        Raises:
+            ValueError, TypeError: see ``warm_start`` of ``fit``.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            denoiser = self._new_denoiser(len(item_ids)).to(self.device)
+        if former is None:
+            return denoiser
+        if not isinstance(former, DiffRec):
+            raise TypeError(f"warm_start takes a fitted DiffRec, got a {type(former).__name__}")
+        weights = former.fitted_denoiser().state_dict()
+        if former.item_ids is None:
+            raise ValueError(
+                "warm_start: this diffusion model was saved by an older version, without the raw "
+                "ids of its items; set them to those of the data it was fitted on "
+                "(model.item_ids = data.item_ids)"
+            )
+        rows = former_rows(item_ids, former.item_ids)
+        if tell:
+            tell_dropped(rows, len(former.item_ids))
+        started = warm_weights(denoiser.state_dict(), weights, rows, ITEM_WEIGHTS)
+        denoiser.load_state_dict(started)
+        return denoiser
+
     def fitted_denoiser(self) -> Denoiser:
         """The denoiser; a NotFittedError says so when there is none yet."""
         if self.denoiser is None:
             raise NotFittedError("this DiffRec is not fitted: call fit(...) or DiffRec.load(...)")
         return self.denoiser
-
-
-def _started(denoiser: Denoiser, former: DiffRec, item_ids: np.ndarray) -> dict[str, torch.Tensor]:
-    """Weights for ``denoiser``: those of ``former``, of new items its own; see ``fit``."""
-    if not isinstance(former, DiffRec):
-        raise TypeError(f"warm_start takes a fitted DiffRec, got a {type(former).__name__}")
-    weights = former.fitted_denoiser().state_dict()
-    if former.item_ids is None:
-        raise ValueError(
-            "warm_start: this diffusion model was saved by an older version, without the raw ids "
-            "of its items; set them to those of the data it was fitted on "
-            "(model.item_ids = data.item_ids)"
-        )
-    rows = former_rows(item_ids, former.item_ids)
-    return warm_weights(denoiser.state_dict(), weights, rows, ITEM_WEIGHTS)
 
 
 def _named(config: DiffusionConfig) -> str:

@@ -25,28 +25,35 @@ def places_of(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def former_rows(item_ids: np.ndarray, former_ids: np.ndarray) -> np.ndarray:
-    """Where each item lies in a former catalogue, see ``places_of``; a warning counts the items
-    that are gone.
+    """Where each item lies in a former catalogue, see ``places_of``.
 
     Raises:
         ValueError: no item is in both.
     """
     rows = places_of(item_ids, former_ids)
-    n_kept = int((rows >= 0).sum())
-    if not n_kept:
+    if not (rows >= 0).any():
         raise ValueError(
             f"warm_start: none of {len(item_ids)} items (such as {item_ids[0]!r}) is among the "
             f"{len(former_ids)} of the model to start from (such as {former_ids[0]!r}): read both "
             "data sets by the same item column"
         )
-    if n_kept < len(former_ids):
+    return rows
+
+
+def tell_dropped(rows: np.ndarray, n_former: int) -> None:
+    """Count, in a warning, the items of a former catalogue that are not in the new one.
+
+    Args:
+        rows: see ``former_rows``.
+    """
+    n_gone = n_former - int((rows >= 0).sum())
+    if n_gone:
         logger.warning(
             "warm start: %d of %d items are not in the new data; what was learned of them is left "
             "behind",
-            len(former_ids) - n_kept,
-            len(former_ids),
+            n_gone,
+            n_former,
         )
-    return rows
 
 
 def warm_weights(

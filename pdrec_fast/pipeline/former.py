@@ -21,6 +21,7 @@ from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.run_directory import tested_models, with_current_defaults
 from pdrec_fast.pipeline.stages import Models
 from pdrec_fast.training import PDRec
+from pdrec_fast.training.starting import start_from
 
 _MOST_SEEN = 0.1  # of the cases of validation or test
 
@@ -68,6 +69,25 @@ class Former:
             found = (getattr(self.selected, name), getattr(self.final, name))
             models[name] = [None if model is None else model.fingerprint() for model in found]
         return {"models": models, "config": self.config.describe()}
+
+    def check_fits(self, config: RunConfig, new: Models, item_ids: np.ndarray) -> None:
+        """Find before the first training what would be found in a later one: models that cannot
+        start from these.
+
+        Args:
+            new: not yet fitted.
+
+        Raises:
+            ValueError: see ``PDRec.fit``.
+        """
+        if config.needs_diffusion and self.selected.diffusion is not None:
+            diffusion = DiffRec(config.diffusion, device="cpu")
+            diffusion.new_denoiser(item_ids, self.selected.diffusion, tell=False)
+        for name in ("guide", "model"):
+            model, former = getattr(new, name), getattr(self.selected, name)
+            if model is not None and former is not None:
+                encoder = model.new_encoder(len(item_ids))
+                start_from(former, model, encoder, item_ids, tell=False)
 
     def seen_by(self, split: Split) -> dict[str, list[int | str]]:
         """The users of whom ``split`` holds out what these models were trained on, by part: raw ids

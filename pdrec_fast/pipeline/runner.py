@@ -104,6 +104,7 @@ def run(
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if former is not None:
+        former.check_fits(config, new, data.item_ids)
         seen = former.seen_by(split)
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}

@@ -9,7 +9,12 @@ import numpy as np
 
 from pdrec_fast.data import Interactions, Split
 from pdrec_fast.evaluation import Scorer, checked_scores
-from pdrec_fast.fitting.warm_start import former_rows, rows_of_items, warm_weights
+from pdrec_fast.fitting.warm_start import (
+    former_rows,
+    rows_of_items,
+    tell_dropped,
+    warm_weights,
+)
 from pdrec_fast.fusion import Share
 from pdrec_fast.fusion.fusion import check_guide_name
 
@@ -17,8 +22,13 @@ if TYPE_CHECKING:
     from pdrec_fast.training.pdrec import PDRec
 
 
-def start_from(former: Any, model: PDRec, encoder: Any, item_ids: np.ndarray) -> None:
+def start_from(
+    former: Any, model: PDRec, encoder: Any, item_ids: np.ndarray, *, tell: bool = True
+) -> None:
     """Give ``encoder``, a new one of ``model`` over ``item_ids``, the weights of ``former``.
+
+    Args:
+        tell: count the items that are gone in a warning.
 
     Raises:
         TypeError: that is no model of this kind.
@@ -29,6 +39,8 @@ def start_from(former: Any, model: PDRec, encoder: Any, item_ids: np.ndarray) ->
     fresh, weights = encoder.state_dict(), former.fitted_encoder().state_dict()
     assert former.data is not None
     rows = former_rows(item_ids, former.data.item_ids)
+    if tell:
+        tell_dropped(rows, former.data.n_items)
     other = weights
     if len(rows) == former.data.n_items:  # equal shapes tell nothing
         other = model.new_encoder(len(rows) + 1).state_dict()

@@ -4,17 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.fitting.warm_start import former_rows, warm_weights, weights_fingerprint
+from pdrec_fast.fitting.warm_start import (
+    former_rows,
+    tell_dropped,
+    warm_weights,
+    weights_fingerprint,
+)
 
 
 def test_items_are_found_by_their_raw_id(caplog):
     grown, former = np.array([4, 7, 9]), np.array([7, 4])
     assert former_rows(grown, former).tolist() == [1, 0, -1]
+    tell_dropped(np.array([1, 0, -1]), 2)
     assert not caplog.text
     # One id that is no integer makes text of a whole column.
     as_text = np.array(["4", "7", "x"], dtype=object)
     assert former_rows(as_text, former).tolist() == [1, 0, -1]
-    assert former_rows(np.array([4]), np.array([7, 4])).tolist() == [1]
+    rows = former_rows(np.array([4]), np.array([7, 4]))
+    assert rows.tolist() == [1]
+    tell_dropped(rows, 2)
     assert "1 of 2 items are not in the new data" in caplog.text
     with pytest.raises(ValueError, match=r"none of 1 items \(such as 'a'\) is among the 2 of"):
         former_rows(np.array(["a"], dtype=object), former)

@@ -122,6 +122,10 @@ def test_runs_that_cannot_be_updated_are_named(data, old_data, old_run, tmp_path
         pf.update(unfinished, data, progress=False)
     with pytest.raises(ValueError, match="no such setting"):
         pf.update(old_run, data, settings={"pdrec.speed": 1}, progress=False)
+    for wider in ({"encoder.width": 16}, {"diffusion.hidden": (32,)}):
+        with pytest.raises(ValueError, match="in the model to start from"):
+            pf.update(old_run, data, settings=wider, out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
     others = pf.Interactions.from_arrays(
         data.record_users, 10_000 + data.items.astype(np.int64), data.timestamps
     )
