@@ -98,7 +98,12 @@ class Stages:
         fitted: DiffRec | None,
         selected: DiffRec | None = None,
     ) -> DiffRec:
-        """Args: selected: trained for as many epochs as this one, see ``train_final``."""
+        """The trained model, or ``fitted``.
+
+        Args:
+            data: a split to select epochs on, or all records, where ``selected`` says how many.
+            selected: the model of the selection, trained for as many epochs as this one will be.
+        """
         if fitted is not None:
             return fitted
         if self._done("diffusion"):
@@ -110,7 +115,7 @@ class Stages:
             epochs=_epochs_of(selected),
             **self._training("diffusion"),
         )
-        self._keep("diffusion", model, alone=config.encoder == DIFFUSION)
+        self._keep("diffusion", model, last=config.encoder == DIFFUSION and not selected)
         return model
 
     def preferences(self, config: RunConfig, train: Interactions, scorer: Scorer) -> Preferences:
@@ -143,7 +148,7 @@ class Stages:
         """The trained ``model``, kept as ``name``.
 
         Args:
-            selected: trained for as many epochs as this one, and with its shares.
+            selected: likewise, with the shares that this one takes.
         """
         if self._done(name):
             return PDRec.load(self._path(name), device=self.device)
@@ -157,7 +162,7 @@ class Stages:
             epochs=_epochs_of(selected),
             **self._training(name),
         )
-        self._keep(name, model, alone=name == "model")
+        self._keep(name, model, last=name == "model" and not selected)
         return model
 
     def guides(
@@ -200,17 +205,17 @@ class Stages:
     def _done(self, name: str) -> bool:
         return self.out is not None and bundle_exists(self.out / name)
 
-    def _keep(self, name: str, model: DiffRec | PDRec, *, alone: bool) -> None:
+    def _keep(self, name: str, model: DiffRec | PDRec, *, last: bool) -> None:
         """Save a trained model.
 
         Args:
-            alone: nothing else is trained on what it says, so that more epochs may be had of it.
+            last: no other training builds on this one, so that more epochs may be had of it.
         """
         if self.out is not None:
             model.save(self._path(name))
         assert model.history is not None
         self.record("encoder" if name == "model" else name, model.history.seconds)
-        if self.out is not None and not (alone and may_go_on(model.config, model.history)):
+        if self.out is not None and not (last and may_go_on(model.config, model.history)):
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
 
 
