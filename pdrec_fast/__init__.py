@@ -44,8 +44,10 @@ from pdrec_fast.evaluation import (
     evaluate,
     format_results,
 )
+from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
+from pdrec_fast.fitting.history import History
 from pdrec_fast.fusion import Fusion, Share, choose_shares
-from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
+from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run, update
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.recommending import Recommendations
@@ -57,6 +59,8 @@ __all__ = [
     "BackendError",
     "CL4SRec",
     "CL4SRecConfig",
+    "CSVLogger",
+    "Callback",
     "CheckpointError",
     "ContrastiveEncoder",
     "DataError",
@@ -68,6 +72,7 @@ __all__ = [
     "GRU4RecConfig",
     "Guidance",
     "Histories",
+    "History",
     "Interactions",
     "LinearConfig",
     "LinearDenoiser",
@@ -94,6 +99,7 @@ __all__ = [
     "Share",
     "Split",
     "SplitSpec",
+    "TensorBoardLogger",
     "WriteError",
     "__version__",
     "build_info",
@@ -105,5 +111,6 @@ __all__ = [
     "mix_domains",
     "run",
     "synthetic",
+    "update",
     "with_settings",
 ]

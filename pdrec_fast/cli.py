@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +19,19 @@ from pdrec_fast import options as opt
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.demo import run_demo
-from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
-from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
+from pdrec_fast.pipeline import (
+    DIFFUSION,
+    RunConfig,
+    RunResult,
+    SplitSpec,
+    read_run,
+    tested_models,
+    without_seen,
+)
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
@@ -41,6 +48,19 @@ app = typer.Typer(
 )
 
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
+
+
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
+]
+Final = Annotated[
+    bool,
+    typer.Option(
+        "--final",
+        help="After the test, train all again on every record, validation and test too, for as "
+        "many epochs: these models recommend. Takes as long again.",
+    ),
+]
 
 
 def main() -> None:
@@ -114,10 +134,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
     chosen: _ConfigOptions,
     diffusion: opt.DiffusionRun = None,
+    final: Final = False,
+    log: opt.Log = None,
     device: opt.Device = "auto",
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="On a GPU, replay training steps of the encoder.")
-    ] = False,
+    cuda_graphs: CudaGraphs = False,
     threads: opt.Threads = None,
     profile: Annotated[
         Path | None,
@@ -131,28 +151,84 @@ def run(
 ) -> None:
     """Train diffusion and encoder, test both, and write OUT/metrics.json.
 
-    A run that was interrupted continues when the same command is given again.
+    A run that was interrupted continues when the same command is given again; one that is finished
+    goes on when it is given again with more pdrec.epochs, if all of them were used.
     """
     opt.use_threads(threads)
-    config = chosen.config(data.split)
+    config = replace(chosen.config(data.split), final=final)
     interactions = data.read()
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
             raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
-        fitted = DiffRec.load(diffusion / "diffusion", device=device)
+        fitted = opt.diffusion_of(diffusion, device)
     profiled = Profile(profile) if profile else None
+    with profiled or nullcontext(), _interruptible():
+        result = run_pipeline(
+            interactions,
+            config,
+            out=out,
+            diffusion=fitted,
+            device=device,
+            cuda_graphs=cuda_graphs,
+            progress=not quiet,
+            callbacks=opt.loggers(log, out),
+        )
+    _report(result, diffusion)
+    if profiled is not None:
+        print(f"\n{profiled.table()}")
+    print(f"\nwritten to {out / 'metrics.json'}")
+
+
+@app.command()
+@opt.grouped
+def update(
+    run_dir: opt.RunDir,
+    data: opt.DataOptions,
+    out: Annotated[Path, typer.Option(help="Directory of the updated run; resumable.")],
+    settings: opt.Set = None,
+    diffusion: opt.DiffusionRun = None,
+    final: Annotated[
+        bool | None,
+        typer.Option("--final/--no-final", help="As in run; default: as the run did."),
+    ] = None,
+    log: opt.Log = None,
+    device: opt.Device = "auto",
+    cuda_graphs: CudaGraphs = False,
+    threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train the models of a finished run for a few more epochs on new data, and test them.
+
+    --data has all interactions up to now, the old ones too; users and items may be new. Settings
+    are the run's own, with fewer epochs.
+    """
+    opt.use_threads(threads)
+    if out.resolve() == run_dir.resolve():
+        raise ValueError(f"--out {out}: is the run to update; choose another directory")
+    with _interruptible():
+        result = pdrec_fast.update(
+            run_dir,
+            data.read(),
+            out=out,
+            settings=parse_settings(settings or []),
+            split=data.split if data.split != SplitSpec() else None,
+            final=final,
+            diffusion=None if diffusion is None else opt.diffusion_of(diffusion, device),
+            device=device,
+            cuda_graphs=cuda_graphs,
+            progress=not quiet,
+            callbacks=opt.loggers(log, out),
+        )
+    _report(result, diffusion)
+    print(f"\nwritten to {out / 'metrics.json'}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says how a run goes on that is interrupted."""
     try:
-        with profiled or nullcontext():
-            result = run_pipeline(
-                interactions,
-                config,
-                out=out,
-                diffusion=fitted,
-                device=device,
-                cuda_graphs=cuda_graphs,
-                progress=not quiet,
-            )
+        yield
     except KeyboardInterrupt:
         print(
             "interrupted; the same command continues from the last checkpoint, written at least "
@@ -160,12 +236,15 @@ def run(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+
+
+def _report(result: RunResult, diffusion: Path | None) -> None:
+    """Args: diffusion: the run that the diffusion model was taken from."""
     print(result.split.report)
     print()
     print(_metrics_text(result.metrics, None if diffusion is None else _tested_alone(diffusion)))
-    if profiled is not None:
-        print(f"\n{profiled.table()}")
-    print(f"\nwritten to {out / 'metrics.json'}")
+    if result.metrics["final"] is not None:
+        print(f"final: {result.metrics['final']['note']}")
 
 
 @app.command()
@@ -180,10 +259,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
     device: opt.Device = "auto",
     threads: opt.Threads = None,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Test the model of a finished run again, on the split it was trained with."""
+    """Test the model of a finished run again, on the split it was trained with.
+
+    Of a run with --final that is the model which was selected, not the final one.
+    """
     opt.use_threads(threads)
-    model = model_of(run_dir, device)
+    model = model_of(run_dir, device, tested_models(run_dir))
     try:
         metrics = json.loads((run_dir / "metrics.json").read_text())
         config, names = metrics["config"], list(metrics["protocols"])
@@ -192,6 +275,9 @@ def evaluate(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
     split = SplitSpec(**config["split"]).apply(model.interactions())
+    former = read_run(run_dir).get("warm start")
+    if former is not None:
+        split = without_seen(split, former["untested"])
     if protocol is not None:
         names = [name.strip() for name in protocol.split(",")]
     if seed is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from enum import Enum
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -14,12 +16,15 @@ import typer
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.domains import read_domains
+from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODER_CONFIGS
-from pdrec_fast.pipeline import RunConfig, SplitSpec
+from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
+from pdrec_fast.pipeline import RunConfig, SplitSpec, tested_models
 from pdrec_fast.presets import FORMER_NAMES, preset_names
 from pdrec_fast.settings import field_values, own_settings
 from pdrec_fast.training import MODULES, Module
 
+EPOCHS_CSV, TENSORBOARD = "epochs.csv", "tensorboard"
 PAPERS_MODULES = ",".join(MODULES)
 _ENCODERS_SETTINGS = "; ".join(
     f"{name}: {', '.join(field.name for field in fields(kind))}"
@@ -62,7 +67,50 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+class LogKind(str, Enum):
+    """Where the curves of a run's trainings are written."""
+
+    csv = "csv"
+    tensorboard = "tensorboard"
+
+
+Log = Annotated[
+    list[LogKind] | None,
+    typer.Option(
+        "--log",
+        help=f"Write every epoch's figures as well: csv to OUT/{EPOCHS_CSV}, tensorboard to "
+        f"OUT/{TENSORBOARD}. Repeatable.",
+    ),
+]
+
+
+def loggers(kinds: Collection[LogKind] | None, out: Path) -> list[Callback]:
+    """The callbacks that ``--log`` asks for."""
+    made: list[Callback] = []
+    for kind in dict.fromkeys(kinds or ()):
+        if kind is LogKind.csv:
+            made.append(CSVLogger(out / EPOCHS_CSV))
+        else:
+            made.append(TensorBoardLogger(out / TENSORBOARD))
+    return made
+
+
+def _quieten(context: typer.Context, quiet: bool) -> bool:
+    logger = logging.getLogger("pdrec_fast")
+    if quiet:
+        context.call_on_close(partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.WARNING)
+    return quiet
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", callback=_quieten, help="No progress bars, and no messages but warnings."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -163,6 +211,11 @@ def one_of(names: Collection[str], also: Collection[str] = ()) -> Callable[[str]
 def known_preset(value: str) -> str:
     """A check of ``--preset``, which may also be a file of tuned settings."""
     return value if value.endswith(".json") else one_of(preset_names(), FORMER_NAMES)(value)
+
+
+def diffusion_of(run_dir: Path, device: str) -> DiffRec:
+    """The diffusion model of a run that ``--diffusion`` names."""
+    return DiffRec.load(tested_models(run_dir) / "diffusion", device=device)
 
 
 def use_threads(threads: int | None) -> None:

@@ -43,7 +43,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_import_needs_no_extra():
     extras = ["triton", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
-    extras += ["optuna", "sqlalchemy", "jinja2", "filelock"]
+    extras += ["optuna", "sqlalchemy", "jinja2", "filelock", "tensorboard"]
     absent = f"import sys; sys.modules.update(dict.fromkeys({extras}))"
     result = python(f"{absent}; import pdrec_fast.cli")
     assert result.returncode == 0, result.stderr

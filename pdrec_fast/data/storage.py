@@ -29,13 +29,14 @@ def interactions_from_tensors(
         indptr=arrays["indptr"],
         items=arrays["items"],
         timestamps=arrays.get("timestamps"),
-        user_ids=_id_array(ids["user_ids"]),
-        item_ids=_id_array(ids["item_ids"]),
+        user_ids=id_array(ids["user_ids"]),
+        item_ids=id_array(ids["item_ids"]),
         target_items=arrays.get("target_items"),
         item_features=arrays.get("item_features"),
     )
 
 
-def _id_array(values: list[Any]) -> np.ndarray:
+def id_array(values: list[Any]) -> np.ndarray:
+    """Raw ids from a JSON list: int64, or str objects."""
     dtype = object if values and isinstance(values[0], str) else np.int64
     return np.array(values, dtype=dtype)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+ITEM_WEIGHTS = ("item_in", "item_out", "item_bias")  # parameters with a row for every item
+
 
 def timestep_embedding(steps: torch.Tensor, size: int) -> torch.Tensor:
     """Sinusoidal embedding of step numbers (Vaswani et al. 2017): [B] -> float32 [B, size]."""

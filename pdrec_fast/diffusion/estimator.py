@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ import torch
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue
-from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
+from pdrec_fast.data.storage import (
+    id_array,
+    interactions_from_tensors,
+    interactions_to_tensors,
+)
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
-from pdrec_fast.diffusion.denoiser import Denoiser
+from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.targets import TrainingRows
@@ -24,8 +28,16 @@ from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, NotFittedError
 from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.history import History
+from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.fitting.warm_start import (
+    former_rows,
+    tell_dropped,
+    warm_weights,
+    weights_fingerprint,
+)
 from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
@@ -67,6 +79,7 @@ class DiffRec(Recommender):
         self.trained_on: str | None = None  # fingerprint of the training interactions
         self.trained_items: np.ndarray | None = None  # bool [n_items], those in them
         self.catalogue: Catalogue | None = None  # unknown of models saved by version 0.1.0
+        self.item_ids: np.ndarray | None = None  # raw ids [n_items], see Interactions
         self._chain: HiddenChain | None = None
 
     @own_settings(training=True)
@@ -74,19 +87,32 @@ class DiffRec(Recommender):
         self,
         data: Split | Interactions,
         *,
+        warm_start: DiffRec | None = None,
+        epochs: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
+        on_epoch_end: OnEpochEnd | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> DiffRec:
         """Train on ``data.train``, stopping early on ``data.valid``.
 
         Args:
             data: a split; or plain interactions, which are all trained on for ``config.epochs``
                 epochs, with no early stopping.
+            warm_start: a fitted model whose weights are the start: rows of items that it knows, by
+                raw id, and everything that is not an item's; new items start as in a new model, and
+                so does the optimiser. It may be this model. What ``data`` holds out should not have
+                been trained on by it.
+            epochs: train for so many at most; None for ``config.epochs``.
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
+            on_epoch_end, callbacks: see ``run_loop``.
 
         Raises:
             DataError: no user has a record; with ``target="later"``, two.
+            ValueError: ``warm_start`` has other shapes or no item in common; ``epochs`` is out of
+                range.
+            TypeError: ``warm_start`` is no ``DiffRec``.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
@@ -95,23 +121,31 @@ class DiffRec(Recommender):
         if isinstance(data, Split):
             evaluator, validation = self._validation(data)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
-        self.catalogue = train.catalogue
-        self.denoiser = self._new_denoiser(train.n_items).to(self.device)
+        denoiser = self.new_denoiser(train.item_ids, warm_start)
+        identity: dict[str, Any] = {
+            "config": asdict(config),
+            "data": train.fingerprint(),
+            "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
+        }
+        if epochs is not None:
+            identity["epochs"] = epochs
+        if warm_start is not None:
+            identity["warm start"] = warm_start.fingerprint()
+        self.denoiser = denoiser
+        self.item_ids, self.catalogue = train.item_ids, train.catalogue
         try:
             self.history = run_loop(
                 self.training_task(train, evaluator),
-                config.loop(),
+                config.loop().up_to(epochs),
                 name=self.name,
                 select_by=config.select_by,
-                identity={
-                    "config": asdict(config),
-                    "data": train.fingerprint(),
-                    "validation data": data.data.fingerprint() if isinstance(data, Split) else None,
-                },
+                identity=identity,
                 defaults={"config": asdict(DiffusionConfig())},
                 validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
+                on_epoch_end=on_epoch_end,
+                callbacks=callbacks,
             )
         except BaseException:
             self.denoiser = None  # half-trained weights are no model
@@ -145,11 +179,7 @@ class DiffRec(Recommender):
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any weight or setting."""
-        digest = hashlib.sha256(_named(self.config).encode())
-        for name, tensor in sorted(self.fitted_denoiser().state_dict().items()):
-            digest.update(name.encode())
-            digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
-        return digest.hexdigest()[:16]
+        return weights_fingerprint(self.fitted_denoiser().state_dict(), _named(self.config))
 
     @own_settings()
     @torch.no_grad()
@@ -250,10 +280,10 @@ class DiffRec(Recommender):
             "n_items": denoiser.n_items,
             "trained_on": self.trained_on,
         }
+        if self.item_ids is not None:
+            meta["item_ids"] = self.item_ids.tolist()
         if self.history is not None:
             meta["history"] = asdict(self.history)
-        if self.catalogue is not None:
-            meta["catalogue"] = self.catalogue.fingerprint
         files = {"weights": dict(denoiser.state_dict())}
         if self.trained_items is not None:
             files["items"] = {"trained": torch.from_numpy(self.trained_items)}
@@ -291,9 +321,10 @@ class DiffRec(Recommender):
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
-        if "catalogue" in meta:
-            model.catalogue = Catalogue.known_by(meta["catalogue"])
-        if "items" in files:  # not in version 0.1.0
+        if "item_ids" in meta:  # not in version 0.1.0, nor is what follows
+            model.item_ids = id_array(meta["item_ids"])
+            model.catalogue = Catalogue(model.item_ids)
+        if "items" in files:
             model.trained_items = files["items"]["trained"].numpy()
         if "interactions" in files:  # neither in version 0.1.0 nor in the bundle of another model
             model.data = interactions_from_tensors(files["interactions"], meta["ids"])
@@ -336,6 +367,37 @@ class DiffRec(Recommender):
         config = self.config
         with drawing_from(torch.Generator().manual_seed(config.seed)):
             return Denoiser(n_items, config.hidden, config.time_embedding, config.normalize_input)
+
+    def new_denoiser(
+        self, item_ids: np.ndarray, former: DiffRec | None = None, *, tell: bool = True
+    ) -> Denoiser:
+        """A denoiser of these items on this model's device, with fresh weights, which depend on
+        ``config.seed``, or those of ``former``.
+
+        Args:
+            tell: count the items that are gone in a warning.
+
+        Raises:
+            ValueError, TypeError: see ``warm_start`` of ``fit``.
+        """
+        denoiser = self._new_denoiser(len(item_ids)).to(self.device)
+        if former is None:
+            return denoiser
+        if not isinstance(former, DiffRec):
+            raise TypeError(f"warm_start takes a fitted DiffRec, got a {type(former).__name__}")
+        weights = former.fitted_denoiser().state_dict()
+        if former.item_ids is None:
+            raise ValueError(
+                "warm_start: this diffusion model was saved by an older version, without the raw "
+                "ids of its items; set them to those of the data it was fitted on "
+                "(model.item_ids = data.item_ids)"
+            )
+        rows = former_rows(item_ids, former.item_ids)
+        if tell:
+            tell_dropped(rows, len(former.item_ids))
+        started = warm_weights(denoiser.state_dict(), weights, rows, ITEM_WEIGHTS)
+        denoiser.load_state_dict(started)
+        return denoiser
 
     def fitted_denoiser(self) -> Denoiser:
         """The denoiser; a NotFittedError says so when there is none yet."""

@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 from pdrec_fast.checks import check_counts
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError, NonFiniteScoresError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
+from pdrec_fast.fitting.callbacks import Callback, Callbacks, OnEpochEnd
+from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
@@ -74,33 +76,20 @@ class LoopConfig:
     def __post_init__(self) -> None:
         check_counts(self, "epochs", "patience", "eval_every")
 
+    def up_to(self, epochs: int | None) -> LoopConfig:
+        """The same with at most so many epochs; None changes nothing.
 
-@dataclass
-class History:
-    """Loss and time of every epoch, and the validation figure where it was taken.
-
-    Attributes:
-        validation_users, of_users: cases that the figure is the mean of, and how many there are;
-            None where none was taken, and in histories of version 0.1.0.
-        popularity: popularity's figure on the same cases, or None as above.
-        remarks: what was found wrong, by kind (see ``Validation``), each told once.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    validations: dict[str, float] = field(default_factory=dict)  # JSON keys are strings
-    best_epoch: int = -1
-    best_value: float = -1.0  # below every metric, and plain JSON
-    seconds: float = 0.0  # spent in epochs, over all runs that continued each other
-    elapsed: list[float] = field(default_factory=list)  # ``seconds`` at the end of every epoch
-    finished: bool = False
-    validation_users: int | None = None
-    of_users: int | None = None
-    popularity: float | None = None
-    remarks: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def epochs(self) -> int:
-        return len(self.losses)
+        Raises:
+            ValueError: below 1, or more than there are.
+        """
+        if epochs is None:
+            return self
+        if not 1 <= epochs <= self.epochs:
+            raise ValueError(
+                f"epochs={epochs} must lie in 1 .. config.epochs={self.epochs}, which the learning "
+                "rate is planned for"
+            )
+        return replace(self, epochs=epochs)
 
 
 def run_loop(
@@ -114,7 +103,8 @@ def run_loop(
     validation: Validation | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
-    on_epoch_end: Callable[[History], None] | None = None,
+    on_epoch_end: OnEpochEnd | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train ``task`` until it stops improving and leave it with its best weights.
 
@@ -131,19 +121,23 @@ def run_loop(
             nothing.
         on_epoch_end: called with the history after every epoch, and first with that of a
             checkpoint; an exception from it ends the training.
+        callbacks: told likewise, and of start and end; see ``Callback``.
 
     Raises:
+        TypeError: something else is among the callbacks.
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
+    told = Callbacks(callbacks, on_epoch_end)
     history, best = History(), None
     # As a checkpoint gives it back.
     identity = json.loads(json.dumps({"format": FORMAT} | dict(identity)))
     if checkpoint is not None and bundle_exists(checkpoint):
         history, best = _resume(task, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
-        if on_epoch_end is not None:
-            on_epoch_end(history)
+    told.on_fit_start(name, identity)
+    if history.epochs:
+        told.on_epoch_end(name, history)
     _note(history, validation, name)
     saved_at = -math.inf
     with tqdm(
@@ -165,10 +159,10 @@ def run_loop(
             if checkpoint is not None and (due or history.finished):
                 _save(task, history, best, checkpoint, identity)
                 saved_at = time.monotonic()
-            if on_epoch_end is not None:
-                on_epoch_end(history)
+            told.on_epoch_end(name, history)
     if best is not None:
         task.load_weights(best)
+    told.on_fit_end(name, history)
     return history
 
 

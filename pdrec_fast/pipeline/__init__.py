@@ -1,24 +1,36 @@
 """The whole job: diffusion, preferences, encoder, test; resumable, all figures in one file."""
 
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig, SplitSpec
-from pdrec_fast.pipeline.run_directory import LOG, reserve_directory, with_current_defaults
+from pdrec_fast.pipeline.former import read_run, without_seen
+from pdrec_fast.pipeline.run_directory import (
+    LOG,
+    reserve_directory,
+    tested_models,
+    with_current_defaults,
+)
 from pdrec_fast.pipeline.runner import RunResult, run
 from pdrec_fast.pipeline.stages import (
     check_before_training,
     new_encoder,
     with_possible_protocols,
 )
+from pdrec_fast.pipeline.updating import UPDATE_SETTINGS, update
 
 __all__ = [
     "DIFFUSION",
     "LOG",
+    "UPDATE_SETTINGS",
     "RunConfig",
     "RunResult",
     "SplitSpec",
     "check_before_training",
     "new_encoder",
+    "read_run",
     "reserve_directory",
     "run",
+    "tested_models",
+    "update",
     "with_current_defaults",
     "with_possible_protocols",
+    "without_seen",
 ]

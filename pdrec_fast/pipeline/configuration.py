@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -60,6 +61,9 @@ class RunConfig:
         split: how the data are split.
         evaluation_seed: of the sampled negatives of the ``paper`` protocol, in the final test
             (selection always looks at those of seed 0).
+        final: when epochs and shares are chosen and the models are tested, train all of them again
+            on every record, the validation and test targets too, for as many epochs; these are the
+            models that a run saves and that recommend. It takes as long again.
     """
 
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -74,6 +78,7 @@ class RunConfig:
     fusion_guides: tuple[str, ...] = DEFAULT_FUSION_GUIDES
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
+    final: bool = False
 
     def __post_init__(self) -> None:
         for name in ("encoder", "guide"):
@@ -171,6 +176,21 @@ class RunConfig:
             encoder_options=self.encoder_options if self.guide == self.encoder else None,
             guide=DIFFUSION,
             pdrec=replace(self.pdrec, modules=(), seed=(self.pdrec.seed + 1) % 2**32),
+        )
+
+    @classmethod
+    def from_description(cls, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration that ``describe`` gave these values."""
+        own = {name: value for name, value in values.items() if name != "format"}
+        return cls(
+            **own
+            | {
+                "diffusion": DiffusionConfig(**own["diffusion"]),
+                "pdrec": PDRecConfig(**own["pdrec"]),
+                "linear": LinearConfig(**own["linear"]),
+                "split": SplitSpec(**own["split"]),
+                "fusion_guides": tuple(own["fusion_guides"]),
+            }
         )
 
     def describe(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -22,9 +22,9 @@ from pdrec_fast.evaluation import (
     Results,
     summarize_all,
 )
-from pdrec_fast.fitting.loop import History
+from pdrec_fast.fitting.history import History
 from pdrec_fast.pipeline.configuration import RunConfig
-from pdrec_fast.pipeline.stages import Stages
+from pdrec_fast.pipeline.stages import Models, Stages
 from pdrec_fast.training import PDRec
 
 
@@ -33,10 +33,11 @@ def figures_of(
     split: Split,
     protocols: tuple[str, ...],
     stages: Stages,
-    models: Mapping[str, DiffRec | PDRec | None],
+    trained: Models,
     untested: Collection[str],
 ) -> tuple[dict[str, Any], AllRanks]:
     """The metrics, and the ranks of the recommender, which is tested in any case."""
+    models = {"diffusion": trained.diffusion, "guide": trained.guide, "encoder": trained.model}
     started = time.monotonic()
     evaluator = Evaluator(split, seed=config.evaluation_seed)
     recommender = models["encoder"] or models["diffusion"]
@@ -68,6 +69,7 @@ def figures_of(
         "fusion": _shares(models["encoder"]),
         "epochs": {name: _epochs(history) for name, history in histories.items()},
         "history": curves,
+        "final": None,
         "split": str(split.report).splitlines(),
         "seconds": {key: round(value, 4) for key, value in stages.seconds.items()},
         "peak_rss_gib": None if peak is None else round(peak, 3),
@@ -80,6 +82,25 @@ def figures_of(
         },
     }
     return metrics, ranks
+
+
+def final_of(data: Interactions, stages: Stages, models: Models) -> dict[str, Any]:
+    """What ``metrics.json`` says of the final models, which nothing is left to test on."""
+    fitted = {"diffusion": models.diffusion, "guide": models.guide, "encoder": models.model}
+    return {
+        "note": (
+            "the saved models were trained on all records, for the epochs and with the shares that "
+            "the selection run chose; every figure of this file is of the selection run's models"
+        ),
+        "records": data.n_records,
+        "epochs": {
+            name: model.history.epochs if model and model.history else None
+            for name, model in fitted.items()
+        },
+        "seconds": {
+            key: round(value, 4) for key, value in stages.seconds.items() if key != "evaluation"
+        },
+    }
 
 
 def _dataset(data: Interactions) -> dict[str, int]:

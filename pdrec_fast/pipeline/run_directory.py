@@ -11,7 +11,9 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, make_directory, write_json, writing
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.more_epochs import allow_more_epochs
 
+SELECTION = "selection"  # the models that were tested, where the final ones take their place
 LOG = "log.txt"  # may lie in a run's directory before the run does
 
 
@@ -35,7 +37,8 @@ def reserve_directory(
             found = with_current_defaults(json.loads(marker.read_text()), marker)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
-        if found != description:
+        grown = kind == "run" and allow_more_epochs(out, found, description)
+        if found != description and not grown:
             unlike = ", ".join(differences(found, description))
             raise CheckpointError(
                 f"{out}: holds a {kind} with other {unlike}; use another directory or delete it"
@@ -47,6 +50,11 @@ def reserve_directory(
         )
     make_directory(out)
     write_json(marker, description)
+
+
+def tested_models(out: Path) -> Path:
+    """Where the models of a run lie that its figures are of: they have not seen the test."""
+    return out / SELECTION if (out / SELECTION).is_dir() else out
 
 
 def with_current_defaults(description: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.evaluation import AllRanks
 from pdrec_fast.files import write_json
+from pdrec_fast.fitting.callbacks import Callback, Prefixed
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
-from pdrec_fast.pipeline.metrics import figures_of
-from pdrec_fast.pipeline.run_directory import LOG, reserve_directory
+from pdrec_fast.pipeline.former import Former, without_seen
+from pdrec_fast.pipeline.metrics import figures_of, final_of
+from pdrec_fast.pipeline.run_directory import LOG, SELECTION, reserve_directory
 from pdrec_fast.pipeline.stages import (
+    Models,
     Stages,
     check_before_training,
     new_encoder,
@@ -28,7 +32,11 @@ from pdrec_fast.training import PDRec
 
 @dataclass
 class RunResult:
-    """What a run leaves: the metrics (as in ``metrics.json``), the ranks behind them, models."""
+    """What a run leaves: the metrics (as in ``metrics.json``), the ranks behind them, models.
+
+    With ``RunConfig.final`` the models are the final ones, which nothing can test, and
+    ``selected`` has those that the metrics and ranks are of.
+    """
 
     metrics: dict[str, Any]
     ranks: AllRanks  # of the encoder, or of the diffusion model where that is the recommender
@@ -37,6 +45,7 @@ class RunResult:
     preferences: Preferences | None
     model: PDRec | None
     guide: PDRec | None = None  # where an encoder guides the model
+    selected: Models | None = None
 
 
 def run(
@@ -45,27 +54,38 @@ def run(
     *,
     out: str | Path | None = None,
     diffusion: DiffRec | None = None,
+    warm_start: str | Path | None = None,
     device: str | torch.device = "auto",
     cuda_graphs: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
     Args:
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
             with the same data and settings continues, to the same result; what is finished is not
-            done again. None keeps everything in memory.
+            done again, and ``pdrec.epochs`` may be more than before (see ``docs/updating.md``).
+            None keeps everything in memory.
         diffusion: a model already fitted on this data's training part, instead of a new one;
             its settings replace ``config.diffusion``. As a guide it is not tested here: the metrics
             have None for it.
+        warm_start: directory of a finished run whose models are the start of these, see
+            ``PDRec.fit``; ``update`` also says for how many epochs. Held-out records that they were
+            trained on are not tested, and the split's report counts them.
         device: where the models are trained and score: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` is a
             GPU where there is one. A run can be continued on another.
         cuda_graphs: see ``PDRec``.
+        progress: show bars. Without them nothing is printed; the log (``logging``,
+            ``"pdrec_fast"``) is yours to show.
+        callbacks: told of every training; with ``config.final`` those of the final models have
+            names that begin with ``"final "``.
 
     Raises:
-        CheckpointError: ``out`` holds a run of other data or settings.
+        CheckpointError: ``out`` holds a run of other data or settings, or ``warm_start`` none.
         DataError: nobody has enough interactions to learn from, or nothing is left to recommend; or
-            ``diffusion`` was fitted on other interactions.
+            ``diffusion`` was fitted on other interactions, or the models of ``warm_start`` were
+            trained on more than a tenth of what is held out here.
         ValueError: ``diffusion`` is not needed, or there is no such device.
     """
     device = resolve_device(device)
@@ -75,49 +95,77 @@ def run(
     config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
-    model = guide = None
-    if config.encoder != DIFFUSION:
-        model = new_encoder(config, device, cuda_graphs)
-    if config.guide != DIFFUSION:
-        guide = new_encoder(config.guide_config(), device, cuda_graphs)
-    check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
+    new = _new_models(config, device, cuda_graphs)
+    check_before_training(config, split, diffusion, [m for m in (new.model, new.guide) if m])
+    former = None if warm_start is None else Former.load(warm_start, device)
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
+    if former is not None:
+        former.check_fits(config, new, data.item_ids)
+        seen = former.seen_by(split)
+        split = without_seen(split, seen)
+        description["warm start"] = former.describe() | {"untested": seen}
     if out is not None:
         reserve_directory(out, "run", description, beside=LOG)
-    stages = Stages(out, device, progress)
+    tested = out / SELECTION if out is not None and config.final else out
+    start = None if former is None else former.selected
+    stages = Stages(tested, device, progress, callbacks, start)
+    models = _train(stages, config, split, new._replace(diffusion=diffusion))
     untested = () if diffusion is None else ("diffusion",)
-    trained = _train(stages, config, split, diffusion, guide, model)
-    diffusion, guide, preferences, model = trained
-    models = {"diffusion": diffusion, "guide": guide, "encoder": model}
     metrics, ranks = figures_of(config, split, protocols, stages, models, untested)
+    selected = None
+    if config.final:
+        told = [Prefixed(each, "final ") for each in callbacks]
+        start = None if former is None else former.final
+        stages = Stages(out, device, progress, told, start)
+        selected, new = models, _new_models(config, device, cuda_graphs)
+        models = _train(stages, config, data, new, selected)
+        metrics["final"] = final_of(data, stages, models)
     if out is not None:
         write_json(out / "metrics.json", metrics)
-    return RunResult(metrics, ranks, split, diffusion, preferences, model, guide)
+    kept = models.diffusion, models.preferences, models.model, models.guide
+    return RunResult(metrics, ranks, split, *kept, selected)
+
+
+def _new_models(config: RunConfig, device: torch.device, cuda_graphs: bool) -> Models:
+    """The encoders that the run trains, not yet fitted."""
+    model = guide = None
+    if config.encoder != DIFFUSION:
+        model = new_encoder(config, device, cuda_graphs)
+    if config.guide != DIFFUSION:
+        guide = new_encoder(config.guide_config(), device, cuda_graphs)
+    return Models(guide=guide, model=model)
 
 
 def _train(
     stages: Stages,
     config: RunConfig,
-    split: Split,
-    diffusion: DiffRec | None,
-    guide: PDRec | None,
-    model: PDRec | None,
-) -> tuple[DiffRec | None, PDRec | None, Preferences | None, PDRec | None]:
-    """Everything that the run needs, trained or taken from where it lies."""
-    preferences = None
-    diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
+    data: Split | Interactions,
+    new: Models,
+    selected: Models | None = None,
+) -> Models:
+    """Everything that the run needs, trained or taken from where it lies.
+
+    Args:
+        data: a split, to select epochs and shares on; or all records, to train on as ``selected``
+            was.
+        new: encoders to train, and a diffusion model where one is given.
+    """
+    selected = selected or Models()
+    train = data.train if isinstance(data, Split) else data
+    diffusion, guide, preferences, model = new
+    if config.needs_diffusion:
+        diffusion = stages.diffusion(config, data, diffusion, selected.diffusion)
     if guide is not None:
-        guide = stages.encoder("guide", guide, split)
+        guide = stages.encoder("guide", guide, data, selected=selected.guide)
     scorer = diffusion if guide is None else guide
     if config.needs_preferences:
         assert scorer is not None
-        preferences = stages.preferences(config, split, scorer)
+        preferences = stages.preferences(config, train, scorer)
     if model is not None:
-        model = stages.encoder(
-            "model", model, split, preferences, stages.guides(config, split, scorer)
-        )
-    return diffusion, guide, preferences, model
+        guides = stages.guides(config, train, scorer)
+        model = stages.encoder("model", model, data, preferences, guides, selected.model)
+    return Models(diffusion, guide, preferences, model)

@@ -7,14 +7,15 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from pdrec_fast.data import Split
+from pdrec_fast.data import Interactions, Split
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.diffusion import DiffRec, LinearDenoiser
 from pdrec_fast.errors import CheckpointError, DataError
@@ -28,7 +29,9 @@ from pdrec_fast.evaluation import (
 )
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
+from pdrec_fast.fitting.callbacks import Callback
 from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.more_epochs import may_go_on
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import PDRec
 from pdrec_fast.training.batches import check_trainable
@@ -42,8 +45,21 @@ logger = logging.getLogger("pdrec_fast")
 STAGES = ("diffusion", "guide", "preferences", "encoder", "fusion", "evaluation")
 
 
+class Models(NamedTuple):
+    """The models of a run; None where it has no such one."""
+
+    diffusion: DiffRec | None = None
+    guide: PDRec | None = None
+    preferences: Preferences | None = None
+    model: PDRec | None = None
+
+
 class Stages:
     """The stages of a run, each skipped when its result already lies in ``out``.
+
+    Args:
+        callbacks: told of every training.
+        former: models that trainings start from, where there are any.
 
     Attributes:
         seconds: time of every stage, that of earlier processes included; 0 where there is none.
@@ -51,8 +67,16 @@ class Stages:
             not say.
     """
 
-    def __init__(self, out: Path | None, device: torch.device, progress: bool) -> None:
+    def __init__(
+        self,
+        out: Path | None,
+        device: torch.device,
+        progress: bool,
+        callbacks: Sequence[Callback] = (),
+        former: Models | None = None,
+    ) -> None:
         self.out, self.device, self.progress = out, device, progress
+        self.callbacks, self.former = callbacks, former or Models()
         # Kept on disk too: a stage done by an earlier, killed process still counts.
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.peak_rss_gib: float | None = None
@@ -68,56 +92,85 @@ class Stages:
                 f"{file}: damaged ({error}); delete it, its times are then counted anew"
             ) from None
 
-    def diffusion(self, config: RunConfig, split: Split, fitted: DiffRec | None) -> DiffRec:
+    def diffusion(
+        self,
+        config: RunConfig,
+        data: Split | Interactions,
+        fitted: DiffRec | None,
+        selected: DiffRec | None = None,
+    ) -> DiffRec:
+        """The trained model, or ``fitted``.
+
+        Args:
+            data: a split to select epochs on, or all records, where ``selected`` says how many.
+            selected: the model of the selection, trained for as many epochs as this one will be.
+        """
         if fitted is not None:
             return fitted
         if self._done("diffusion"):
-            model = DiffRec.load(self._path("diffusion"), device=self.device)
-        else:
-            model = DiffRec(config.diffusion, device=self.device)
-            model.fit(split, checkpoint=self._checkpoint("diffusion"), progress=self.progress)
-            self._keep("diffusion", model, model.history.seconds if model.history else 0.0)
+            return DiffRec.load(self._path("diffusion"), device=self.device)
+        model = DiffRec(config.diffusion, device=self.device)
+        model.fit(
+            data,
+            warm_start=self.former.diffusion,
+            epochs=_epochs_of(selected),
+            **self._training("diffusion"),
+        )
+        self._keep("diffusion", model, last=config.encoder == DIFFUSION and not selected)
         return model
 
-    def preferences(self, config: RunConfig, split: Split, scorer: Scorer) -> Preferences:
+    def preferences(self, config: RunConfig, train: Interactions, scorer: Scorer) -> Preferences:
         if self._done("preferences"):
-            result = Preferences.load(self._path("preferences"))
-        else:
-            started = time.monotonic()
-            result = Preferences.infer(
-                scorer,
-                split.train,
-                top_m=config.top_m,
-                omega_m=config.omega_m,
-                n_draws=config.n_draws,
-                seed=config.pdrec.seed,
-                progress=self.progress,
-            )
-            self._keep("preferences", result, time.monotonic() - started)
+            return Preferences.load(self._path("preferences"))
+        started = time.monotonic()
+        result = Preferences.infer(
+            scorer,
+            train,
+            top_m=config.top_m,
+            omega_m=config.omega_m,
+            n_draws=config.n_draws,
+            seed=config.pdrec.seed,
+            progress=self.progress,
+        )
+        if self.out is not None:
+            result.save(self._path("preferences"))
+        self.record("preferences", time.monotonic() - started)
         return result
 
     def encoder(
         self,
-        name: str,
+        name: Literal["model", "guide"],
         model: PDRec,
-        split: Split,
+        data: Split | Interactions,
         preferences: Preferences | None = None,
         guides: Mapping[str, Scorer] | None = None,
+        selected: PDRec | None = None,
     ) -> PDRec:
-        """The trained ``model``, kept as ``name``: the model or its guide."""
+        """The trained ``model``, kept as ``name``.
+
+        Args:
+            selected: likewise, with the shares that this one takes.
+        """
         if self._done(name):
-            model = PDRec.load(self._path(name), device=self.device)
-        else:
-            checkpoint = self._checkpoint(name)
-            model.fit(
-                split, preferences, guides=guides, checkpoint=checkpoint, progress=self.progress
-            )
-            if model.fusion is not None:
-                self.record("fusion", self.seconds.get("fusion", 0.0) + model.fusion_seconds)
-            self._keep(name, model, model.history.seconds if model.history else 0.0)
+            return PDRec.load(self._path(name), device=self.device)
+        fusion = None if selected is None else selected.fusion
+        model.fit(
+            data,
+            preferences,
+            guides=guides,
+            shares=None if fusion is None else fusion.shares,
+            warm_start=getattr(self.former, name),
+            epochs=_epochs_of(selected),
+            **self._training(name),
+        )
+        if model.fusion is not None:
+            self.record("fusion", self.seconds.get("fusion", 0.0) + model.fusion_seconds)
+        self._keep(name, model, last=name == "model" and not selected)
         return model
 
-    def guides(self, config: RunConfig, split: Split, guide: Scorer | None) -> dict[str, Scorer]:
+    def guides(
+        self, config: RunConfig, train: Interactions, guide: Scorer | None
+    ) -> dict[str, Scorer]:
         """What the fusion may add to the model's logits, by name; nothing where that is done."""
         if not config.fuses or self._done("model"):
             return {}
@@ -128,10 +181,10 @@ class Stages:
                 found[name] = guide
             elif name == "linear":
                 started = time.monotonic()
-                found[name] = LinearDenoiser(config.linear).fit(split.train)
+                found[name] = LinearDenoiser(config.linear).fit(train)
                 self.record("fusion", time.monotonic() - started)
             else:
-                found[name] = Popularity(split.train)
+                found[name] = Popularity(train)
         return found
 
     def record(self, stage: str, seconds: float) -> None:
@@ -146,18 +199,37 @@ class Stages:
         assert self.out is not None
         return self.out / name
 
-    def _checkpoint(self, name: str) -> Path | None:
-        return None if self.out is None else self.out / f"{name}.checkpoint"
+    def _training(self, name: str) -> dict[str, Any]:
+        """What every training of this run is given."""
+        return {
+            "checkpoint": None if self.out is None else self.out / f"{name}.checkpoint",
+            "progress": self.progress,
+            "callbacks": self.callbacks,
+        }
 
     def _done(self, name: str) -> bool:
         return self.out is not None and bundle_exists(self.out / name)
 
-    def _keep(self, name: str, result: DiffRec | Preferences | PDRec, seconds: float) -> None:
+    def _keep(self, name: str, model: DiffRec | PDRec, *, last: bool) -> None:
+        """Save a trained model.
+
+        Args:
+            last: no other training builds on this one, so that more epochs may be had of it.
+        """
         if self.out is not None:
-            result.save(self._path(name))
-        self.record("encoder" if name == "model" else name, seconds)
-        if self.out is not None:
+            model.save(self._path(name))
+        assert model.history is not None
+        self.record("encoder" if name == "model" else name, model.history.seconds)
+        if self.out is not None and not (last and may_go_on(model.config, model.history)):
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
+
+
+def _epochs_of(selected: DiffRec | PDRec | None) -> int | None:
+    """How many epochs made the weights of ``selected``."""
+    history = None if selected is None else selected.history
+    if history is None:
+        return None
+    return history.best_epoch + 1 if history.validations else history.epochs
 
 
 def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = False) -> PDRec:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,14 +34,16 @@ from pdrec_fast.evaluation import (
     Evaluator,
     Popularity,
     Scorer,
-    checked_scores,
     validation_sample,
 )
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
-from pdrec_fast.fitting.loop import History, run_loop
+from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.history import History
+from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
-from pdrec_fast.fusion import Fusion, choose_shares
-from pdrec_fast.fusion.fusion import check_guide_name, check_trained_on, with_guides
+from pdrec_fast.fitting.warm_start import weights_fingerprint
+from pdrec_fast.fusion import Fusion, Share, choose_shares
+from pdrec_fast.fusion.fusion import check_trained_on
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.isolation import drawing_from, own_settings, seeded_globally
 from pdrec_fast.preferences import Preferences
@@ -48,6 +51,7 @@ from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance, check_preferences
 from pdrec_fast.training.scoring import EncoderScorer
+from pdrec_fast.training.starting import check_guides, start_from
 from pdrec_fast.training.task import PDRecTask
 
 EncoderFactory = Callable[[int], nn.Module]
@@ -121,9 +125,13 @@ class PDRec(EncoderScorer):
         preferences: Preferences | None = None,
         *,
         guides: Mapping[str, Scorer] | None = None,
+        shares: Mapping[str, Share] | None = None,
+        warm_start: PDRec | None = None,
+        epochs: int | None = None,
         checkpoint: str | Path | None = None,
         progress: bool = True,
-        on_epoch_end: Callable[[History], None] | None = None,
+        on_epoch_end: OnEpochEnd | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> PDRec:
         """Train the encoder.
 
@@ -135,46 +143,68 @@ class PDRec(EncoderScorer):
             guides: name -> scorer, such as ``{"diffusion": diffusion}``, fitted on the same
                 training interactions; what ``"fusion"`` adds to the logits once the encoder is
                 trained, by shares chosen on validation.
+            shares: what each guide adds, instead of choosing it: those of a model fitted on a part
+                of these interactions, ``selected.fusion.shares``.
+            warm_start: a fitted model whose encoder's weights are the start: rows of items that it
+                knows, by raw id, and everything that is not an item's; new items start as in a new
+                model, and so does the optimiser. It may be this model. What a split holds out
+                should not have been trained on by it.
+            epochs: train for so many at most, of ``config.epochs`` that the learning rate is
+                planned for; None for all.
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
             on_epoch_end: called with the history after every epoch, and first with that of a
                 checkpoint; an exception from it ends the training and leaves no model.
+            callbacks: see ``run_loop``.
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data, or
-                ``"fusion"`` is and there are no guides, or no validation split.
+                ``"fusion"`` is and there are no guides, or neither a validation split nor shares;
+                ``warm_start`` has other shapes or no item in common; ``epochs`` is out of range.
+            TypeError: ``warm_start`` is no ``PDRec``.
             NonFiniteLossError, CheckpointError: see ``run_loop``.
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
         check_preferences(self.config, interactions, preferences)
-        self._check_guides(split, interactions, guides)
+        check_guides(self, interactions, split, guides, shares)
+        loop = self.config.loop().up_to(epochs)
         evaluator = validation = None
         if split is not None:
             evaluator, validation = self._validation(split)
-        self.encoder = self.new_encoder(interactions.n_items)
+        identity = self._identity(interactions, split, preferences)
+        if epochs is not None:
+            identity["epochs"] = epochs
+        data = split.data if split else interactions
+        trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
+        encoder = self._encoder_of(data, trained_items)
+        if warm_start is not None:
+            start_from(warm_start, self, encoder, interactions.item_ids)
+            identity["warm start"] = warm_start.fingerprint()
+        self.encoder = encoder
         self._item_vectors = self.fusion = None
-        self.data = split.data if split else interactions
-        self.trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
-        self._use_features()
+        self.data, self.trained_items = data, trained_items
         try:
             self.history = run_loop(
                 self.training_task(interactions, preferences, evaluator),
-                self.config.loop(),
+                loop,
                 name=self.name,
                 select_by=self.config.select_by,
-                identity=self._identity(interactions, split, preferences),
+                identity=identity,
                 defaults=_defaults(self.encoder_spec),
                 validation=validation,
                 checkpoint=checkpoint,
                 progress=progress,
                 on_epoch_end=on_epoch_end,
+                callbacks=callbacks,
             )
         except BaseException:
             self.encoder = None  # half-trained weights are no model
             raise
         self.trained_on = interactions.fingerprint()
-        if guides and split is not None:
+        if guides and shares is not None:
+            self.fusion = Fusion(guides, shares)
+        elif guides and split is not None:
             self.fuse(guides, split, progress=progress)
         return self
 
@@ -186,7 +216,7 @@ class PDRec(EncoderScorer):
             ValueError: see ``fit``; or the model was fitted on other interactions than the split's
                 training part.
         """
-        self._check_guides(split, split.train, guides)
+        check_guides(self, split.train, split, guides)
         check_trained_on(self, split.train, "this model")
         config, alone, started = self.config, copy(self), time.monotonic()
         alone.fusion = None
@@ -217,6 +247,11 @@ class PDRec(EncoderScorer):
             evaluator=evaluator,
             cuda_graphs=self.cuda_graphs,
         )
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight or setting of the encoder."""
+        settings = json.dumps(self._description(), sort_keys=True)
+        return weights_fingerprint(self.fitted_encoder().state_dict(), settings)
 
     @property
     def name(self) -> str:
@@ -290,8 +325,7 @@ class PDRec(EncoderScorer):
         model.data = interactions_from_tensors(files["interactions"], meta["ids"])
         if "trained_items" in files["interactions"]:
             model.trained_items = files["interactions"]["trained_items"].numpy()
-        model.encoder = model.new_encoder(model.data.n_items)
-        model._use_features()
+        model.encoder = model._encoder_of(model.data, model.trained_items)
         try:
             model.encoder.load_state_dict(files["weights"])
         except RuntimeError as error:
@@ -302,34 +336,6 @@ class PDRec(EncoderScorer):
             kinds = (DiffRec, LinearDenoiser, Popularity, PDRec)
             model.fusion = fusion_from_contents(meta["fusion"], files, kinds, path, device)
         return model
-
-    def _check_guides(
-        self, split: Split | None, train: Interactions, guides: Mapping[str, Scorer] | None
-    ) -> None:
-        """Find before the training what ``choose_shares`` would find after it."""
-        if "fusion" not in self.config.modules:
-            if guides:
-                raise ValueError(
-                    f"guides are for 'fusion', which is not among the modules {self.config.modules}"
-                )
-            return
-        if not isinstance(guides, Mapping) or not guides:
-            raise ValueError(
-                "the module 'fusion' needs guides by name: guides={'diffusion': diffusion}"
-            )
-        if split is None:
-            raise ValueError(
-                "the module 'fusion' chooses its shares on validation: fit it on a Split, such as "
-                "leave_one_out(interactions)"
-            )
-        for name, guide in guides.items():
-            check_guide_name(name)
-            if any(each is self for each in with_guides(guide)):
-                raise ValueError(
-                    f"the guide {name!r} is the model that it is to guide, or is guided by it"
-                )
-            checked_scores(guide, split.valid.histories[:1])
-            check_trained_on(guide, train, f"the guide {name!r}")
 
     def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
         config = self.config
@@ -392,13 +398,13 @@ class PDRec(EncoderScorer):
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
 
-    def _use_features(self) -> None:
-        """Let the new encoder make items of their features, where the data have some."""
-        assert self.data is not None
-        if self.data.item_features is not None:
-            trained = self.trained_items
-            assert trained is not None
-            with_features(self.encoder, self.data.item_features, trained, self.config.seed)
+    def _encoder_of(self, data: Interactions, trained_items: np.ndarray | None) -> Any:
+        """A new encoder that makes items of their features, where the data have some."""
+        encoder = self.new_encoder(data.n_items)
+        if data.item_features is not None:
+            assert trained_items is not None
+            with_features(encoder, data.item_features, trained_items, self.config.seed)
+        return encoder
 
     def _check_encoder(self, encoder: Any, n_items: int) -> None:
         name = self._encoder_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import copy
 from typing import Any
 
@@ -32,6 +33,7 @@ class EncoderScorer(Recommender):
     encoder: nn.Module | None
     data: Interactions | None
     trained_items: np.ndarray | None  # bool [n_items], those in the training interactions
+    trained_on: str | None  # fingerprint of the training interactions
     fusion: Fusion | None  # what other scorers add, with "fusion" in the modules
     _item_vectors: torch.Tensor | None  # where prepared
 
@@ -178,7 +180,15 @@ class EncoderScorer(Recommender):
         return self.config.temperature
 
     def evaluate(self, split: Split, **options: Any) -> Results:
-        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``."""
+        """Metrics under both protocols; see ``pdrec_fast.evaluation.evaluate``. A warning says when
+        this model was trained on what the split holds out, as final models are."""
+        if self.trained_on == split.data.fingerprint():
+            warnings.warn(
+                "this model was trained on all records, those that it is tested on too: its "
+                "figures are too good; test the one that was selected (RunResult.selected, "
+                "RUN/selection)",
+                stacklevel=2,
+            )
         return evaluate(self, split, **options)
 
     def item_directions(self) -> torch.Tensor:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from pdrec_fast import options as opt
-from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.files import write_json
 from pdrec_fast.pipeline import RunConfig, SplitSpec
@@ -101,7 +100,7 @@ def tune(
     search = chosen.search(data.split)
     if into is not None:
         check_file(into, search.preset)
-    model = None if diffusion is None else DiffRec.load(diffusion / "diffusion", device=device)
+    model = None if diffusion is None else opt.diffusion_of(diffusion, device)
     try:
         result = search_settings(
             data.read(), search, out=out, diffusion=model, device=device, progress=not quiet

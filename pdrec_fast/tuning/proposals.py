@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.fitting.loop import History
+from pdrec_fast.fitting.history import History
 from pdrec_fast.random_keys import proposal_seed
 from pdrec_fast.tuning.results import COMPLETE, FAILED, PRUNED, Trial
 from pdrec_fast.tuning.space import Dimension, Range, settings_of

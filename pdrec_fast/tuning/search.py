@@ -19,7 +19,7 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import NonFiniteLossError
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.fitting.loop import History
+from pdrec_fast.fitting.history import History
 from pdrec_fast.pipeline import (
     RunConfig,
     SplitSpec,

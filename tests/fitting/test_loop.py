@@ -47,7 +47,7 @@ class Scripted:
         self.memory.copy_(state["memory"])
 
 
-def run(fit, checkpoint=None, identity=IDENTITY, on_epoch_end=None, **settings):
+def run(fit, checkpoint=None, identity=IDENTITY, on_epoch_end=None, callbacks=(), **settings):
     config = LoopConfig(**{"epochs": 10, "checkpoint_seconds": 0.0, **settings})
     return run_loop(
         fit,
@@ -58,6 +58,7 @@ def run(fit, checkpoint=None, identity=IDENTITY, on_epoch_end=None, **settings):
         checkpoint=checkpoint,
         progress=False,
         on_epoch_end=on_epoch_end,
+        callbacks=callbacks,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import pdrec_fast as pf
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.fitting.loop import History
+from pdrec_fast.fitting.history import History
 from pdrec_fast.settings import value_of, with_settings
 from pdrec_fast.tuning import proposals, tune
 from pdrec_fast.tuning.proposals import Pruned, Study
