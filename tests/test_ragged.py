@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pdrec_fast.ragged import Ragged, indptr_of, ranges, row_indices
+from pdrec_fast.ragged import Ragged, indptr_of, nth_absent, ranges, row_indices
 
 VALUES = np.array([5, 6, 7, 8, 9], dtype=np.int32)
 
@@ -52,3 +52,13 @@ def test_ranges_are_those_of_a_loop():
     assert ranges(np.array([4, 0, 9]), np.array([3, 0, 2])).tolist() == [4, 5, 6, 9, 10]
     empty = np.zeros(0, dtype=np.int64)
     assert ranges(empty, empty).tolist() == []
+
+
+def test_the_nth_number_that_a_row_lacks() -> None:
+    rows = Ragged.from_lengths(np.array([0, 1, 4, 2, 0, 1, 2, 3, 4]), np.array([3, 1, 0, 5]))
+    lacking = {0: [2, 3, 5], 1: [0, 1, 3, 4, 5], 2: [0, 1, 2, 3, 4, 5], 3: [5]}
+    for row, numbers in lacking.items():
+        nth = np.arange(len(numbers))
+        assert nth_absent(rows, np.full(len(nth), row), nth, 6).tolist() == numbers
+    both = nth_absent(rows, np.array([[0], [1]]), np.array([[0, 2], [1, 4]]), 6)
+    assert both.tolist() == [[2, 5], [1, 5]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -130,4 +131,6 @@ def _error(status: int, log: Path) -> str:
     if status < 0:
         return f"killed by signal {-status} (9: perhaps out of memory); see {log}"
     lines = log.read_text(errors="replace").strip().splitlines()
+    if not lines and not shutil.disk_usage(log.parent).free:
+        return f"no space is left for its log ({log}); make room and give the same command again"
     return f"{lines[-1] if lines else f'exit status {status}'} ({log})"

@@ -16,7 +16,9 @@ from pdrec_fast.random_keys import random_negatives, safe_negative_offsets, shar
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.tokens import TrainingTokens
 
-_ROUNDS = 64  # of draws from all items; who has seen half of them needs one more in 2^64
+# Draws among all items are repeated so many times, and altogether for so many times the number of
+# negatives, before those left are drawn among what their users have not seen.
+_ROUNDS, _REPEATS = 64, 2
 
 
 class RandomNegatives:
@@ -38,16 +40,17 @@ class RandomNegatives:
         drawn = generator.integers(self.n_items, size=(len(users), n))
         keys = users[:, None] * self.n_items
         clashes = np.nonzero(self._is_observed(keys + drawn))
-        for _ in range(_ROUNDS):
-            if not len(clashes[0]):
-                return drawn
+        rounds = repeats = 0
+        while len(clashes[0]) and rounds < _ROUNDS and repeats < _REPEATS * drawn.size:
+            rounds, repeats = rounds + 1, repeats + len(clashes[0])
             fresh = generator.integers(self.n_items, size=len(clashes[0]))
             drawn[clashes] = fresh
             again = self._is_observed(keys[clashes[0], 0] + fresh)
             clashes = clashes[0][again], clashes[1][again]
-        rows = users[clashes[0]]
-        nth = generator.integers(self.n_items - self._rows.lengths[rows])
-        drawn[clashes] = nth_absent(self._rows, rows, nth, self.n_items)
+        if len(clashes[0]):
+            rows = users[clashes[0]]
+            nth = generator.integers(self.n_items - self._rows.lengths[rows])
+            drawn[clashes] = nth_absent(self._rows, rows, nth, self.n_items)
         return drawn
 
     def _is_observed(self, keys: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pdrec_fast.errors import CheckpointError, MissingExtraError
+from pdrec_fast.errors import CheckpointError, MissingExtraError, WriteError
 from pdrec_fast.fitting.history import History
 from pdrec_fast.random_keys import proposal_seed
 from pdrec_fast.tuning.results import COMPLETE, FAILED, PRUNED, Trial
@@ -84,10 +85,12 @@ class Study:
         }
         self._verbosity = self._optuna.logging.get_verbosity()
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        self._storage = self._open(path)
-        self._study = self._optuna.create_study(
-            storage=self._storage, study_name=_NAME, direction="maximize", load_if_exists=True
-        )
+        self._path = path
+        with self._storing():
+            self._storage = self._open(path)
+            self._study = self._optuna.create_study(
+                storage=self._storage, study_name=_NAME, direction="maximize", load_if_exists=True
+            )
 
     def close(self) -> None:
         self._optuna.logging.set_verbosity(self._verbosity)
@@ -136,16 +139,16 @@ class Study:
             "seconds": round(history.seconds, 3),
             "settings": proposal.settings,
         }
-        self._study.add_trial(
-            self._optuna.trial.create_trial(
-                state=optuna_state,
-                value=None if state == FAILED else history.best_value,
-                params=proposal.trial.params,
-                distributions=self._distributions,
-                user_attrs=found,
-                intermediate_values=_best_so_far(history),
-            )
+        trial = self._optuna.trial.create_trial(
+            state=optuna_state,
+            value=None if state == FAILED else history.best_value,
+            params=proposal.trial.params,
+            distributions=self._distributions,
+            user_attrs=found,
+            intermediate_values=_best_so_far(history),
         )
+        with self._storing():
+            self._study.add_trial(trial)
 
     def _distribution(self, dimension: Dimension) -> Any:
         distributions = self._optuna.distributions
@@ -153,12 +156,32 @@ class Study:
             return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
         return distributions.CategoricalDistribution(dimension.values)
 
-    def _open(self, path: Path) -> Any:
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """SQLite's words for a full disk or a lost permission, in one line."""
         import sqlalchemy  # Optuna's own requirement
+
+        try:
+            yield
+        except sqlalchemy.exc.OperationalError as error:
+            raise self._unwritable(error.orig) from None
+        except self._optuna.exceptions.StorageInternalError as error:
+            raise self._unwritable(getattr(error.__cause__, "orig", error)) from None
+
+    def _unwritable(self, why: object) -> WriteError:
+        return WriteError(
+            f"{self._path}: cannot be written: {why}; make room, or see to the permissions, and "
+            "give the same command again: the search continues"
+        )
+
+    def _open(self, path: Path) -> Any:
+        import sqlalchemy
 
         url = sqlalchemy.URL.create("sqlite", database=str(path.resolve()))
         try:
             return self._optuna.storages.RDBStorage(url.render_as_string())
+        except sqlalchemy.exc.OperationalError:
+            raise
         except sqlalchemy.exc.DatabaseError as error:
             raise CheckpointError(
                 f"{path}: damaged ({error.orig}); delete the directory and search again"

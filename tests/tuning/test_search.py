@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 
 import pdrec_fast as pf
-from pdrec_fast.errors import CheckpointError, NonFiniteLossError
+from pdrec_fast.errors import CheckpointError, NonFiniteLossError, WriteError
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.history import History
 from pdrec_fast.settings import value_of, with_settings
@@ -326,3 +327,19 @@ def test_optunas_own_messages_are_as_before(data, search, tmp_path):
     before = optuna.logging.get_verbosity()
     tune(data, search(modules=(), trials=1, epochs=1), out=tmp_path / "out", progress=False)
     assert optuna.logging.get_verbosity() == before
+
+
+def test_a_full_storage_is_no_damaged_one(tmp_path):
+    space = {"pdrec.lr": Range(0.1, 1.0)}
+    with pytest.raises(WriteError, match=r"trials.db: cannot be written: unable to open"):
+        Study(tmp_path / "nowhere" / "trials.db", space, [], seed=0)
+    study = Study(tmp_path / "trials.db", space, [], seed=0)
+    proposal, engine = study.propose(), study._storage.engine
+    engine.dispose()
+    event.listen(engine, "connect", lambda file, _: file.execute("PRAGMA max_page_count = 1"))
+    with pytest.raises(WriteError, match=r"cannot be written: .* is full; make room"):
+        study.keep(proposal, "complete", history(*range(3000)))
+    study.close()
+    again = Study(tmp_path / "trials.db", space, [], seed=0)
+    assert again.propose().settings == proposal.settings
+    again.close()
