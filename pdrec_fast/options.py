@@ -32,7 +32,7 @@ SETTINGS_HELP = (
     f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
 )
 
-UserColumn = Annotated[str | None, typer.Option(help="Default: user_id.")]
+UserColumn = Annotated[str | None, typer.Option(help="Name, or position from 0. Default: user_id.")]
 ItemColumn = Annotated[str | None, typer.Option(help="Default: item_id.")]
 TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")]
 MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
@@ -68,7 +68,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 class DataOptions:
     """The data of a command and how they are read and split, as its options say."""
 
-    data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")]
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Interactions: .inter, .csv, .tsv, .jsonl, .ndjson (each also as .gz, .zst, .zip), "
+            ".parquet, .arrow, .feather, .ipc, or a folder of such parts."
+        ),
+    ]
     source: Annotated[
         Path | None,
         typer.Option(
@@ -83,24 +89,46 @@ class DataOptions:
     min_item: MinItem = 1
     repeats: Repeats = "keep"
     valid_from: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Split by time: validation starts here, in the unit of the timestamps (datetime "
-            "columns: unix seconds). Needs --test-from. Default: leave-one-out."
+            help="Split by time: validation starts here, a number in the unit of the timestamps or "
+            "a date such as 2020-09-14. Needs --test-from. Default: leave-one-out."
         ),
     ] = None
-    test_from: Annotated[float | None, typer.Option(help="Split by time: test starts here.")] = None
+    test_from: Annotated[str | None, typer.Option(help="Split by time: test starts here.")] = None
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The text has no header line; columns by position.")
+    ] = False
+    rating_column: Annotated[
+        str | None, typer.Option(help="Default: rating, where --min-rating is given.")
+    ] = None
+    min_rating: Annotated[float | None, typer.Option(help="Only records rated so or better.")] = (
+        None
+    )
+    since: Annotated[
+        str | None, typer.Option(help="Only records from this time on: a number or a date.")
+    ] = None
+    until: Annotated[str | None, typer.Option(help="Only records before this time.")] = None
+    limit_users: Annotated[
+        int | None, typer.Option(min=1, help="At most so many users, always the same sample.")
+    ] = None
 
     def read(self) -> Interactions:
         return read_domains(
             self.data,
             self.source,
-            user=self.user_column,
-            item=self.item_column,
-            timestamp=self.timestamp_column,
+            user=column(self.user_column),
+            item=column(self.item_column),
+            timestamp=column(self.timestamp_column),
+            rating=column(self.rating_column),
+            header=not self.no_header,
             min_user=self.min_user,
             min_item=self.min_item,
             repeats=self.repeats,
+            since=self.since,
+            until=self.until,
+            min_rating=self.min_rating,
+            limit_users=self.limit_users,
         )
 
     @property
@@ -109,13 +137,18 @@ class DataOptions:
 
     def arguments(self) -> list[str]:
         """The options that give these values."""
-        given = [(field, getattr(self, field.name)) for field in fields(self)]
-        return [
-            text
-            for field, value in given
-            if value != field.default
-            for text in (f"--{field.name.replace('_', '-')}", str(value))
-        ]
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = f"--{field.name.replace('_', '-')}"
+                words += [name] if value is True else [name, str(value)]
+        return words
+
+
+def column(name: str | None) -> str | int | None:
+    """What a column's option says: digits are a position, unless a column is called so."""
+    return int(name) if name is not None and name.isascii() and name.isdigit() else name
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.times import as_moment
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of
 
@@ -112,7 +114,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     )
 
 
-def global_time_split(interactions: Interactions, valid_from: float, test_from: float) -> Split:
+def global_time_split(interactions: Interactions, valid_from: Any, test_from: Any) -> Split:
     """Train on everything before ``valid_from``, as a system that is deployed at that time would.
 
     A user's validation case is the first record in [valid_from, test_from) after the history of
@@ -122,20 +124,28 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
 
     Args:
         interactions: with timestamps.
-        valid_from: in the unit of the timestamps.
-        test_from: later than ``valid_from``.
+        valid_from: a number in the unit of the timestamps, or a date or time: ISO 8601 text,
+            ``datetime``, ``date``, pandas ``Timestamp``, ``datetime64``; UTC where it has no zone.
+            It takes the unit of the timestamps, seconds to nanoseconds, as their size tells it.
+        test_from: likewise, later than ``valid_from``.
 
     Raises:
-        ValueError: the times are not finite or not in order.
+        ValueError: the times are none of these, not finite or not in order, or dates where the
+            timestamps are no unix times.
         DataError: no timestamps, or no validation or no test case is left.
     """
-    if not (np.isfinite(valid_from) and np.isfinite(test_from) and valid_from < test_from):
-        raise ValueError(f"need finite valid_from < test_from, got {valid_from} and {test_from}")
+    given = as_moment(valid_from, "valid_from"), as_moment(test_from, "test_from")
     if interactions.timestamps is None:
         raise DataError("the data has no timestamps to split by; use leave_one_out")
+    valid, test = (
+        moment.in_unit_of(interactions.timestamps, False, name).value
+        for moment, name in zip(given, ("valid_from", "test_from"), strict=True)
+    )
+    if valid >= test:
+        raise ValueError(f"need valid_from < test_from, got {valid_from} and {test_from}")
     starts = interactions.indptr[:-1]
-    before_valid = _count_before(interactions, valid_from)
-    before_test = _count_before(interactions, test_from)
+    before_valid = _count_before(interactions, valid)
+    before_test = _count_before(interactions, test)
     cases, due = {}, {}
     for name, known, stops in (
         ("validation", before_valid, starts + before_test),

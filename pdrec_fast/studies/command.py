@@ -100,9 +100,9 @@ def study(
             seeds=seeds,
             settings=settings or [],
             reading={
-                "user": user_column,
-                "item": item_column,
-                "timestamp": timestamp_column,
+                "user": opt.column(user_column),
+                "item": opt.column(item_column),
+                "timestamp": opt.column(timestamp_column),
                 "min_user": min_user,
                 "min_item": min_item,
                 "repeats": repeats,

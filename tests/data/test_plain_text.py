@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pdrec_fast.data.plain_text import read_plain_text
-from pdrec_fast.data.readers import _read_text
 from pdrec_fast.data.records import ColumnNames
+from pdrec_fast.data.sources import Source
+from pdrec_fast.data.text import read_text
 from pdrec_fast.errors import DataError
 
 pytest.importorskip("pyarrow.csv")
@@ -44,12 +45,13 @@ def assert_equal(fast, reference):
 def read_both(path, content, names=NAMES):
     """Both readers' records, None where one declines or refuses; equal where both read."""
     path.write_bytes(content)
+    source = Source(path, path.suffix)
     try:
-        reference = _read_text(path, names)
+        reference = read_text(source, names)
     except DataError:
         reference = None
     try:
-        fast = read_plain_text(path, names, ",")
+        fast = read_plain_text(source, names)
     except DataError:
         fast = None
     if fast is not None:
@@ -198,7 +200,7 @@ def test_pandas_is_not_imported(path):
 def test_without_pyarrow(path, monkeypatch):
     path.write_bytes(HEADER + b"1,2,3\n")
     monkeypatch.setitem(sys.modules, "pyarrow.csv", None)
-    assert read_plain_text(path, NAMES, ",") is None
+    assert read_plain_text(Source(path, ".csv"), NAMES) is None
 
 
 one_path_for_all = settings(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pdrec_fast.data import Interactions
-from pdrec_fast.data.readers import ROWS_PER_CHUNK
+from pdrec_fast.data.text import ROWS_PER_CHUNK
 from pdrec_fast.errors import DataError
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
