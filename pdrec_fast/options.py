@@ -71,7 +71,7 @@ class DataOptions:
     data: Annotated[
         Path,
         typer.Option(
-            help="Interactions: .inter, .csv, .tsv, .jsonl, .ndjson (each also as .gz, .zst, .zip), "
+            help="Interactions: .inter, .csv, .tsv, .jsonl, .ndjson (also with .gz, .zst, .zip), "
             ".parquet, .arrow, .feather, .ipc, or a folder of such parts."
         ),
     ]

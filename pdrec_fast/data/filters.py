@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -46,7 +47,8 @@ class Filters:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if self.repeats not in get_args(Repeats):
             raise ValueError(f"repeats must be one of {get_args(Repeats)}, got {self.repeats!r}")
-        if self.min_rating is not None and not math.isfinite(self.min_rating):
+        rating = 0 if self.min_rating is None else self.min_rating
+        if not isinstance(rating, Real) or not math.isfinite(rating):
             raise ValueError(f"min_rating must be a finite number, got {self.min_rating!r}")
         since, until = self._moment("since"), self._moment("until")
         if since and until and since.dated == until.dated and since >= until:
@@ -100,7 +102,8 @@ class Filters:
                     f"{records.source}: {name}={getattr(self, name)!r} needs timestamps, and there "
                     "are none; pass timestamp=, on the command line --timestamp-column"
                 )
-            early = times.before(moment.in_unit_of(times.values, times.dated, name))
+            words = f"{name}={getattr(self, name)}"
+            early = times.before(moment.in_unit_of(times.values, times.dated, words))
             masks.append(~early if name == "since" else early)
         return np.flatnonzero(np.logical_and.reduce(masks)) if masks else None
 

@@ -436,10 +436,10 @@ def _odd_times(ordered: Records) -> list[str]:
     """What is to be told of records that have the time of the one before, of the same user."""
     if ordered.times is None:
         return []
-    same_user = np.diff(ordered.users) == 0
+    same_user = ordered.users[1:] == ordered.users[:-1]
     tied = same_user & ordered.times.same_as_before()
     n_tied, n_records = int(tied.sum()), len(ordered.users)
-    n_copies = int((tied & (np.diff(ordered.items) == 0)).sum())
+    n_copies = int((tied & (ordered.items[1:] == ordered.items[:-1])).sum())
     told = []
     if n_copies:
         told.append(
@@ -451,7 +451,7 @@ def _odd_times(ordered: Records) -> list[str]:
         record = int(tied.argmax())
         told.append(
             f"{n_tied} of {n_records} records in {ordered.source} have the time of the user's "
-            f"record before, as user {ordered.user_ids[ordered.users[record]]!r} has at "
+            f"record before, as user {ordered.user_ids[ordered.users[record]]} has at "
             f"{ordered.times.values[record]}: their order in the source counts as order in time; "
             "are the timestamps right?"
         )

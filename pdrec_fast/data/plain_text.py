@@ -7,7 +7,8 @@ the csv reader, so that pyarrow decides nothing but the speed.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,6 +21,8 @@ from pdrec_fast.data.records import ColumnNames, Columns, Records, Where, resolv
 from pdrec_fast.data.sources import Source
 from pdrec_fast.data.text import labels_of, line_of
 from pdrec_fast.data.times import LARGEST_FLOAT, Times, times_of
+
+_FRACTION = re.compile(rb"\.(?!0+[^0-9])[0-9]")  # but not of zeros
 
 
 def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> Records | None:
@@ -62,52 +65,51 @@ def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> 
             ),
         ).columns
 
-    for time in _time_types(columns):
+    def n_texts() -> int:
+        if not _FRACTION.search(content):
+            return 0
+        (texts,) = parse(columns.used[2:3], [pyarrow.string()])
+        return len(texts.unique())
+
+    for time in _time_types(columns, content):
         with suppress(pyarrow.ArrowException):
             string, number = pyarrow.string(), pyarrow.float64()
             types = [string, string, time, number] if time else [string, string, number]
             found = parse(columns.used, types[: len(columns.used)])
             if len(found[0]) == 0:
                 return None
-            times = _times(found[2], columns.timestamp, parse) if time else None
+            times = _times(found[2], n_texts) if time else None
             return _as_records(found, times, columns, source, header)
     return None
 
 
-def _time_types(columns: Columns) -> Iterator[Any]:
-    """Types of pyarrow to try: numbers, integers beyond float64, dates without and with a zone."""
+def _time_types(columns: Columns, content: bytes) -> Iterator[Any]:
+    """Types of pyarrow to try: integers, numbers, dates without and with a zone."""
     import pyarrow
 
     if columns.timestamp is None:
         yield None
         return
+    if not any(mark in content and b"0" + mark in content for mark in (b"x", b"X")):
+        yield pyarrow.int64()  # pyarrow takes 0x1F for one; a single byte is found much faster
     yield pyarrow.float64()
     yield pyarrow.timestamp("ns")
     yield pyarrow.timestamp("ns", "UTC")
 
 
-def _times(column: Any, place: int | None, parse: Any) -> Times | None:
-    """Args: column: of numbers or dates; parse: reads columns of the file again, as other types.
+def _times(column: Any, n_texts: Callable[[], int]) -> Times | None:
+    """Times of a column; None where the csv reader must.
 
-    Raises:
-        pyarrow.ArrowException: numbers beyond float64's integers that are no integers of 64 bits.
+    Args:
+        n_texts: counts the different texts of a column that float64 may merge; 0 if it cannot.
     """
-    import pyarrow
-
     values = as_array(column.chunks)
-    if values.dtype.kind == "M":
-        return times_of(values)
-    if not np.isfinite(values).all():
-        return None
-    if (np.abs(values) > LARGEST_FLOAT).any():
-        return times_of(as_array(parse([place], [pyarrow.int64()])[0].chunks))
-    if (values == np.floor(values)).all():
-        return Times(values)
-    n_different = len(np.unique(values))
-    if n_different == len(values):
-        return Times(values)
-    (texts,) = parse([place], [pyarrow.string()])
-    return Times(values) if len(texts.unique()) == n_different else None
+    if values.dtype.kind == "f":
+        if not (np.abs(values) <= LARGEST_FLOAT).all():  # NaN is not either
+            return None
+        if 0 < n_texts() != len(np.unique(values)):
+            return None
+    return times_of(values)
 
 
 def _is_plain(content: bytes, quotes: bool) -> bool:

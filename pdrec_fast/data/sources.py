@@ -113,7 +113,7 @@ def sources_of(path: Path) -> list[Source]:
     sources = [_source(part) for part in parts]
     kinds = sorted({source.kind for source in sources})
     if not kinds:
-        raise DataError(f"{path}: the folder holds no data; expected parts, {_known()}")
+        raise DataError(f"{path}: the folder holds no parts of data ({', '.join(KINDS)})")
     if len(kinds) > 1:
         raise DataError(
             f"{path}: the folder holds parts of several kinds ({', '.join(kinds)}); keep one kind"

@@ -134,15 +134,12 @@ def global_time_split(interactions: Interactions, valid_from: Any, test_from: An
             timestamps are no unix times.
         DataError: no timestamps, or no validation or no test case is left.
     """
-    given = as_moment(valid_from, "valid_from"), as_moment(test_from, "test_from")
     if interactions.timestamps is None:
         raise DataError("the data has no timestamps to split by; use leave_one_out")
-    valid, test = (
-        moment.in_unit_of(interactions.timestamps, False, name).value
-        for moment, name in zip(given, ("valid_from", "test_from"), strict=True)
-    )
+    valid, valid_words = _limit(interactions.timestamps, valid_from, "valid_from")
+    test, test_words = _limit(interactions.timestamps, test_from, "test_from")
     if valid >= test:
-        raise ValueError(f"need valid_from < test_from, got {valid_from} and {test_from}")
+        raise ValueError(f"need valid_from < test_from, got {valid_words} and {test_words}")
     starts = interactions.indptr[:-1]
     before_valid = _count_before(interactions, valid)
     before_test = _count_before(interactions, test)
@@ -156,9 +153,10 @@ def global_time_split(interactions: Interactions, valid_from: Any, test_from: An
         users = np.flatnonzero(due[name] & (known > 0))
         if len(users) == 0:
             raise DataError(
-                f"nothing to evaluate: no {name} case with valid_from={valid_from}, "
-                f"test_from={test_from}; the timestamps run "
-                f"from {interactions.timestamps.min()} to {interactions.timestamps.max()}"
+                f"nothing to evaluate: no {name} case with valid_from={valid_words}, "
+                f"test_from={test_words}, that is no user with a record then and one before; the "
+                f"timestamps run from {interactions.timestamps.min()} to "
+                f"{interactions.timestamps.max()}"
             )
         known_until = starts[users] + known[users]
         cases[name] = _holdout(interactions, users, targets[users], known_until)
@@ -167,13 +165,20 @@ def global_time_split(interactions: Interactions, valid_from: Any, test_from: An
         train_lengths=before_valid,
         valid=cases["validation"],
         test=cases["test"],
-        method=f"global time split (validation from {valid_from}, test from {test_from})",
+        method=f"global time split (validation from {valid_words}, test from {test_words})",
         left_out={
             "no validation case, no record before valid_from": due["validation"]
             & (before_valid == 0),
             "no test case, no record before test_from": due["test"] & (before_test == 0),
         },
     )
+
+
+def _limit(timestamps: np.ndarray, given: Any, argument: str) -> tuple[float, str]:
+    """A limit of a split in the unit of the timestamps, and in words."""
+    moment = as_moment(given, argument)
+    value = moment.in_unit_of(timestamps, False, f"{argument}={given}").value
+    return value, f"{given} ({value:.16g})" if moment.dated else str(given)
 
 
 def _split(

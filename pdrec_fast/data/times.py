@@ -29,6 +29,7 @@ _UNIX_EPOCH = date(1970, 1, 1).toordinal()
 _DAY = 86_400
 _FIRST_UNIX_TIME = 1e8  # smaller numbers, in 1973, are more likely counters than unix seconds
 _PER_SECOND = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (math.inf, 10**9))
+_TICKS = {unit: 1000**power for power, unit in enumerate(["s", "ms", "us", "ns", "ps", "fs", "as"])}
 _ISO = re.compile(
     r"\s*(\d{4})-?(\d\d)-?(\d\d)"
     r"(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:[.,](\d{1,18}))?)?)?)?"
@@ -110,13 +111,13 @@ class Moment(NamedTuple):
         fraction = f".{self.part:018}".rstrip("0") if self.part else ""
         return f"{day.isoformat()}T{clock}{fraction}Z"
 
-    def in_unit_of(self, values: np.ndarray, dated: bool, argument: str) -> Moment:
+    def in_unit_of(self, values: np.ndarray, dated: bool, words: str) -> Moment:
         """A date in the unit of timestamps, told from their size; a number stays as it is.
 
         Args:
             values: the timestamps, float64 [n].
             dated: they are known to be unix seconds.
-            argument: for the message.
+            words: the argument and its value, for the message.
 
         Raises:
             ValueError: the timestamps are no unix times.
@@ -126,7 +127,7 @@ class Moment(NamedTuple):
         size = float(np.median(np.abs(values)))
         if np.abs(values).max() < _FIRST_UNIX_TIME <= abs(self.whole):
             raise ValueError(
-                f"{argument} is a date, but the timestamps, {values.min()} to {values.max()}, are "
+                f"{words} is a date, but the timestamps, {values.min()} to {values.max()}, are "
                 "no unix times; give a number in their unit"
             )
         factor = next(factor for end, factor in _PER_SECOND if size < end)
@@ -236,7 +237,7 @@ def _of_datetime64(values: np.ndarray) -> Times:
     if len(missing):
         raise BadTimeError(int(missing[0]), _bad(values[missing[0]]))
     unit, count = np.datetime_data(values.dtype)
-    if unit in ("Y", "M", "W", "D", "h", "m", "s"):
+    if unit == "s" or unit not in _TICKS:  # years to minutes
         seconds = values.astype("datetime64[s]")
         overflown = np.flatnonzero(seconds.astype(values.dtype) != values)
         if len(overflown):
@@ -244,7 +245,7 @@ def _of_datetime64(values: np.ndarray) -> Times:
         return _of_integers(seconds.view(np.int64), dated=True)
     if count > 1:  # such as datetime64[10ms]
         values = values.astype(f"datetime64[{unit}]")
-    per_second = int(np.timedelta64(1, "s") // np.timedelta64(1, unit))
+    per_second = _TICKS[unit]
     ticks = values.view(np.int64)
     whole = ticks // per_second
     part = (ticks - whole * per_second) * (PARTS // per_second)
@@ -301,10 +302,11 @@ def _is_int64(number: Any) -> bool:
 
 
 def _may_merge(numbers: Sequence[Any], values: np.ndarray) -> bool:
-    """Whether float64 may make fractions equal that differ: those of more than 15 digits."""
-    if (values == np.floor(values)).all():
+    """Whether float64 may make numbers equal that differ: fractions of more than 15 digits."""
+    if all(isinstance(number, (int, float)) for number in numbers):
         return False
-    return any(not isinstance(number, float) and len(str(number)) > 16 for number in numbers)
+    longest = max(map(len, map(str, numbers)))
+    return longest > 16 or not (values == np.floor(values)).all()
 
 
 def _of_objects(objects: Sequence[Any]) -> Times:
@@ -421,10 +423,10 @@ def _offset(zone: str) -> int:
 
 
 def _bad(value: Any) -> str:
-    advice = "timestamps are numbers such as unix seconds, or dates: repair or remove the row"
     if _ISO.fullmatch(str(value)):
-        advice = "there is no such day or time: repair or remove the row"
-    elif _DATE.match(str(value)):
+        return f"timestamp '{value}': there is no such day or time; repair or remove the row"
+    advice = "timestamps are numbers such as unix seconds, or dates: repair or remove the row"
+    if _DATE.match(str(value)):
         advice = "it looks like a date: write it as ISO 8601, such as 2020-11-26 15:26:09+01:00"
     return f"timestamp '{value}' is not a finite number; {advice}"
 
