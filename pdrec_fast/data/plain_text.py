@@ -20,7 +20,7 @@ from pdrec_fast.data.ids import Encoded, rank_integers
 from pdrec_fast.data.records import ColumnNames, Columns, Records, Where, resolve_columns
 from pdrec_fast.data.sources import Source
 from pdrec_fast.data.text import labels_of, line_of
-from pdrec_fast.data.times import LARGEST_FLOAT, Times, times_of
+from pdrec_fast.data.times import LARGEST_FLOAT, PARTS, Times, exact_times, times_of
 
 _FRACTION = re.compile(rb"\.(?!0+[^0-9])[0-9]")  # but not of zeros
 
@@ -90,8 +90,10 @@ def _time_types(columns: Columns, content: bytes) -> Iterator[Any]:
     if columns.timestamp is None:
         yield None
         return
-    if not any(mark in content and b"0" + mark in content for mark in (b"x", b"X")):
-        yield pyarrow.int64()  # pyarrow takes 0x1F for one; a single byte is found much faster
+    # No integers in the csv reader's eyes. A single byte is found much faster than two.
+    odd = ((b"x", b"0x"), (b"X", b"0X"), (b"-", b"-0"))
+    if not any(byte in content and both in content for byte, both in odd):
+        yield pyarrow.int64()
     yield pyarrow.float64()
     yield pyarrow.timestamp("ns")
     yield pyarrow.timestamp("ns", "UTC")
@@ -104,6 +106,9 @@ def _times(column: Any, n_texts: Callable[[], int]) -> Times | None:
         n_texts: counts the different texts of a column that float64 may merge; 0 if it cannot.
     """
     values = as_array(column.chunks)
+    if values.dtype.kind == "M":
+        whole, nanoseconds = np.divmod(values.view(np.int64), 10**9)
+        return exact_times(whole, nanoseconds * (PARTS // 10**9))
     if values.dtype.kind == "f":
         if not (np.abs(values) <= LARGEST_FLOAT).all():  # NaN is not either
             return None

@@ -178,7 +178,8 @@ def _limit(timestamps: np.ndarray, given: Any, argument: str) -> tuple[float, st
     """A limit of a split in the unit of the timestamps, and in words."""
     moment = as_moment(given, argument)
     value = moment.in_unit_of(timestamps, False, f"{argument}={given}").value
-    return value, f"{given} ({value:.16g})" if moment.dated else str(given)
+    number = int(value) if value.is_integer() else value
+    return value, f"{given} ({number})" if moment.dated else str(given)
 
 
 def _split(
