@@ -32,12 +32,10 @@ SETTINGS_HELP = (
     f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
 )
 
-UserColumn = Annotated[str | None, typer.Option(help="Name, or position from 0. Default: user_id.")]
-ItemColumn = Annotated[str | None, typer.Option(help="Default: item_id.")]
-TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")]
-MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
-MinItem = Annotated[int, typer.Option(min=1, help="Least interactions of an item.")]
-Repeats = Annotated[str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")]
+FILES_HELP = (
+    ".inter, .csv, .tsv, .jsonl, .ndjson (also with .gz, .zst, .zip), .parquet, .arrow, .feather, "
+    ".ipc, or a folder of such parts"
+)
 _MODULES_HELP = "Comma-separated hbr,dpa,nns,fusion; or none."
 Modules = Annotated[str, typer.Option(help=_MODULES_HELP)]
 ModulesOfPreset = Annotated[
@@ -64,44 +62,26 @@ Device = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """The data of a command and how they are read and split, as its options say."""
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How interactions are read, as a command's options say."""
 
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Interactions: .inter, .csv, .tsv, .jsonl, .ndjson (also with .gz, .zst, .zip), "
-            ".parquet, .arrow, .feather, .ipc, or a folder of such parts."
-        ),
-    ]
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            help="Interactions of the same users in another domain, mixed with --data in time "
-            "order; evaluated and recommended are items of --data alone."
-        ),
+    user_column: Annotated[
+        str | None, typer.Option(help="Name, or position from 0. Default: user_id.")
     ] = None
-    user_column: UserColumn = None
-    item_column: ItemColumn = None
-    timestamp_column: TimestampColumn = None
-    min_user: MinUser = 1
-    min_item: MinItem = 1
-    repeats: Repeats = "keep"
-    valid_from: Annotated[
-        str | None,
-        typer.Option(
-            help="Split by time: validation starts here, a number in the unit of the timestamps or "
-            "a date such as 2020-09-14. Needs --test-from. Default: leave-one-out."
-        ),
-    ] = None
-    test_from: Annotated[str | None, typer.Option(help="Split by time: test starts here.")] = None
-    no_header: Annotated[
-        bool, typer.Option("--no-header", help="The text has no header line; columns by position.")
-    ] = False
+    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None
+    timestamp_column: Annotated[str | None, typer.Option(help="Default: timestamp.")] = None
     rating_column: Annotated[
         str | None, typer.Option(help="Default: rating, where --min-rating is given.")
     ] = None
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The text has no header line; columns by position.")
+    ] = False
+    min_user: Annotated[int, typer.Option(min=1, help="Least interactions of a user.")] = 1
+    min_item: Annotated[int, typer.Option(min=1, help="Least interactions of an item.")] = 1
+    repeats: Annotated[
+        str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")
+    ] = "keep"
     min_rating: Annotated[float | None, typer.Option(help="Only records rated so or better.")] = (
         None
     )
@@ -113,23 +93,47 @@ class DataOptions:
         int | None, typer.Option(min=1, help="At most so many users, always the same sample.")
     ] = None
 
+    def reading(self) -> dict[str, Any]:
+        """As arguments of ``Interactions.from_file``."""
+        return {
+            "user": column(self.user_column),
+            "item": column(self.item_column),
+            "timestamp": column(self.timestamp_column),
+            "rating": column(self.rating_column),
+            "header": not self.no_header,
+            "min_user": self.min_user,
+            "min_item": self.min_item,
+            "repeats": self.repeats,
+            "min_rating": self.min_rating,
+            "since": self.since,
+            "until": self.until,
+            "limit_users": self.limit_users,
+        }
+
+
+@dataclass(frozen=True)
+class DataOptions(ReadingOptions):
+    """The data of a command and how they are read and split, as its options say."""
+
+    data: Annotated[Path, typer.Option(help=f"Interactions: {FILES_HELP}.")]
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Interactions of the same users in another domain, mixed with --data in time "
+            "order; evaluated and recommended are items of --data alone."
+        ),
+    ] = None
+    valid_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Split by time: validation starts here, a number in the unit of the timestamps or "
+            "a date such as 2020-09-14. Needs --test-from. Default: leave-one-out."
+        ),
+    ] = None
+    test_from: Annotated[str | None, typer.Option(help="Split by time: test starts here.")] = None
+
     def read(self) -> Interactions:
-        return read_domains(
-            self.data,
-            self.source,
-            user=column(self.user_column),
-            item=column(self.item_column),
-            timestamp=column(self.timestamp_column),
-            rating=column(self.rating_column),
-            header=not self.no_header,
-            min_user=self.min_user,
-            min_item=self.min_item,
-            repeats=self.repeats,
-            since=self.since,
-            until=self.until,
-            min_rating=self.min_rating,
-            limit_users=self.limit_users,
-        )
+        return read_domains(self.data, self.source, **self.reading())
 
     @property
     def split(self) -> SplitSpec:
@@ -138,11 +142,11 @@ class DataOptions:
     def arguments(self) -> list[str]:
         """The options that give these values."""
         words = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                name = f"--{field.name.replace('_', '-')}"
-                words += [name] if value is True else [name, str(value)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            if value != parameter.default:
+                option = f"--{name.replace('_', '-')}"
+                words += [option] if value is True else [option, str(value)]
         return words
 
 
