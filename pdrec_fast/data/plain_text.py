@@ -7,8 +7,8 @@ the csv reader, so that pyarrow decides nothing but the speed.
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,9 +20,7 @@ from pdrec_fast.data.ids import Encoded, rank_integers
 from pdrec_fast.data.records import ColumnNames, Columns, Records, Where, resolve_columns
 from pdrec_fast.data.sources import Source
 from pdrec_fast.data.text import labels_of, line_of
-from pdrec_fast.data.times import LARGEST_FLOAT, PARTS, Times, exact_times, times_of
-
-_FRACTION = re.compile(rb"\.(?!0+[^0-9])[0-9]")  # but not of zeros
+from pdrec_fast.data.times import LARGEST_FLOAT, PARTS, SHORT_NUMBER, Times, exact_times, times_of
 
 
 def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> Records | None:
@@ -65,56 +63,78 @@ def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> 
             ),
         ).columns
 
-    def n_texts() -> int:
-        if not _FRACTION.search(content):
-            return 0
-        (texts,) = parse(columns.used[2:3], [pyarrow.string()])
-        return len(texts.unique())
-
-    for time in _time_types(columns, content):
+    for time in _time_types(columns, content, line_end * header, source.delimiter):
         with suppress(pyarrow.ArrowException):
             string, number = pyarrow.string(), pyarrow.float64()
             types = [string, string, time, number] if time else [string, string, number]
             found = parse(columns.used, types[: len(columns.used)])
             if len(found[0]) == 0:
                 return None
-            times = _times(found[2], n_texts) if time else None
+            times = _times(found[2]) if time else None
             return _as_records(found, times, columns, source, header)
     return None
 
 
-def _time_types(columns: Columns, content: bytes) -> Iterator[Any]:
-    """Types of pyarrow to try: integers, numbers, dates without and with a zone."""
+def _time_types(columns: Columns, content: bytes, start: int, delimiter: str) -> Iterator[Any]:
+    """Types of pyarrow to try, as the first time suggests: an integer, a number, a date.
+
+    Args:
+        start: where the rows begin, or the break before them.
+    """
     import pyarrow
 
     if columns.timestamp is None:
         yield None
         return
+    while content[start : start + 1] in (b"\r", b"\n"):
+        start += 1
+    end = content.find(b"\n", start)
+    fields = content[start : None if end < 0 else end].split(delimiter.encode())
+    text = fields[columns.timestamp].strip() if columns.timestamp < len(fields) else b""
     # No integers in the csv reader's eyes. A single byte is found much faster than two.
     odd = ((b"x", b"0x"), (b"X", b"0X"), (b"-", b"-0"))
-    if not any(byte in content and both in content for byte, both in odd):
+    if text.isdigit() and not any(byte in content and both in content for byte, both in odd):
         yield pyarrow.int64()
-    yield pyarrow.float64()
-    yield pyarrow.timestamp("ns")
-    yield pyarrow.timestamp("ns", "UTC")
+    if _is_number(text):
+        yield pyarrow.string()
+    else:
+        yield pyarrow.timestamp("ns")
+        yield pyarrow.timestamp("ns", "UTC")
 
 
-def _times(column: Any, n_texts: Callable[[], int]) -> Times | None:
-    """Times of a column; None where the csv reader must.
+def _is_number(text: bytes) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
-    Args:
-        n_texts: counts the different texts of a column that float64 may merge; 0 if it cannot.
+
+def _times(column: Any) -> Times | None:
+    """Times of a column of integers, dates, or the text of numbers; None where the csv reader must.
+
+    Raises:
+        pyarrow.ArrowException: a text that is no number.
     """
-    values = as_array(column.chunks)
-    if values.dtype.kind == "M":
+    import pyarrow
+    import pyarrow.compute
+
+    if not pyarrow.types.is_string(column.type):
+        values = as_array(column.chunks)
+        if values.dtype.kind != "M":
+            return times_of(values)
         whole, nanoseconds = np.divmod(values.view(np.int64), 10**9)
         return exact_times(whole, nanoseconds * (PARTS // 10**9))
-    if values.dtype.kind == "f":
-        if not (np.abs(values) <= LARGEST_FLOAT).all():  # NaN is not either
-            return None
-        if 0 < n_texts() != len(np.unique(values)):
-            return None
-    return times_of(values)
+    try:
+        numbers = column.cast("float64")
+    except pyarrow.ArrowException:
+        numbers = pyarrow.compute.utf8_trim(column, " \t").cast("float64")
+    values = as_array(numbers.chunks)
+    if not (np.abs(values) <= LARGEST_FLOAT).all():  # NaN is not either
+        return None
+    lengths = [np.diff(_offsets(chunk)).max(initial=0) for chunk in column.chunks]
+    if max(lengths) > SHORT_NUMBER and len(column.unique()) != len(np.unique(values)):
+        return None  # float64 may have made one of two
+    return Times(values)
 
 
 def _is_plain(content: bytes, quotes: bool) -> bool:
@@ -184,5 +204,10 @@ def _widths(numbers: np.ndarray) -> np.ndarray:
 
 def _n_characters(chunks: list[Any]) -> int:
     """Bytes of the strings of all chunks."""
-    offsets = (np.frombuffer(chunk.buffers()[1], np.int32) for chunk in chunks)
-    return sum(int(o[len(chunk)]) - int(o[0]) for o, chunk in zip(offsets, chunks, strict=True))
+    return sum(int(offsets[-1]) - int(offsets[0]) for offsets in map(_offsets, chunks))
+
+
+def _offsets(chunk: Any) -> np.ndarray:
+    """Where the strings of a chunk begin, and where the last one ends."""
+    offsets = np.frombuffer(chunk.buffers()[1], np.int32)
+    return offsets[chunk.offset : chunk.offset + len(chunk) + 1]

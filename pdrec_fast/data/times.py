@@ -21,6 +21,9 @@ import numpy as np
 LARGEST_FLOAT = 2.0**53
 """Beyond, neighbouring integers are one float64."""
 
+SHORT_NUMBER = 16
+"""Characters of a number that float64 keeps apart from its neighbours: 15 digits and a point."""
+
 PARTS = 10**18
 """The fraction of a time is an integer number of 1 / PARTS: down to the attoseconds of NumPy."""
 
@@ -306,7 +309,7 @@ def _may_merge(numbers: Sequence[Any], values: np.ndarray) -> bool:
     if all(isinstance(number, (int, float)) for number in numbers):
         return False
     longest = max(map(len, map(str, numbers)))
-    return longest > 16 or not (values == np.floor(values)).all()
+    return longest > SHORT_NUMBER or not (values == np.floor(values)).all()
 
 
 def _of_objects(objects: Sequence[Any]) -> Times:
