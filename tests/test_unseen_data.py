@@ -145,8 +145,8 @@ WRONG = {
     "blank.csv": ("\n\n", "the file is empty"),
     "header.csv": ("user_id,item_id,timestamp\n", "expected at least one row"),
     "dates.csv": (
-        "user_id,item_id,timestamp\nu1,i1,2024-05-01 12:00:00\n",
-        "line 2, column 'timestamp'.*turn the column into unix seconds, or read it from Parquet",
+        "user_id,item_id,timestamp\nu1,i1,01.05.2024 12:00:00\n",
+        "line 2, column 'timestamp'.*looks like a date: write it as ISO 8601",
     ),
     "names.csv": ("uid,item_id\n1,2\n", "no column 'user_id'.*--user-column"),
     "semicolons.csv": ("user_id;item_id\n1;2\n", "as if ';' stood between columns.*convert"),
