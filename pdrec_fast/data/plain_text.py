@@ -46,9 +46,9 @@ def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> 
     if len(set(columns.used)) < len(columns.used):
         return None
 
-    def parse(places: list[int], types: list[Any]) -> list[Any]:
-        """Columns of these types."""
-        used = list(map(str, places))
+    def parse(types: list[Any]) -> list[Any]:
+        """The columns to read, of these types."""
+        used = list(map(str, columns.used))
         return pyarrow.csv.read_csv(
             pyarrow.BufferReader(content),
             pyarrow.csv.ReadOptions(
@@ -67,7 +67,7 @@ def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> 
         with suppress(pyarrow.ArrowException):
             string, number = pyarrow.string(), pyarrow.float64()
             types = [string, string, time, number] if time else [string, string, number]
-            found = parse(columns.used, types[: len(columns.used)])
+            found = parse(types[: len(columns.used)])
             if len(found[0]) == 0:
                 return None
             times = _times(found[2]) if time else None

@@ -119,7 +119,11 @@ def resolve_columns(names: ColumnNames, labels: Sequence[Any], source: str) -> C
 
     Raises:
         DataError: a column is missing or occurs more than once.
+        TypeError: a column is given by something else than a name or a position.
     """
+    for argument, name in names._asdict().items():
+        if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+            raise TypeError(f"{argument}={name!r}: give a column by its name or its position")
     user = _find("user_id" if names.user is None else names.user, "user", labels, source)
     item = _find("item_id" if names.item is None else names.item, "item", labels, source)
     timestamp = rating = None

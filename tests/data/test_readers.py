@@ -445,3 +445,6 @@ def test_positions_and_integer_labels(write):
     path = write("d.csv", ",2,1,0\n8,u,a,2\n9,u,b,1\n")  # written from a frame, with its index
     data = Interactions.from_file(path, user=2, item=1, timestamp=0)
     assert sequences(data) == {"u": ["b", "a"]}
+    for odd in (True, 1.5):
+        with pytest.raises(TypeError, match=f"item={odd}: give a column by its name or its pos"):
+            Interactions.from_file(path, item=odd)
