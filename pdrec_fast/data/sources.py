@@ -108,7 +108,7 @@ def sources_of(path: Path) -> list[Source]:
     if path.is_file():
         return [_source(path)]
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+        raise FileNotFoundError(f"{path}: no such file")
     parts = sorted(part for part in path.rglob("*") if part.is_file() and _holds_data(part, path))
     sources = [_source(part) for part in parts]
     kinds = sorted({source.kind for source in sources})
