@@ -16,6 +16,7 @@ import typer
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.domains import read_domains
+from pdrec_fast.data.item_features import read_item_features
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODER_CONFIGS
 from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
@@ -38,12 +39,10 @@ SETTINGS_HELP = (
 )
 
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
-UserColumn = Annotated[str | None, typer.Option(help="Default: user_id.")]
-ItemColumn = Annotated[str | None, typer.Option(help="Default: item_id.")]
-TimestampColumn = Annotated[str | None, typer.Option(help="Default: timestamp.")]
-MinUser = Annotated[int, typer.Option(min=1, help="Least interactions of a user.")]
-MinItem = Annotated[int, typer.Option(min=1, help="Least interactions of an item.")]
-Repeats = Annotated[str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")]
+FILES_HELP = (
+    ".inter, .csv, .tsv, .jsonl, .ndjson (also with .gz, .zst, .zip), .parquet, .arrow, .feather, "
+    ".ipc, or a folder of such parts"
+)
 _MODULES_HELP = "Comma-separated hbr,dpa,nns,fusion; or none."
 Modules = Annotated[str, typer.Option(help=_MODULES_HELP)]
 ModulesOfPreset = Annotated[
@@ -113,11 +112,60 @@ Quiet = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How interactions are read, as a command's options say."""
+
+    user_column: Annotated[
+        str | None, typer.Option(help="Name, or position from 0. Default: user_id.")
+    ] = None
+    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None
+    timestamp_column: Annotated[str | None, typer.Option(help="Default: timestamp.")] = None
+    rating_column: Annotated[
+        str | None, typer.Option(help="Default: rating, where --min-rating is given.")
+    ] = None
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The text has no header line; columns by position.")
+    ] = False
+    min_user: Annotated[int, typer.Option(min=1, help="Least interactions of a user.")] = 1
+    min_item: Annotated[int, typer.Option(min=1, help="Least interactions of an item.")] = 1
+    repeats: Annotated[
+        str, typer.Option(help="Repeated (user, item) pairs: keep, first or last.")
+    ] = "keep"
+    min_rating: Annotated[float | None, typer.Option(help="Only records rated so or better.")] = (
+        None
+    )
+    since: Annotated[
+        str | None, typer.Option(help="Only records from this time on: a number or a date.")
+    ] = None
+    until: Annotated[str | None, typer.Option(help="Only records before this time.")] = None
+    limit_users: Annotated[
+        int | None, typer.Option(min=1, help="At most so many users, always the same sample.")
+    ] = None
+
+    def reading(self) -> dict[str, Any]:
+        """As arguments of ``Interactions.from_file``."""
+        return {
+            "user": column(self.user_column),
+            "item": column(self.item_column),
+            "timestamp": column(self.timestamp_column),
+            "rating": column(self.rating_column),
+            "header": not self.no_header,
+            "min_user": self.min_user,
+            "min_item": self.min_item,
+            "repeats": self.repeats,
+            "min_rating": self.min_rating,
+            "since": self.since,
+            "until": self.until,
+            "limit_users": self.limit_users,
+        }
+
+
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(ReadingOptions):
     """The data of a command and how they are read and split, as its options say."""
 
-    data: Annotated[Path, typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet.")]
+    data: Annotated[Path, typer.Option(help=f"Interactions: {FILES_HELP}.")]
     source: Annotated[
         Path | None,
         typer.Option(
@@ -125,32 +173,28 @@ class DataOptions:
             "order; evaluated and recommended are items of --data alone."
         ),
     ] = None
-    user_column: UserColumn = None
-    item_column: ItemColumn = None
-    timestamp_column: TimestampColumn = None
-    min_user: MinUser = 1
-    min_item: MinItem = 1
-    repeats: Repeats = "keep"
-    valid_from: Annotated[
-        float | None,
+    item_features: Annotated[
+        Path | None,
         typer.Option(
-            help="Split by time: validation starts here, in the unit of the timestamps (datetime "
-            "columns: unix seconds). Needs --test-from. Default: leave-one-out."
+            help="Vectors of items, .parquet, .csv or .tsv, a row for each item of --item-column: "
+            "they give items without records a place."
         ),
     ] = None
-    test_from: Annotated[float | None, typer.Option(help="Split by time: test starts here.")] = None
+    valid_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Split by time: validation starts here, a number in the unit of the timestamps or "
+            "a date such as 2020-09-14. Needs --test-from. Default: leave-one-out."
+        ),
+    ] = None
+    test_from: Annotated[str | None, typer.Option(help="Split by time: test starts here.")] = None
 
     def read(self) -> Interactions:
-        return read_domains(
-            self.data,
-            self.source,
-            user=self.user_column,
-            item=self.item_column,
-            timestamp=self.timestamp_column,
-            min_user=self.min_user,
-            min_item=self.min_item,
-            repeats=self.repeats,
-        )
+        data = read_domains(self.data, self.source, **self.reading())
+        if self.item_features is None:
+            return data
+        item = "item_id" if self.item_column is None else self.item_column
+        return data.with_item_features(*read_item_features(self.item_features, item))
 
     @property
     def split(self) -> SplitSpec:
@@ -158,13 +202,18 @@ class DataOptions:
 
     def arguments(self) -> list[str]:
         """The options that give these values."""
-        given = [(field, getattr(self, field.name)) for field in fields(self)]
-        return [
-            text
-            for field, value in given
-            if value != field.default
-            for text in (f"--{field.name.replace('_', '-')}", str(value))
-        ]
+        words = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            if value != parameter.default:
+                option = f"--{name.replace('_', '-')}"
+                words += [option] if value is True else [option, str(value)]
+        return words
+
+
+def column(name: str | None) -> str | int | None:
+    """What a column's option says: digits are a position, unless a column is called so."""
+    return int(name) if name is not None and name.isascii() and name.isdigit() else name
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

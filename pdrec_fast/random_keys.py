@@ -97,6 +97,12 @@ def validation_sample(seed: int) -> np.random.PCG64:
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=tuple(b"validation sample")))
 
 
+def user_sample() -> np.random.Generator:
+    """Of the users that ``limit_users`` keeps; of no seed: the same data give the same users."""
+    key = tuple(b"sample of users")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(0, spawn_key=key)))
+
+
 def epoch_seed(seed: int, epoch: int) -> int:
     """Seed of torch's generators in one epoch, below 2^32: the CPU generator ignores higher bits.
 

@@ -50,7 +50,7 @@ def check(result, tmp_path, users, items):
     listed = command("recommend", "--run", out, *named, "-k", 3, "--format", "json")
     assert listed.returncode == 0, listed.stderr
     rows = json.loads(listed.stdout)
-    assert [row["user"] for row in rows] == [str(user) for user in users for _ in range(3)]
+    assert [str(row["user"]) for row in rows] == [str(user) for user in users for _ in range(3)]
     assert {row["item"] for row in rows} <= set(items)
     return metrics
 
@@ -145,8 +145,8 @@ WRONG = {
     "blank.csv": ("\n\n", "the file is empty"),
     "header.csv": ("user_id,item_id,timestamp\n", "expected at least one row"),
     "dates.csv": (
-        "user_id,item_id,timestamp\nu1,i1,2024-05-01 12:00:00\n",
-        "line 2, column 'timestamp'.*turn the column into unix seconds, or read it from Parquet",
+        "user_id,item_id,timestamp\nu1,i1,01.05.2024 12:00:00\n",
+        "line 2, column 'timestamp'.*looks like a date: write it as ISO 8601",
     ),
     "names.csv": ("uid,item_id\n1,2\n", "no column 'user_id'.*--user-column"),
     "semicolons.csv": ("user_id;item_id\n1;2\n", "as if ';' stood between columns.*convert"),

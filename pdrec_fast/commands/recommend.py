@@ -33,8 +33,10 @@ class UnknownUsers(str, Enum):
     popular = "popular"
 
 
+@opt.grouped
 def recommend(
     run_dir: opt.RunDir,
+    reading: opt.ReadingOptions,
     users: Annotated[
         str, typer.Option(help="Comma-separated user ids; spaces around them do not count.")
     ] = "",
@@ -57,9 +59,6 @@ def recommend(
         Path | None,
         typer.Option(help="Newer interactions, whose ids are matched with those of the run."),
     ] = None,
-    user_column: opt.UserColumn = None,
-    item_column: opt.ItemColumn = None,
-    timestamp_column: opt.TimestampColumn = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per user.")] = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also items the user has interacted with.")
@@ -99,9 +98,7 @@ def recommend(
     model = model_of(run_dir, device)
     newer = None
     if data is not None:
-        newer = Interactions.from_file(
-            data, user=user_column, item=item_column, timestamp=timestamp_column
-        )
+        newer = Interactions.from_file(data, **reading.reading())
     options: dict[str, Any] = {
         "data": newer,
         "items": None if items_file is None else _lines(items_file),

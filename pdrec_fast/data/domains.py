@@ -22,7 +22,8 @@ def read_domains(target: str | Path, source: str | Path | None, **reading: Any) 
     Args:
         target: file of the target domain, or of the only one.
         source: file of the source domain; None where there is none.
-        reading: options of ``Interactions.from_file``, for both files.
+        reading: options of ``Interactions.from_file``, for both files; ``limit_users`` draws from
+            the target domain's users, and the source domain is read of the same.
 
     Raises:
         DataError: see ``Interactions.from_file`` and ``mix_domains``.
@@ -30,7 +31,12 @@ def read_domains(target: str | Path, source: str | Path | None, **reading: Any) 
     found = Interactions.from_file(target, **reading)
     if source is None:
         return found
-    return mix_domains(found, Interactions.from_file(source, **reading))
+    if reading.pop("limit_users", None) is None:
+        return mix_domains(found, Interactions.from_file(source, **reading))
+    other = Interactions.from_file(source, **reading)
+    sample = set(map(str, found.user_ids.tolist()))
+    kept = [user for user, name in enumerate(other.user_ids.tolist()) if str(name) in sample]
+    return mix_domains(found, other.of_users(kept))
 
 
 def mix_domains(target: Interactions, source: Interactions) -> Interactions:

@@ -9,20 +9,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.filters import Filters, Repeats
+from pdrec_fast.data.frames import check_lengths, column_values, read_columns, read_frame
 from pdrec_fast.data.histories import Histories
-from pdrec_fast.data.ordering import chronological_order, stable_order
-from pdrec_fast.data.readers import read_columns, read_file, read_frame
-from pdrec_fast.data.records import ColumnNames, Records
+from pdrec_fast.data.item_features import check_features, extended
+from pdrec_fast.data.ordering import stable_order
+from pdrec_fast.data.readers import read_file
+from pdrec_fast.data.records import ColumnNames, Columns, Label, Records
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import Ragged, indptr_of, row_indices
 
-Repeats = Literal["keep", "first", "last"]
-"""What becomes of a (user, item) pair that occurs again: all kept, or only the first or last."""
+_MOSTLY_TIED = 0.9  # share of records from which on equal times are no longer usual
+_FEW_RECORDS = 10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,58 +115,103 @@ class Interactions:
         cls,
         path: str | Path,
         *,
-        user: str | None = None,
-        item: str | None = None,
-        timestamp: str | None = None,
+        user: Label | None = None,
+        item: Label | None = None,
+        timestamp: Label | None = None,
+        rating: Label | None = None,
+        header: bool = True,
         min_user: int = 1,
         min_item: int = 1,
         repeats: Repeats = "keep",
+        since: Any = None,
+        until: Any = None,
+        min_rating: float | None = None,
+        limit_users: int | None = None,
     ) -> Interactions:
-        """Read a RecBole ``.inter``, a ``.csv``, ``.tsv`` or ``.parquet`` file with column names.
+        """Read a file, or a folder of parts as Spark and others write it.
 
-        Ids become int64 when every one of the column is an integer written plainly, else str;
-        indices follow the sorted ids. Records of equal time keep their order in the file. Without
+        RecBole ``.inter``, ``.csv``, ``.tsv``, JSON lines (``.jsonl``, ``.ndjson``), which may be
+        compressed (``.csv.gz``, ``.zst``, ``.zip`` of one file); Parquet; Arrow (``.arrow``,
+        ``.feather``, ``.ipc``). The parts of a folder are of one kind and are read in the order of
+        their names, hidden files, ``_SUCCESS`` and check sums left out.
+
+        Ids become int64 when every one of the column is a whole number (``90``, or ``90.0`` as a
+        join may write it), else str; indices follow the sorted ids. In ``.inter`` and ``.tsv`` a
+        quotation mark is part of an id. What is odd, such as ids that read ``nan`` or have spaces
+        at their ends, is read as it stands and counted in a warning.
+
+        Times are numbers or dates: ISO 8601 text or a datetime column of any resolution; without a
+        zone they are UTC. Dates become unix seconds. Numbers are kept as they are, whatever their
+        unit: time-interval weights only compare a user's times with each other (``half_life`` has
+        the unit of the timestamps). The order is decided on the exact times, nanoseconds too, even
+        where float64 merges them; records of equal time keep their order in the file. Without
         timestamps the order of the file counts as chronological, and a warning says so. Ordinary
         text is read several times faster where pyarrow is installed, to the same result.
 
         Args:
-            path: the file; text is UTF-8.
-            user: name of the user column, by default ``user_id``.
-            item: name of the item column, by default ``item_id``.
-            timestamp: name of the time column, by default ``timestamp``, which may be absent.
+            path: the file or folder; text is UTF-8.
+            user: the user column, by default ``user_id``. A column is a name or a position from 0;
+                an integer that is itself the label of a column is that column.
+            item: the item column, by default ``item_id``.
+            timestamp: the time column, by default ``timestamp``, which may be absent.
+            rating: the rating column, by default ``rating``; read for ``min_rating`` alone.
+            header: False where a delimited text has no header line: columns are positions.
             min_user: least number of records of a user.
             min_item: least number of records of an item; users and items with fewer are removed
                 until both minima hold.
             repeats: ``"keep"`` every record of a (user, item) pair, or only the ``"first"`` or
                 ``"last"``; applied before the minima. A warning counts those kept of equal time.
+            since: records at or after this time: a number in the unit of the timestamps, or a date
+                or time (ISO 8601 text, ``datetime``, ``Timestamp``, ``datetime64``), for which the
+                unit of integer timestamps (seconds to nanoseconds) is told from their size.
+            until: records before this time. Both are applied before ``repeats``.
+            min_rating: records rated so or better, before ``repeats``.
+            limit_users: at most so many users, a sample by a fixed seed of those that the other
+                options leave: the same number and data give the same users. The minima then hold
+                for what remains.
 
         Raises:
             FileNotFoundError: there is no such file.
             DataError: the file cannot be used; names the file, line (header = 1) and column.
             ValueError: an option out of its range.
-            MissingExtraError: Parquet without pyarrow.
+            MissingExtraError: Parquet, Arrow or ``.zst`` without pyarrow.
         """
-        records = read_file(path, ColumnNames(user, item, timestamp))
-        return cls._from_records(records, min_user, min_item, repeats)
+        filters = Filters(min_user, min_item, repeats, since, until, min_rating, limit_users)
+        names = ColumnNames(user, item, timestamp, _rating_column(rating, filters))
+        return cls._from_records(read_file(path, names, header), filters)
 
     @classmethod
     def from_frame(
         cls,
         frame: Any,
         *,
-        user: str | None = None,
-        item: str | None = None,
-        timestamp: str | None = None,
+        user: Label | None = None,
+        item: Label | None = None,
+        timestamp: Label | None = None,
+        rating: Label | None = None,
         min_user: int = 1,
         min_item: int = 1,
         repeats: Repeats = "keep",
+        since: Any = None,
+        until: Any = None,
+        min_rating: float | None = None,
+        limit_users: int | None = None,
     ) -> Interactions:
-        """Read a pandas or polars data frame; see :meth:`from_file` for the options.
+        """Read a table in memory; see :meth:`from_file` for the options.
 
-        Datetime columns become unix seconds. Errors name the row (counted from 0) and column.
+        Args:
+            frame: a pandas or polars data frame (lazy, too), a pyarrow table or record batch
+                reader, a DuckDB relation, anything else with ``__arrow_c_stream__``, or a dict of
+                columns. Errors name the row (counted from 0) and column.
+
+        Raises:
+            TypeError: ``frame`` is none of these.
+            DataError: a value that cannot be used; names the row (counted from 0) and column.
+            ValueError: an option out of its range.
         """
-        records = read_frame(frame, ColumnNames(user, item, timestamp))
-        return cls._from_records(records, min_user, min_item, repeats)
+        filters = Filters(min_user, min_item, repeats, since, until, min_rating, limit_users)
+        names = ColumnNames(user, item, timestamp, _rating_column(rating, filters))
+        return cls._from_records(read_frame(frame, names), filters)
 
     @classmethod
     def from_arrays(
@@ -172,69 +220,64 @@ class Interactions:
         items: Any,
         timestamps: Any = None,
         *,
+        ratings: Any = None,
         min_user: int = 1,
         min_item: int = 1,
         repeats: Repeats = "keep",
+        since: Any = None,
+        until: Any = None,
+        min_rating: float | None = None,
+        limit_users: int | None = None,
     ) -> Interactions:
         """Read sequences or arrays of raw ids and times; see :meth:`from_file` for the options.
 
         Args:
-            users: [n] str or integer ids.
-            items: [n] str or integer ids.
-            timestamps: [n] numbers or datetime64; None takes the order as chronological.
+            users: [n] str or whole-number ids.
+            items: [n] str or whole-number ids.
+            timestamps: [n] numbers, datetime64, or objects such as ``datetime`` or ISO 8601 text;
+                None takes the order as chronological.
+            ratings: [n] numbers, for ``min_rating``.
 
         Raises:
             ValueError: the lengths differ.
             DataError: a value that cannot be used; names the row (counted from 0) and column.
         """
-        columns = {"users": users, "items": items}
-        if timestamps is not None:
-            columns["timestamps"] = np.asarray(timestamps)
-        lengths = {name: len(values) for name, values in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the arrays must be equally long, got lengths {lengths}")
-        timestamp = None if timestamps is None else "timestamps"
-        records = read_columns(columns, ("users", "items", timestamp), "the arrays")
-        return cls._from_records(records, min_user, min_item, repeats)
+        filters = Filters(min_user, min_item, repeats, since, until, min_rating, limit_users)
+        if (ratings is None) != (min_rating is None):
+            raise ValueError("ratings= and min_rating= need each other: give both or neither")
+        given = {"users": users, "items": items, "timestamps": timestamps, "ratings": ratings}
+        given = {name: values for name, values in given.items() if values is not None}
+        check_lengths(given)
+        labels = list(given)
+        places = [labels.index(name) if name in given else None for name in _ARRAYS]
+        columns = Columns(0, 1, places[2], places[3], labels)
+        values = [column_values(column) for column in given.values()]
+        return cls._from_records(read_columns(values, columns, "the arrays"), filters)
 
     @classmethod
-    def _from_records(
-        cls, records: Records, min_user: int, min_item: int, repeats: str
-    ) -> Interactions:
-        _check_options(min_user, min_item, repeats)
-        if records.timestamps is None:
+    def _from_records(cls, records: Records, filters: Filters) -> Interactions:
+        for remark in records.remarks:
+            warnings.warn(str(remark), stacklevel=3)
+        if records.times is None:
             warnings.warn(
                 f"no timestamps in {records.source} (if a column of another name holds them, pass "
                 "timestamp=, on the command line --timestamp-column): the order of its records is "
                 "taken as chronological, and weights by time (TI-DiffRec's) are weights by rank",
                 stacklevel=3,
             )
-        rows = chronological_order(records.users, records.timestamps)
-        rows = _without_repeats(rows, records.users, records.items, repeats)
-        rows = _core(rows, records.users, records.items, min_user, min_item)
-        if len(rows) == 0:
-            raise DataError(
-                f"{records.source}: none of {len(records.users)} records is left with "
-                f"min_user={min_user}, min_item={min_item}, repeats={repeats!r}; lower the minima"
-            )
-        users, items = records.users[rows], records.items[rows]
-        times = None if records.timestamps is None else records.timestamps[rows]
-        copies = _count_copies(users, items, times)
-        if copies:
-            warnings.warn(
-                f"{copies} of {len(rows)} records in {records.source} repeat the one before, user, "
-                "item and time; a target that does is easily guessed. Unless they are meant, "
-                "remove them or pass repeats='first', on the command line --repeats first",
-                stacklevel=3,
-            )
-        user_ids, item_ids = records.user_ids, records.item_ids
+        rows = filters.rows(records)
+        kept = records[rows]
+        for text in _odd_times(kept):
+            warnings.warn(text, stacklevel=3)
+        users, user_ids = kept.users, records.user_ids
+        items, item_ids = kept.items, records.item_ids
         if len(rows) < len(records.users):
             users, user_ids = _compact(users, user_ids)
             items, item_ids = _compact(items, item_ids)
         return cls(
             indptr=indptr_of(np.bincount(users)),
             items=items,
-            timestamps=times,
+            timestamps=kept.timestamps,
             user_ids=user_ids,
             item_ids=item_ids,
         )
@@ -358,40 +401,40 @@ class Interactions:
             DataError: shapes that do not fit, an id twice, or a number that is not finite.
         """
         names = _names(item_ids)
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"item {twice!r} has features twice")
-        vectors = np.asarray(features, dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(names):
-            raise DataError(
-                f"features must have shape [{len(names)}, F], one row for each id, got "
-                f"{vectors.shape}"
-            )
-        at = self.find_items(item_ids)
-        new = np.flatnonzero(at < 0)
-        at[new] = self.n_items + np.arange(len(new))
-        all_ids = [*self.item_ids.tolist(), *(names[place] for place in new)]
-        if self.item_ids.dtype == np.int64:
-            plain = all(names[place].lstrip("-").isdigit() for place in new)
-            all_ids = [int(name) for name in all_ids] if plain else [str(n) for n in all_ids]
-        table = np.zeros((len(all_ids), vectors.shape[1]), dtype=np.float32)
-        table[at] = vectors
-        missing = self.n_items - int((at < self.n_items).sum())
-        if missing:
-            warnings.warn(
-                f"{missing} of {self.n_items} items have no features: zeros in their place",
-                stacklevel=2,
-            )
-        ids = np.array(all_ids, dtype=np.int64 if isinstance(all_ids[0], int) else object)
-        targets = self.target_items
+        ids, table = extended(self.item_ids, names, self.find_items(item_ids), features)
+        targets, more = self.target_items, len(ids) - self.n_items
         if targets is not None:
-            targets = np.concatenate([targets, np.ones(len(new), dtype=bool)])
+            targets = np.concatenate([targets, np.ones(more, dtype=bool)])
         return replace(self, item_ids=ids, target_items=targets, item_features=table)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """Which items the indices stand for; the same for all parts of a split."""
         return Catalogue(self.item_ids)
+
+    def of_users(self, users: Iterable[int]) -> Interactions:
+        """These users (indices) alone, without the items that only others have.
+
+        Raises:
+            DataError: they have no records.
+        """
+        chosen = np.zeros(self.n_users, bool)
+        chosen[list(users)] = True
+        rows = np.flatnonzero(chosen[self.record_users])
+        if len(rows) == 0:
+            raise DataError("none of the users to be kept has a record")
+        numbers, user_ids = _compact(self.record_users[rows], self.user_ids)
+        items, item_ids = _compact(self.items[rows], self.item_ids)
+        present = np.bincount(self.items[rows], minlength=self.n_items) > 0
+        return type(self)(
+            indptr=indptr_of(np.bincount(numbers)),
+            items=items,
+            timestamps=None if self.timestamps is None else self.timestamps[rows],
+            user_ids=user_ids,
+            item_ids=item_ids,
+            target_items=None if self.target_items is None else self.target_items[present],
+            item_features=None if self.item_features is None else self.item_features[present],
+        )
 
     def summary(self) -> dict[str, int | float]:
         """Number of users, items and records, and density (records / (users x items))."""
@@ -421,61 +464,45 @@ class Interactions:
         return digest.hexdigest()[:16]
 
 
-def check_features(features: np.ndarray, item_ids: np.ndarray) -> None:
-    """Raises DataError unless there is one row of finite numbers for each item."""
-    if features.ndim != 2 or len(features) != len(item_ids) or not features.shape[1]:
-        raise DataError(f"item_features must have shape [{len(item_ids)}, F], got {features.shape}")
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        raise DataError(f"item {item_ids[bad.argmax()]!s} has features that are not finite")
-
-
 def _id_dtype(ids: Any) -> type:
     return np.int64 if np.asarray(ids).dtype.kind in "iu" else object
 
 
-def _check_options(min_user: int, min_item: int, repeats: str) -> None:
-    for name, value in (("min_user", min_user), ("min_item", min_item)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if repeats not in get_args(Repeats):
-        raise ValueError(f"repeats must be one of {get_args(Repeats)}, got {repeats!r}")
+_ARRAYS = ("users", "items", "timestamps", "ratings")
 
 
-def _count_copies(users: np.ndarray, items: np.ndarray, times: np.ndarray | None) -> int:
-    """How many of the ordered records have the user, item and time of the one before."""
-    if times is None:
-        return 0
-    return int(((np.diff(items) == 0) & (np.diff(users) == 0) & (np.diff(times) == 0)).sum())
+def _rating_column(rating: Label | None, filters: Filters) -> Label | None:
+    if filters.min_rating is not None:
+        return "rating" if rating is None else rating
+    if rating is not None:
+        raise ValueError(f"rating={rating!r} has no effect without min_rating=, --min-rating")
+    return None
 
 
-def _without_repeats(
-    rows: np.ndarray, users: np.ndarray, items: np.ndarray, repeats: str
-) -> np.ndarray:
-    """Those of the chronological ``rows`` that stay."""
-    if repeats == "keep":
-        return rows
-    pairs = (users * (items.max() + 1) + items)[rows]
-    order = stable_order(pairs)
-    ends = np.flatnonzero(np.diff(pairs[order], append=-1))
-    kept = np.zeros(len(rows), bool)
-    kept[order[ends] if repeats == "last" else order[np.append(0, ends[:-1] + 1)]] = True
-    return rows[kept]
-
-
-def _core(
-    rows: np.ndarray, users: np.ndarray, items: np.ndarray, min_user: int, min_item: int
-) -> np.ndarray:
-    """The largest part of ``rows`` in which both minima hold."""
-    if min_user == min_item == 1:
-        return rows
-    users, items = users[rows], items[rows]
-    while len(rows):
-        enough = (np.bincount(users) >= min_user)[users] & (np.bincount(items) >= min_item)[items]
-        if enough.all():
-            break
-        rows, users, items = rows[enough], users[enough], items[enough]
-    return rows
+def _odd_times(ordered: Records) -> list[str]:
+    """What is to be told of records that have the time of the one before, of the same user."""
+    if ordered.times is None:
+        return []
+    same_user = ordered.users[1:] == ordered.users[:-1]
+    tied = same_user & ordered.times.same_as_before()
+    n_tied, n_records = int(tied.sum()), len(ordered.users)
+    n_copies = int((tied & (ordered.items[1:] == ordered.items[:-1])).sum())
+    told = []
+    if n_copies:
+        told.append(
+            f"{n_copies} of {n_records} records in {ordered.source} repeat the one before, user, "
+            "item and time; a target that does is easily guessed. Unless they are meant, "
+            "remove them or pass repeats='first', on the command line --repeats first"
+        )
+    if n_tied >= max(_FEW_RECORDS, _MOSTLY_TIED * same_user.sum()):
+        record = int(tied.argmax())
+        told.append(
+            f"{n_tied} of {n_records} records in {ordered.source} have the time of the user's "
+            f"record before, as user {ordered.user_ids[ordered.users[record]]} has at "
+            f"{ordered.times.values[record]}: their order in the source counts as order in time; "
+            "are the timestamps right?"
+        )
+    return told
 
 
 def _compact(indices: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

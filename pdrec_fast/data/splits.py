@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.times import as_moment
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of
 
@@ -129,7 +131,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     )
 
 
-def global_time_split(interactions: Interactions, valid_from: float, test_from: float) -> Split:
+def global_time_split(interactions: Interactions, valid_from: Any, test_from: Any) -> Split:
     """Train on everything before ``valid_from``, as a system that is deployed at that time would.
 
     A user's validation case is the first record in [valid_from, test_from) after the history of
@@ -139,20 +141,25 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
 
     Args:
         interactions: with timestamps.
-        valid_from: in the unit of the timestamps.
-        test_from: later than ``valid_from``.
+        valid_from: a number in the unit of the timestamps, or a date or time: ISO 8601 text,
+            ``datetime``, ``date``, pandas ``Timestamp``, ``datetime64``; UTC where it has no zone.
+            It takes the unit of the timestamps, seconds to nanoseconds, as their size tells it.
+        test_from: likewise, later than ``valid_from``.
 
     Raises:
-        ValueError: the times are not finite or not in order.
+        ValueError: the times are none of these, not finite or not in order, or dates where the
+            timestamps are no unix times.
         DataError: no timestamps, or no validation or no test case is left.
     """
-    if not (np.isfinite(valid_from) and np.isfinite(test_from) and valid_from < test_from):
-        raise ValueError(f"need finite valid_from < test_from, got {valid_from} and {test_from}")
     if interactions.timestamps is None:
         raise DataError("the data has no timestamps to split by; use leave_one_out")
+    valid, valid_words = _limit(interactions.timestamps, valid_from, "valid_from")
+    test, test_words = _limit(interactions.timestamps, test_from, "test_from")
+    if valid >= test:
+        raise ValueError(f"need valid_from < test_from, got {valid_words} and {test_words}")
     starts = interactions.indptr[:-1]
-    before_valid = _count_before(interactions, valid_from)
-    before_test = _count_before(interactions, test_from)
+    before_valid = _count_before(interactions, valid)
+    before_test = _count_before(interactions, test)
     cases, due = {}, {}
     for name, known, stops in (
         ("validation", before_valid, starts + before_test),
@@ -163,9 +170,10 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
         users = np.flatnonzero(due[name] & (known > 0))
         if len(users) == 0:
             raise DataError(
-                f"nothing to evaluate: no {name} case with valid_from={valid_from}, "
-                f"test_from={test_from}; the timestamps run "
-                f"from {interactions.timestamps.min()} to {interactions.timestamps.max()}"
+                f"nothing to evaluate: no {name} case with valid_from={valid_words}, "
+                f"test_from={test_words}, that is no user with a record then and one before; the "
+                f"timestamps run from {interactions.timestamps.min()} to "
+                f"{interactions.timestamps.max()}"
             )
         known_until = starts[users] + known[users]
         cases[name] = _holdout(interactions, users, targets[users], known_until)
@@ -174,13 +182,21 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
         train_lengths=before_valid,
         valid=cases["validation"],
         test=cases["test"],
-        method=f"global time split (validation from {valid_from}, test from {test_from})",
+        method=f"global time split (validation from {valid_words}, test from {test_words})",
         left_out={
             "no validation case, no record before valid_from": due["validation"]
             & (before_valid == 0),
             "no test case, no record before test_from": due["test"] & (before_test == 0),
         },
     )
+
+
+def _limit(timestamps: np.ndarray, given: Any, argument: str) -> tuple[float, str]:
+    """A limit of a split in the unit of the timestamps, and in words."""
+    moment = as_moment(given, argument)
+    value = moment.in_unit_of(timestamps, False, f"{argument}={given}").value
+    number = int(value) if value.is_integer() else value
+    return value, f"{given} ({number})" if moment.dated else str(given)
 
 
 def _split(

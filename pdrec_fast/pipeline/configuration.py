@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
+from pdrec_fast.data.times import as_moment
 from pdrec_fast.diffusion import DiffusionConfig, LinearConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
 from pdrec_fast.presets import DEFAULT_FUSION_GUIDES, current_name, kind_of, modules_of, preset_of
@@ -22,14 +23,22 @@ FUSION_GUIDES = ("guide", "linear", "popularity")
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """How the data are split: leave-one-out, or by global time when both limits are given."""
+    """How the data are split: leave-one-out, or by global time when both limits are given.
 
-    valid_from: float | None = None
-    test_from: float | None = None
+    Attributes:
+        valid_from, test_from: see ``global_time_split``; dates are kept as ISO 8601 text.
+    """
+
+    valid_from: Any = None
+    test_from: Any = None
 
     def __post_init__(self) -> None:
         if (self.valid_from is None) != (self.test_from is None):
             raise ValueError("a split by time needs both valid_from and test_from")
+        for name in ("valid_from", "test_from"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, as_moment(given, name).plain)
 
     def apply(self, data: Interactions) -> Split:
         if self.valid_from is None or self.test_from is None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.times import BadTimeError, Times, times_of
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of, row_indices
 
@@ -169,11 +170,11 @@ def _given(catalogue: Interactions, history: Any, times: Any) -> Histories:
         moments = _rows(times, "times")
         if [len(row) for row in moments] != lengths.tolist():
             raise ValueError("times must have one value for each item of the history")
-        when = np.array([time for row in moments for time in row], dtype=np.float64)
-        if not np.isfinite(when).all():
-            raise ValueError("times must be finite numbers, in the unit of the data's timestamps")
-        order = np.lexsort((when, np.repeat(np.arange(len(rows)), lengths)))
-        flat, items, when = flat[order], items[order], when[order]
+        person = np.repeat(np.arange(len(rows)), lengths)
+        exact = _exact_times([time for row in moments for time in row])
+        finer = () if exact.part is None else (exact.part,)
+        order = np.lexsort((*finer, exact.keys, person))
+        flat, items, when = flat[order], items[order], exact.values[order]
     missing = flat[items < 0]
     if len(missing):
         shown = ", ".join(repr(str(name)) for name in missing[:5]) + ", ..." * (len(missing) > 5)
@@ -193,6 +194,15 @@ def _given(catalogue: Interactions, history: Any, times: Any) -> Histories:
         n_items=catalogue.n_items,
         catalogue=catalogue.catalogue,
     )
+
+
+def _exact_times(given: list[Any]) -> Times:
+    if not given:
+        return Times(np.empty(0))
+    try:
+        return times_of(given)
+    except BadTimeError as error:
+        raise ValueError(f"times: {given[error.row]!r}: {error}") from None
 
 
 def _rows(values: Any, name: str) -> list[Any]:

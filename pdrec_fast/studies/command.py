@@ -26,9 +26,7 @@ Kind = Annotated[
         "Table 3."
     ),
 ]
-Data = Annotated[
-    list[Path], typer.Option(help="Interactions: .inter, .csv, .tsv or .parquet. Repeatable.")
-]
+Data = Annotated[list[Path], typer.Option(help=f"Interactions: {opt.FILES_HELP}. Repeatable.")]
 Out = Annotated[Path, typer.Option(help="Directory for runs, CSV files and tables.md; resumable.")]
 Source = Annotated[
     Path | None,
@@ -63,21 +61,17 @@ Threads = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No line on progress.")]
 
 
+@opt.grouped
 def study(
     kind: Kind,
     data: Data,
     out: Out,
+    reading: opt.ReadingOptions,
     source: Source = None,
     preset: PresetNames = None,
     encoders: Encoders = None,
     seeds: Seeds = 5,
     settings: Set = None,
-    user_column: opt.UserColumn = None,
-    item_column: opt.ItemColumn = None,
-    timestamp_column: opt.TimestampColumn = None,
-    min_user: opt.MinUser = 1,
-    min_item: opt.MinItem = 1,
-    repeats: opt.Repeats = "keep",
     only: Only = None,
     jobs: Jobs = 1,
     threads: Threads = None,
@@ -99,14 +93,7 @@ def study(
             encoders=None if encoders is None else [name.strip() for name in encoders.split(",")],
             seeds=seeds,
             settings=settings or [],
-            reading={
-                "user": user_column,
-                "item": item_column,
-                "timestamp": timestamp_column,
-                "min_user": min_user,
-                "min_item": min_item,
-                "repeats": repeats,
-            },
+            reading=reading.reading(),
             only=only or [],
             jobs=jobs,
             threads=threads,

@@ -45,6 +45,24 @@ def test_chronological_order_is_lexsort(records):
     assert order.tolist() == np.lexsort((stamps, users)).tolist()
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from([INT64.min, -1, 0, 1, INT64.max]),
+            st.integers(0, 10**18 - 1) | st.integers(0, 2),
+        )
+    )
+)
+def test_parts_decide_between_equal_times(records):
+    users, whole, parts = np.array(records, np.int64).reshape(-1, 3).T
+    order = chronological_order(users, whole, parts)
+    assert order.tolist() == np.lexsort((parts, whole, users)).tolist()
+    assert (
+        chronological_order(users[order], whole[order], parts[order]) == range(len(users))
+    ).all()
+
+
 @pytest.mark.parametrize("scale", [1, 0.37])
 def test_chronological_order_of_many_records(scale):
     random = np.random.default_rng(0)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pdrec_fast.data.plain_text import read_plain_text
-from pdrec_fast.data.readers import _read_text
 from pdrec_fast.data.records import ColumnNames
+from pdrec_fast.data.sources import Source
+from pdrec_fast.data.text import read_text
 from pdrec_fast.errors import DataError
 
 pytest.importorskip("pyarrow.csv")
@@ -34,6 +35,11 @@ def assert_equal(fast, reference):
         assert one.dtype == other.dtype, name
         assert one.tolist() == other.tolist(), name
         assert list(map(type, one.tolist())) == list(map(type, other.tolist())), name
+    if fast.times is not None:  # the same exact order, too
+        assert fast.times.dated == reference.times.dated
+        keys = [(times.part, times.keys, times.values) for times in (fast.times, reference.times)]
+        one, other = (np.lexsort([key for key in of if key is not None]).tolist() for of in keys)
+        assert one == other
     assert (
         fast.timestamps is None
         or (np.signbit(fast.timestamps) == np.signbit(reference.timestamps)).all()
@@ -44,12 +50,13 @@ def assert_equal(fast, reference):
 def read_both(path, content, names=NAMES):
     """Both readers' records, None where one declines or refuses; equal where both read."""
     path.write_bytes(content)
+    source = Source(path, path.suffix)
     try:
-        reference = _read_text(path, names)
+        reference = read_text(source, names)
     except DataError:
         reference = None
     try:
-        fast = read_plain_text(path, names, ",")
+        fast = read_plain_text(source, names)
     except DataError:
         fast = None
     if fast is not None:
@@ -74,6 +81,10 @@ def read_both(path, content, names=NAMES):
         HEADER + b"1000000007,0x1F,-0.0\n9000000000000000000,NA,9007199254740992\n",
         b"user_id,extra,item_id,extra,timestamp\n1,a,null,b,3\n1,,true,,4\n",
         b"user_id,item_id\n1,2\n3,4\n",
+        HEADER + b"1,2,1600000000000000002\n1,3,1600000000000000001\n",
+        HEADER + b"1,2,1600000000.25\n1,3,1600000000.25\n1,3,7.0\n",
+        HEADER + b"1,2,2020-01-01\n1,3,2019-12-31 23:59:59.25\n",
+        HEADER + b"1,2,2020-01-01T00:00:00.000000002Z\n1,3,2020-01-01 01:00+01:00\n",
     ],
 )
 def test_ordinary_files_take_the_fast_way(path, content):
@@ -92,7 +103,8 @@ def test_ordinary_files_take_the_fast_way(path, content):
 def test_only_integers_in_their_own_form_are_integers(path, id_):
     fast, _ = read_both(path, HEADER + f"{id_},1,3\n12,2,3\n{id_},3,3\n".encode())
     assert fast is not None
-    integers = id_.lstrip("-").isdigit() and id_ == str(int(id_)) and int(id_) < 2**63
+    whole = id_.removesuffix(".0")
+    integers = whole.lstrip("-").isdigit() and whole == str(int(whole)) and int(whole) < 2**63
     assert (fast.user_ids.dtype == np.int64) == integers
 
 
@@ -105,6 +117,8 @@ def test_only_integers_in_their_own_form_are_integers(path, id_):
         HEADER + b"1,2,3\r4,5,6\n",
         HEADER + b"1,2,1_000\n",
         HEADER + "1,2,٣\n".encode(),
+        HEADER + b"1,2,1600000000.000000002\n1,3,1600000000.000000001\n",
+        HEADER + b"1,2,9999-12-31\n",
     ],
 )
 def test_unusual_files_are_left_to_the_csv_reader(path, content):
@@ -132,7 +146,10 @@ def test_unusual_files_are_left_to_the_csv_reader(path, content):
         HEADER + b"1,2,nan\n",
         HEADER + b"1,2,inf\n",
         HEADER + b"1,2,1e999\n",
-        HEADER + b"1,2,9007199254740994\n",
+        HEADER + b"1,2,9007199254740994.0\n",
+        HEADER + b"1,2,9223372036854775808\n",
+        HEADER + b"1,2,5\n1,2,2020-01-01\n",
+        HEADER + b"1,2,2020-02-30\n",
         HEADER + b"1,2,0x10\n",
         HEADER + b"\xff,2,3\n",
         b"user_id,item_id,timestamp,x\n1,2,3,\xff\n",
@@ -198,7 +215,7 @@ def test_pandas_is_not_imported(path):
 def test_without_pyarrow(path, monkeypatch):
     path.write_bytes(HEADER + b"1,2,3\n")
     monkeypatch.setitem(sys.modules, "pyarrow.csv", None)
-    assert read_plain_text(path, NAMES, ",") is None
+    assert read_plain_text(Source(path, ".csv"), NAMES) is None
 
 
 one_path_for_all = settings(
@@ -207,6 +224,7 @@ one_path_for_all = settings(
 fields = st.one_of(
     st.integers(-2, 12).map(str),
     st.sampled_from(["", " ", "0", "00", "-0", "+5", "1.5", "1e3", "nan", "NULL", "\t1", "1 "]),
+    st.sampled_from(["5.0", "2.00", "-3.0", "9007199254740993", "2020-01-01", "2020-01-01T05:00Z"]),
     st.text('01-.,e"\r\nü x\0\ufeff\x1c', max_size=4),
 )
 stamps = st.one_of(st.integers(0, 9).map(str), st.floats(-1e9, 1e9).map(repr), fields)
@@ -225,7 +243,8 @@ def test_both_readers_agree(path, text):
 
 
 plain_ids = st.text(st.characters(exclude_characters=',"\r\n\0', exclude_categories=["Cs"]))
-plain_rows = st.tuples(plain_ids, plain_ids, st.floats(-1e15, 1e15).map(repr)).map(",".join)
+plain_times = st.floats(-1e15, 1e15).map(lambda time: repr(time + 0.0))  # without a second zero
+plain_rows = st.tuples(plain_ids, plain_ids, plain_times).map(",".join)
 
 
 @settings(one_path_for_all, max_examples=100)

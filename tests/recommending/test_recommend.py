@@ -98,6 +98,9 @@ def test_times_put_a_history_in_order(plain: pf.PDRec, data: pf.Interactions) ->
     names = data.item_ids[[5, 9, 40]].tolist()
     ids, _ = plain.recommend(k=K, history=names, times=[30.0, 10.0, 20.0])
     assert ids[0].tolist() == expected(plain, [names[1], names[2], names[0]], K)
+    dates = ["2020-03-01", "2020-01-01", "2020-02-01T10:00Z"]
+    again, _ = plain.recommend(k=K, history=names, times=dates)
+    assert (again == ids).all()
     user = data.user_ids[2]
     assert data.timestamps is not None
     before = [[data.timestamps.min() - 1.0] * 2]
@@ -242,7 +245,8 @@ def test_an_unknown_item_of_an_allow_list(plain: pf.PDRec, data: pf.Interactions
         ({"users": [1, 2], "history": [["1"]]}, ValueError, "one history for each"),
         ({"users": [1], "times": [[1.0]]}, ValueError, "history="),
         ({"history": ["1", "2"], "times": [1.0]}, ValueError, "one value for each"),
-        ({"history": ["1"], "times": [float("nan")]}, ValueError, "finite"),
+        ({"history": ["1"], "times": [float("nan")]}, ValueError, "times: nan"),
+        ({"history": ["1"], "times": ["soon"]}, ValueError, "times: 'soon'"),
         ({"users": [1], "items": "17"}, TypeError, "items"),
         ({"users": [1], "exclude": [["1"], "2"]}, TypeError, "mixes"),
         ({"users": [1], "exclude": [["1"], ["2"]]}, ValueError, "2 lists for 1"),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdrec_fast.data.records import rank_ids, rank_integers
+from pdrec_fast.data.ids import rank_ids, rank_integers
 
 INT64 = np.iinfo(np.int64)
 
