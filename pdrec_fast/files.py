@@ -73,7 +73,7 @@ def whole_directory(
         yield fresh
         for written in (*fresh.iterdir(), fresh):
             _sync(written)
-    except BaseException:
+    except Exception:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     if path.exists():
