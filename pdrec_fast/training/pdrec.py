@@ -38,6 +38,7 @@ from pdrec_fast.evaluation import (
     evaluate,
     validation_sample,
 )
+from pdrec_fast.export import export_model
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.loop import History, run_loop
 from pdrec_fast.fitting.validation import Validation
@@ -254,7 +255,7 @@ class PDRec:
         if self.config.similarity == "cosine":
             vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
         prepared = self._item_vectors
-        logits = project(vectors, self._new_item_vectors() if prepared is None else prepared)
+        logits = project(vectors, self.item_vectors() if prepared is None else prepared)
         return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
 
     @torch.inference_mode()
@@ -263,16 +264,42 @@ class PDRec:
         calls share, the unit vectors of all items, is computed once."""
         self.fitted_encoder()
         model = copy(self)
-        model._item_vectors = self._new_item_vectors()
+        model._item_vectors = self.item_vectors()
         model.fusion = None if self.fusion is None else self.fusion.prepared()
         return model
 
-    def _new_item_vectors(self) -> torch.Tensor:
-        """[N, width]: what users' vectors are multiplied with."""
+    def item_vectors(self) -> torch.Tensor:
+        """float32 [N, width]: what users' vectors are multiplied with."""
         table: torch.Tensor = self.fitted_encoder().item_embedding.weight
         return (
             nn.functional.normalize(table, dim=-1) if self.config.similarity == "cosine" else table
         )
+
+    def export(
+        self, path: str | Path, *, fusion: bool = True, k: int = 100, onnx: bool = True
+    ) -> None:
+        """Write the model for programs without this package; see docs/serving.md.
+
+        Both programs, as torch.export's ``.pt2`` and as ONNX, read padded ids of any number and
+        length of histories: ``recommender`` gives the scores and the best items, ``encoder`` user
+        vectors whose products with the item matrix are the scores, or the part of them that the
+        card (``card.json``) names.
+
+        Args:
+            path: directory; written whole or not at all, an earlier export is replaced.
+            fusion: with what the guides add to the logits.
+            k: how many items the recommender gives; the catalogue's number where that is smaller.
+            onnx: False leaves the ONNX files out.
+
+        Raises:
+            NotFittedError: the model is not fitted.
+            ExportError: the encoder or a guide cannot be traced; names it and what to do.
+            MissingExtraError: a package that writes ONNX files is not installed.
+            CheckpointError: something other than an export lies at ``path``.
+            ValueError: ``k`` is below 1.
+        """
+        self.fitted_encoder()
+        export_model(self, path, fusion=fusion, k=k, onnx=onnx)
 
     @property
     def objective(self) -> Objective:

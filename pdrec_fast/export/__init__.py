@@ -1,0 +1,5 @@
+"""Models for other programs: traced programs, item matrices, id tables, nearest neighbours."""
+
+from pdrec_fast.export.writing import export_model
+
+__all__ = ["export_model"]
