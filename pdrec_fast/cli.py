@@ -24,6 +24,7 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
+from pdrec_fast.export import export_model
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
@@ -226,6 +227,36 @@ def recommend(
         for row in rows:
             start = f"{row['user']:>{name}}  {row['rank']:>4}  {row['item']!s:>{item}}"
             print(f"{start}  {row['score']:8.4f}")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Option(help="Directory; an earlier export there is replaced.")],
+    fusion: Annotated[
+        bool, typer.Option("--fusion/--no-fusion", help="With what the guides add to the logits.")
+    ] = True,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items that the recommender gives.")] = 100,
+    onnx: Annotated[
+        bool, typer.Option("--onnx/--no-onnx", help="Also as ONNX, not for torch.export alone.")
+    ] = True,
+    threads: opt.Threads = None,
+) -> None:
+    """Write the model of a finished run for programs without this package.
+
+    See docs/serving.md for the files and how to call them.
+    """
+    opt.use_threads(threads)
+    model = _model_of(run_dir, "cpu")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    export_model(model, out, fusion=fusion, k=k, onnx=onnx, metrics=metrics["protocols"])
+    card = json.loads((out / "card.json").read_text())
+    kinds = ", ".join(sorted(card["files"]))
+    print(f"{card['model']}: {card['n_items']:,} items, vectors of {card['width']}; {kinds}")
+    if not card["vectors_are_complete"]:
+        names = ", ".join(share["guide"] for share in card["shares"] if not share["in_vectors"])
+        print(f"the vectors lack what {names} adds, which is no product; the recommender has it")
+    print(f"written to {out}")
 
 
 @app.command()

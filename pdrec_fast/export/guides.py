@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -153,7 +155,7 @@ class ItemItemScores(nn.Module):
         lengths = self.starts[ids + 1] - first
         # The matrix's rows of all places one after the other: ``place`` and ``entry`` of each.
         ends = lengths.cumsum(0)
-        total = int(ends[-1].item())
+        total: Any = ends[-1].item()  # int() would fix it in the trace
         torch._check(total >= 1)
         marks = ends.new_zeros(total + 1).scatter_add(0, ends, torch.ones_like(ends))
         place = marks.cumsum(0)[:-1]

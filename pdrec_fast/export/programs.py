@@ -67,13 +67,15 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says of its own parts while it traces."""
-    logger = logging.getLogger("torch.onnx")
-    before, logger.disabled = logger.level, False
-    logger.setLevel(logging.ERROR)
+    """Without what the exporters say of their own parts."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

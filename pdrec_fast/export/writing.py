@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 import pdrec_fast
-from pdrec_fast.export.parts import Model, Parts, Recommender, Vectors, described_shares, model_parts
+from pdrec_fast.data import Interactions
+from pdrec_fast.export.parts import (
+    Model,
+    Parts,
+    Recommender,
+    Vectors,
+    described_shares,
+    model_parts,
+)
 from pdrec_fast.export.programs import check_onnx, traced, write_onnx
 from pdrec_fast.files import checksum, whole_directory
 
@@ -39,9 +47,7 @@ def export_model(
     if not 1 <= k:
         raise ValueError(f"k must be at least 1, got {k}")
     parts = model_parts(model, fusion=fusion)
-    recommended = ~parts.hidden
-    if data.target_items is not None:
-        recommended &= torch.from_numpy(np.array(data.target_items))
+    recommended = recommended_items(parts, data)
     k = min(k, int(data.n_items))
     programs = {
         "encoder": (Vectors(parts), ["vectors"]),
@@ -63,6 +69,14 @@ def export_model(
         files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
         card = _card(model, parts, fusion, k, recommended) | {"metrics": metrics, "files": files}
         (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def recommended_items(parts: Parts, data: Interactions) -> torch.Tensor:
+    """bool [N]: those that are ranked and, of two domains, the target's."""
+    recommended = ~parts.hidden
+    if data.target_items is not None:
+        recommended &= torch.from_numpy(np.array(data.target_items))
+    return recommended
 
 
 def _write_items(file: Path, model: Model, recommended: torch.Tensor) -> None:
@@ -96,7 +110,9 @@ def _card(
         "top_k": k,
         "inputs": {
             "items": "int64 [batch, length]: row of items.jsonl + 1, oldest first",
-            "times": "float64 [batch, length]: timestamps, ascending" if parts.reads_times else None,
+            "times": "float64 [batch, length]: timestamps, ascending"
+            if parts.reads_times
+            else None,
         },
         "preprocessing": {
             "padding": 0,
