@@ -44,6 +44,7 @@ from pdrec_fast.evaluation import (
     evaluate,
     format_results,
 )
+from pdrec_fast.export import ItemIndex
 from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run
 from pdrec_fast.preferences import Preferences
@@ -69,6 +70,7 @@ __all__ = [
     "Guidance",
     "Histories",
     "Interactions",
+    "ItemIndex",
     "LinearConfig",
     "LinearDenoiser",
     "MissingExtraError",

@@ -1,4 +1,4 @@
-"""Files and directories that a reader sees whole or not at all, and where two JSON values differ."""
+"""Files and directories that a reader sees whole or not at all; where two JSON values differ."""
 
 from __future__ import annotations
 

@@ -74,6 +74,9 @@ class DiffusionVectors(nn.Module):
     """``[h, 1]`` for the item matrix ``[item_out, item_bias]``, h as ``DiffRec.user_vectors``."""
 
     item_in: torch.Tensor
+    gram: torch.Tensor
+    bias: torch.Tensor
+    time: torch.Tensor
 
     def __init__(self, guide: DiffRec, known: torch.Tensor, has_times: bool) -> None:
         super().__init__()
@@ -119,6 +122,11 @@ class DiffusionVectors(nn.Module):
 
 class ItemItemScores(nn.Module):
     """``LinearDenoiser.scores``: the sum of the rows of its matrix, weighted by ``decay``."""
+
+    known: torch.Tensor
+    starts: torch.Tensor
+    targets: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, guide: LinearDenoiser) -> None:
         super().__init__()

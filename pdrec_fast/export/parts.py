@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -267,18 +267,12 @@ def _nothing(n_items: int) -> torch.Tensor:
 
 def described_shares(model: Model, fusion: bool) -> list[Mapping[str, Any]]:
     """For the card: the shares that an export has, and whether the vectors have them."""
-    if model.fusion is None or not fusion:
+    data = model.data
+    if model.fusion is None or not fusion or data is None:
         return []
-    return [
-        {
-            "guide": name,
-            "kind": type(model.fusion.guides[name]).__name__,
-            "weight": share.weight,
-            "transform": share.transform,
-            "floor": share.floor if share.transform == "log" else None,
-            "in_vectors": not _share_parts(
-                name, model.fusion.guides[name], replace(share, weight=1.0), model.data
-            ).scores,
-        }
-        for name, share in model.fusion.used.items()
-    ]
+    found: list[Mapping[str, Any]] = []
+    for name, share in model.fusion.used.items():
+        guide = model.fusion.guides[name]
+        described = {"guide": name, "kind": type(guide).__name__, **asdict(share)}
+        found.append(described | {"in_vectors": not _share_parts(name, guide, share, data).scores})
+    return found

@@ -44,7 +44,7 @@ def export_model(
         check_onnx()
     data = model.data
     assert data is not None
-    if not 1 <= k:
+    if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     parts = model_parts(model, fusion=fusion)
     recommended = recommended_items(parts, data)
