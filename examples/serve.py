@@ -106,10 +106,11 @@ class Batcher:
 
     async def answer(self, jobs: list[Job]) -> None:
         self.batches, self.requests = self.batches + 1, self.requests + len(jobs)
-        # Requests with other options, or with times, are other calls.
-        groups: dict[tuple[bool, bool], list[Job]] = {}
+        # What has other options is another call.
+        groups: dict[tuple[bool, ...], list[Job]] = {}
         for job in jobs:
-            key = (job.request.filter_seen, job.request.times is not None)
+            asked = job.request
+            key = asked.filter_seen, asked.times is not None, asked.allow is not None
             groups.setdefault(key, []).append(job)
         for group in groups.values():
             try:
@@ -128,11 +129,8 @@ class Batcher:
         given: dict[str, Any] = {}
         if requests[0].times is not None:
             given["times"] = [request.times for request in requests]
-        if any(request.allow is not None for request in requests):
-            everything = list(self.known)
-            given["items"] = [
-                everything if r.allow is None else self.only_known(r.allow) for r in requests
-            ]
+        if requests[0].allow is not None:
+            given["items"] = [self.only_known(request.allow or []) for request in requests]
         if any(request.exclude for request in requests):
             given["exclude"] = [self.only_known(request.exclude) for request in requests]
         found = recommend(

@@ -45,9 +45,8 @@ def traced(module: nn.Module, reads_times: bool, what: str) -> torch.export.Expo
                 module.eval(), inputs[:n_inputs], dynamic_shapes=(shape,) * n_inputs, strict=False
             )
     except Exception as error:  # whatever a user's own code raises under tracing
-        reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"torch.export cannot trace {what}: {type(error).__name__}: {reason}"
+            f"torch.export cannot trace {what}: {type(error).__name__}: {_first_line(error)}"
         ) from error
 
 
@@ -55,14 +54,31 @@ def traced(module: nn.Module, reads_times: bool, what: str) -> torch.export.Expo
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, outputs: Sequence[str], reads_times: bool
 ) -> None:
-    """Write the program as an ONNX file; weights beyond ONNX's 2 GB go to a file beside it."""
+    """Write the program as an ONNX file; weights beyond ONNX's 2 GB go to a file beside it.
+
+    Raises:
+        ExportError: ONNX lacks an operation of the program.
+    """
     names = ["items", "times"] if reads_times else ["items"]
-    with _quiet():
-        converted = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=names, output_names=list(outputs)
-        )
-        assert converted is not None
-        converted.save(str(path))
+    try:
+        with _quiet():
+            converted = torch.onnx.export(
+                program, dynamo=True, verbose=False, input_names=names, output_names=list(outputs)
+            )
+            assert converted is not None
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            f"{path.name}: ONNX cannot say what the model does ({_first_line(error)}); leave the "
+            "ONNX files out (onnx=False, on the command line --no-onnx)"
+        ) from error
+    converted.save(str(path))
+
+
+def _first_line(error: BaseException) -> str:
+    """What lies beneath it, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
 
 
 @contextmanager

@@ -26,7 +26,12 @@ def run(tmp_path_factory):
     """A finished run of the default preset whose guides both add something."""
     folder = tmp_path_factory.mktemp("export") / "run"
     data = pf.synthetic(n_users=80, n_items=120, seed=0)
-    pf.run(data, pf.with_settings(pf.RunConfig.from_preset("default"), SHORT), out=folder, progress=False)
+    pf.run(
+        data,
+        pf.with_settings(pf.RunConfig.from_preset("default"), SHORT),
+        out=folder,
+        progress=False,
+    )
     model = pf.PDRec.load(folder / "model")
     guides = {
         "guide": pf.DiffRec.load(folder / "diffusion"),

@@ -269,6 +269,24 @@ def test_a_padded_encoder_of_ones_own_is_traced(side):
     torch.testing.assert_close(scores[:, ranked], wanted[:, ranked], rtol=1e-4, atol=1e-5)
 
 
+class Rare(Mean):
+    def forward(self, ids):
+        return torch.special.bessel_j0(super().forward(ids))
+
+
+def test_what_onnx_lacks_is_written_for_torch_alone(tmp_path):
+    pytest.importorskip("onnxscript", reason="pip install 'pdrec_fast[onnx]'")
+
+    def rare(n_items):
+        return pf.PaddedEncoder(Rare(n_items + 1), max_length=6)
+
+    parts = model_parts(pf.PDRec(rare, **SETTINGS).fit(TRAIN, progress=False))
+    program = traced(Vectors(parts), False, "it")
+    with pytest.raises(pf.ExportError, match=r"^encoder.onnx: ONNX .*bessel_j0.*onnx=False"):
+        write_onnx(program, tmp_path / "encoder.onnx", ["vectors"], False)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Reading(Mean):
     def forward(self, ids):
         return super().forward(ids) if int(ids.sum()) > 0 else super().forward(ids) * 0
