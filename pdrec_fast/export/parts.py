@@ -43,7 +43,7 @@ class Model(Protocol):
 
     def fitted_encoder(self) -> Any: ...
 
-    def item_vectors(self) -> torch.Tensor: ...
+    def scoring_table(self) -> torch.Tensor: ...
 
 
 @dataclass
@@ -205,7 +205,7 @@ def model_parts(model: Model, *, fusion: bool = True) -> Parts:
     encoded = _Encoded(plain, known, model.temperature if cosine else None)
     trained = None if config.rank_cold_items else _trained(model)
     parts = Parts(_nothing(data.n_items) if trained is None else ~trained)
-    parts.vectors.append((encoded, model.item_vectors().detach().cpu().float().contiguous()))
+    parts.vectors.append((encoded, model.scoring_table().detach().cpu().float().contiguous()))
     if model.fusion is not None and fusion:
         for name, share in model.fusion.used.items():
             parts.add(_share_parts(name, model.fusion.guides[name], share, data), share.weight)

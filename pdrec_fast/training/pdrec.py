@@ -255,7 +255,7 @@ class PDRec:
         if self.config.similarity == "cosine":
             vectors = nn.functional.normalize(vectors, dim=-1) * self.temperature
         prepared = self._item_vectors
-        logits = project(vectors, self.item_vectors() if prepared is None else prepared)
+        logits = project(vectors, self.scoring_table() if prepared is None else prepared)
         return logits if cold is None else logits.masked_fill_(cold, -torch.inf)
 
     @torch.inference_mode()
@@ -264,11 +264,11 @@ class PDRec:
         calls share, the unit vectors of all items, is computed once."""
         self.fitted_encoder()
         model = copy(self)
-        model._item_vectors = self.item_vectors()
+        model._item_vectors = self.scoring_table()
         model.fusion = None if self.fusion is None else self.fusion.prepared()
         return model
 
-    def item_vectors(self) -> torch.Tensor:
+    def scoring_table(self) -> torch.Tensor:
         """float32 [N, width]: what users' vectors are multiplied with."""
         table: torch.Tensor = self.fitted_encoder().item_embedding.weight
         return (
