@@ -29,6 +29,7 @@ from pdrec_fast.errors import (
     BackendError,
     CheckpointError,
     DataError,
+    ExportError,
     MissingExtraError,
     NonFiniteLossError,
     NonFiniteScoresError,
@@ -44,6 +45,7 @@ from pdrec_fast.evaluation import (
     evaluate,
     format_results,
 )
+from pdrec_fast.export import ItemIndex
 from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fusion import Fusion, Share, choose_shares
@@ -67,6 +69,7 @@ __all__ = [
     "DiffRec",
     "DiffusionConfig",
     "Evaluator",
+    "ExportError",
     "Fusion",
     "GRU4Rec",
     "GRU4RecConfig",
@@ -74,6 +77,7 @@ __all__ = [
     "Histories",
     "History",
     "Interactions",
+    "ItemIndex",
     "LinearConfig",
     "LinearDenoiser",
     "MissingExtraError",

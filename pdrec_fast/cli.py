@@ -23,6 +23,7 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
+from pdrec_fast.export import export_model
 from pdrec_fast.pipeline import (
     DIFFUSION,
     RunConfig,
@@ -38,6 +39,7 @@ from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
+from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
@@ -245,6 +247,38 @@ def _report(result: RunResult, diffusion: Path | None) -> None:
     print(_metrics_text(result.metrics, None if diffusion is None else _tested_alone(diffusion)))
     if result.metrics["final"] is not None:
         print(f"final: {result.metrics['final']['note']}")
+
+
+@app.command()
+def export(
+    run_dir: opt.RunDir,
+    out: Annotated[Path, typer.Option(help="Directory; an earlier export there is replaced.")],
+    fusion: Annotated[
+        bool, typer.Option("--fusion/--no-fusion", help="With what the guides add to the logits.")
+    ] = True,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items that the recommender gives.")] = 100,
+    onnx: Annotated[
+        bool, typer.Option("--onnx/--no-onnx", help="Also as ONNX, not for torch.export alone.")
+    ] = True,
+    threads: opt.Threads = None,
+) -> None:
+    """Write the model of a finished run for programs without this package.
+
+    See docs/serving.md for the files and how to call them.
+    """
+    opt.use_threads(threads)
+    model = model_of(run_dir, "cpu")
+    if not isinstance(model, PDRec):
+        raise ValueError(f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder to export")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    export_model(model, out, fusion=fusion, k=k, onnx=onnx, metrics=metrics["protocols"])
+    card = json.loads((out / "card.json").read_text())
+    kinds = ", ".join(sorted(card["files"]))
+    print(f"{card['model']}: {card['n_items']:,} items, vectors of {card['width']}; {kinds}")
+    if not card["vectors_are_complete"]:
+        names = ", ".join(share["guide"] for share in card["shares"] if not share["in_vectors"])
+        print(f"the vectors lack what {names} adds, which is no product; the recommender has it")
+    print(f"written to {out}")
 
 
 @app.command()

@@ -36,3 +36,7 @@ class NonFiniteScoresError(PDRecError, ValueError):
 
 class NonFiniteLossError(PDRecError, FloatingPointError):
     """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint."""
+
+
+class ExportError(PDRecError, ValueError):
+    """A model, or a part of it, that cannot be written for other programs; names the part."""

@@ -1,15 +1,18 @@
-"""JSON and text files that a reader sees whole or not at all, and where two JSON values differ."""
+"""Files and directories that a reader sees whole or not at all; where two JSON values differ."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pdrec_fast.errors import WriteError
+from pdrec_fast.errors import CheckpointError, WriteError
 
 _NO_SPACE = "no space is left there; make room and do the same again: a run continues where it was"
 _REASONS = {
@@ -93,3 +96,91 @@ def replacing(path: Path) -> Iterator[Path]:
             if fresh.is_file():
                 fresh.unlink()  # half of a file takes space and tells nothing
             raise
+
+
+@contextmanager
+def whole_directory(
+    path: str | Path, kind: str, marker: str, is_part: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """A directory to fill, which becomes ``path`` when the block ends without an error.
+
+    It is written beside its target and renamed, so that a reader sees the old one or the new one.
+
+    Args:
+        path: created with its parents; one of the same kind that lies there is replaced.
+        kind: what the directory is, for errors.
+        marker: the file that every finished directory of this kind has.
+        is_part: whether a file of an existing directory belongs to this kind.
+
+    Raises:
+        CheckpointError: something else lies at ``path``.
+        WriteError: no space, no permission; what lies there is kept.
+    """
+    path = Path(path).resolve()
+    stale = _beside(path, "old")
+    with writing(path):
+        fresh = _begun(path, kind, marker, is_part)
+        try:
+            yield fresh
+            for written in (*fresh.iterdir(), fresh):
+                _sync(written)
+            if path.exists():
+                os.rename(path, stale)
+            os.rename(fresh, path)
+            _sync(path.parent)
+        except (Exception, KeyboardInterrupt):
+            with suppress(OSError):  # leave what was there before, and nothing else
+                shutil.rmtree(fresh, ignore_errors=True)
+                if not path.exists() and (stale / marker).is_file():
+                    os.rename(stale, path)
+            raise
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _begun(path: Path, kind: str, marker: str, is_part: Callable[[Path], bool]) -> Path:
+    """The empty directory beside ``path`` that is to be filled."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, stale = _beside(path, "new"), _beside(path, "old")
+    if not path.exists() and (stale / marker).is_file():
+        os.rename(stale, path)  # the last write was killed between its two renames
+    if path.exists() and not (path.is_dir() and all(is_part(file) for file in path.iterdir())):
+        raise CheckpointError(
+            f"{path}: holds files that no saved {kind} consists of and will not be replaced; "
+            "choose another directory"
+        )
+    for leftover in (fresh, stale):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    fresh.mkdir()
+    return fresh
+
+
+def current_directory(path: str | Path, marker: str) -> Path:
+    """Where what ``whole_directory`` wrote to ``path`` lies: beside it after a swap that was killed
+    half-way."""
+    path = Path(path).resolve()
+    stale = _beside(path, "old")
+    return stale if not path.exists() and (stale / marker).is_file() else path
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no directories
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

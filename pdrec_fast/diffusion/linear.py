@@ -185,16 +185,21 @@ class LinearDenoiser:
         n_items = len(self._indptr) - 1
         check_catalogue(histories, n_items, self.catalogue)
         histories = histories.only(np.diff(self._indptr) > 0)  # what says nothing takes no place
-        if self.config.decay < 1:  # where the latest weighs 1, records so far back add nothing
-            steps = steps_until(_NEGLIGIBLE, self.config.decay)
+        steps = reading_steps(self.config)
+        if steps is not None:
             starts = np.maximum(histories.starts, histories.stops - steps)
             histories = replace(histories, starts=starts)
         indptr, sources, _ = histories.packed()
         steps_back = np.repeat(indptr[1:], np.diff(indptr)) - 1 - np.arange(len(sources))
         weights = (self.config.decay**steps_back).astype(np.float32)
-        matrix = self._indptr, self._targets.numpy(), self._values.numpy()
-        scores = sparse_product(indptr, sources, weights, matrix, n_items)
+        scores = sparse_product(indptr, sources, weights, self.matrix, n_items)
         return scores if items is None else scores.gather(1, items)
+
+    @property
+    def matrix(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """B in CSR form, by source item: indptr int64 [N + 1], targets int32 and values float32
+        [entries]."""
+        return self._indptr, self._targets.numpy(), self._values.numpy()
 
     def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it."""
@@ -226,6 +231,12 @@ class LinearDenoiser:
         model._indptr = tensors["indptr"].numpy()
         model._targets, model._values = tensors["targets"].int(), tensors["values"]
         return model
+
+
+def reading_steps(config: LinearConfig) -> int | None:
+    """How many records back a history is read: where the latest weighs 1, what lies before them
+    adds nothing. None: all."""
+    return steps_until(_NEGLIGIBLE, config.decay) if config.decay < 1 else None
 
 
 def _among(rows: SparseRows, kept: np.ndarray) -> SparseRows:

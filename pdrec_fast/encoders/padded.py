@@ -75,7 +75,7 @@ class PaddedEncoder(nn.Module):
                 f"read {embedding}.weight where it needs them"
             )
         self.module, self.max_length = module, max_length
-        self._embedding, self._side = embedding, side
+        self._embedding, self.side = embedding, side
 
     @property
     def item_embedding(self) -> nn.Embedding:
@@ -94,7 +94,7 @@ class PaddedEncoder(nn.Module):
         if not batch.n_tokens:
             return self.item_embedding.weight.new_zeros((0, width))
         places = self._places(batch)
-        length = self.max_length if self._side == "left" else int(batch.lengths[0])
+        length = self.max_length if self.side == "left" else int(batch.lengths[0])
         ids = batch.items.new_zeros((len(batch), length)).index_put(places, batch.items + 1)
         states = self.module(ids)
         if states.shape != (*ids.shape, width):
@@ -108,7 +108,7 @@ class PaddedEncoder(nn.Module):
     def _places(self, batch: PackedSequences) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of every token in the padded ids."""
         rows = torch.repeat_interleave(batch.lengths, output_size=batch.n_tokens)
-        if self._side == "left":
+        if self.side == "left":
             return rows, batch.positions
         return rows, torch.arange(batch.n_tokens, device=rows.device) - batch.indptr[rows]
 

@@ -138,7 +138,7 @@ class _Block(nn.Module):
         return sasrec_block(
             x,
             indptr,
-            self._parameters_of_block(),
+            self.parameters_of_block(),
             heads=self.heads,
             dropout=0.0 if key is None else self.dropout,
             key=key,
@@ -167,7 +167,7 @@ class _Block(nn.Module):
         x = self.forward_norm(queries + self.out(attended.flatten(1)))
         return x + self.forward_out(F.relu(self.hidden(x)))
 
-    def _parameters_of_block(self) -> SasrecBlock:
+    def parameters_of_block(self) -> SasrecBlock:
         return SasrecBlock(
             self.query_norm.weight,
             self.query_norm.bias,

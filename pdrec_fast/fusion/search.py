@@ -123,7 +123,7 @@ class _Search:
         self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
         enough = can_sample(split.data, split.valid.users)
         if not few_lack_negatives(enough):
-            if self.protocols != ["full"]:
+            if select_by == "paper":
                 logger.warning(
                     "fusion: the corpus is too small for the 'paper' protocol, shares are chosen "
                     "under 'full' alone"

@@ -36,6 +36,7 @@ from pdrec_fast.evaluation import (
     Scorer,
     validation_sample,
 )
+from pdrec_fast.export import export_model
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
@@ -257,6 +258,32 @@ class PDRec(EncoderScorer):
     def name(self) -> str:
         """For tables: the encoder and the modules that guide it, e.g. ``sasrec+hbr+nns``."""
         return "+".join([self._encoder_name, *self.config.modules])
+
+    def export(
+        self, path: str | Path, *, fusion: bool = True, k: int = 100, onnx: bool = True
+    ) -> None:
+        """Write the model for programs without this package; see docs/serving.md.
+
+        Both programs, as torch.export's ``.pt2`` and as ONNX, read padded ids of any number and
+        length of histories: ``recommender`` gives the scores and the best items, ``encoder`` user
+        vectors whose products with the item matrix are the scores, or the part of them that the
+        card (``card.json``) names.
+
+        Args:
+            path: directory; written whole or not at all, an earlier export is replaced.
+            fusion: with what the guides add to the logits.
+            k: how many items the recommender gives; the catalogue's number where that is smaller.
+            onnx: False leaves the ONNX files out.
+
+        Raises:
+            NotFittedError: the model is not fitted.
+            ExportError: the encoder or a guide cannot be traced; names it and what to do.
+            MissingExtraError: a package that writes ONNX files is not installed.
+            CheckpointError: something other than an export lies at ``path``.
+            ValueError: ``k`` is below 1.
+        """
+        self.fitted_encoder()
+        export_model(self, path, fusion=fusion, k=k, onnx=onnx)
 
     def save(self, path: str | Path) -> None:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).

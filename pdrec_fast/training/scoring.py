@@ -66,7 +66,7 @@ class EncoderScorer(Recommender):
         offsets = None
         if cold is not None:  # within the product: a pass over the logits costs half as much again
             offsets = states.new_zeros(len(cold)).masked_fill_(cold, -torch.inf)
-        return project(self._scaled(states), self._table(), offsets)
+        return project(self._scaled(states), self.scoring_table(), offsets)
 
     def _states(self, histories: Histories) -> torch.Tensor:
         """[B, width], the encoder's state after each history; 0 of one without items."""
@@ -84,7 +84,7 @@ class EncoderScorer(Recommender):
         return vectors
 
     def _scaled(self, states: torch.Tensor) -> torch.Tensor:
-        """What is multiplied with the rows of ``_table``."""
+        """What is multiplied with the rows of ``scoring_table``."""
         if self.config.similarity == "cosine":
             return nn.functional.normalize(states, dim=-1) * self.temperature
         return states
@@ -112,12 +112,12 @@ class EncoderScorer(Recommender):
         calls share, the unit vectors of all items, is computed once."""
         self.fitted_encoder()
         model = copy(self)
-        model._item_vectors = self._table()
+        model._item_vectors = self.scoring_table()
         model.fusion = None if self.fusion is None else self.fusion.prepared()
         return model
 
-    def _table(self) -> torch.Tensor:
-        """[N, width]: what users' vectors are multiplied with."""
+    def scoring_table(self) -> torch.Tensor:
+        """float32 [N, width]: what users' vectors are multiplied with."""
         if self._item_vectors is not None:
             return self._item_vectors
         table = item_table(self.fitted_encoder())
@@ -149,7 +149,7 @@ class EncoderScorer(Recommender):
     @property
     def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(vectors [N, H], offsets [N]): logits are products with ``user_vectors``."""
-        parts = [self._table().detach()]
+        parts = [self.scoring_table().detach()]
         offsets = parts[0].new_zeros(len(parts[0]))
         if self.fusion is not None:
             for name, share in self.fusion.used.items():

@@ -96,9 +96,9 @@ def kill_at(monkeypatch, call):
 
         return wrapper
 
-    monkeypatch.setattr(bundle.os, "rename", dying(os.rename))
-    monkeypatch.setattr(bundle.os, "fsync", dying(os.fsync))
-    monkeypatch.setattr(bundle.shutil, "rmtree", dying(shutil.rmtree))
+    monkeypatch.setattr(os, "rename", dying(os.rename))
+    monkeypatch.setattr(os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
     monkeypatch.setattr(bundle, "save_file", dying(bundle.save_file))
     monkeypatch.setattr(bundle.json, "dumps", dying(json.dumps))
     return made

@@ -1,0 +1,243 @@
+"""A saved model behind HTTP: histories in, items out, requests that come together scored together.
+
+    pip install 'pdrec_fast[serve]'
+    python examples/serve.py RUN/model --port 8000
+    curl -s localhost:8000/recommend -H 'content-type: application/json' \
+        -d '{"history": [17, 4, 99], "k": 3}'
+
+The path is what ``PDRec.save`` wrote, or the directory of a run. One process has one model and one
+worker thread that calls it; more processes (behind a proxy, each with ``--threads 1``) use more
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
+
+import pdrec_fast as pf
+
+RawId = int | str
+
+
+class Request(BaseModel):
+    """What a client sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    history: list[RawId] = Field(min_length=1, max_length=10_000)  # oldest first
+    times: list[float] | None = None  # one for each, ascending
+    k: int = Field(10, ge=1, le=1000)
+    exclude: list[RawId] = Field([], max_length=100_000)
+    allow: list[RawId] | None = Field(None, max_length=100_000)  # the only items that may come
+    filter_seen: bool = True
+
+
+class Item(BaseModel):
+    """One recommended item."""
+
+    item: RawId
+    score: float
+
+
+class Response(BaseModel):
+    """What it gets: the best items first, fewer than k where no more are left."""
+
+    items: list[Item]
+    unknown: int  # items of the history that the model does not know; they are left out
+    popular: bool  # nothing is known of this person: the items with the most records
+
+
+@dataclass
+class Job:
+    request: Request
+    answer: asyncio.Future[Response]
+
+
+class Batcher:
+    """Collects requests for up to ``wait`` seconds, at most ``size``, and scores them together.
+
+    Requests come from the event loop and go to one thread, so that the model is never called twice
+    at a time and the loop stays free for others meanwhile.
+    """
+
+    def __init__(self, model: pf.PDRec, size: int, wait: float) -> None:
+        self.model, self.size, self.wait = model, size, wait
+        self.known = {str(name) for name in model.data.item_ids.tolist()}
+        self.jobs: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=64 * size)
+        self.batches = self.requests = 0
+
+    async def ask(self, request: Request) -> Response:
+        job = Job(request, asyncio.get_running_loop().create_future())
+        try:
+            self.jobs.put_nowait(job)
+        except asyncio.QueueFull:
+            raise HTTPException(503, "too many requests are waiting; try again") from None
+        return await job.answer
+
+    async def run(self) -> None:
+        """Until ``stop``; what was asked before it is still answered."""
+        while True:
+            waiting = [await self.jobs.get()]
+            if self.jobs.qsize() < self.size - 1 and waiting[0] is not None:
+                await asyncio.sleep(self.wait)
+            while len(waiting) < self.size and not self.jobs.empty():
+                waiting.append(self.jobs.get_nowait())
+            jobs = [job for job in waiting if job is not None]
+            if jobs:
+                await self.answer(jobs)
+            if len(jobs) < len(waiting):
+                return
+
+    async def stop(self) -> None:
+        await self.jobs.put(None)
+
+    async def answer(self, jobs: list[Job]) -> None:
+        self.batches, self.requests = self.batches + 1, self.requests + len(jobs)
+        # What has other options is another call.
+        groups: dict[tuple[bool, ...], list[Job]] = {}
+        for job in jobs:
+            asked = job.request
+            key = asked.filter_seen, asked.times is not None, asked.allow is not None
+            groups.setdefault(key, []).append(job)
+        for group in groups.values():
+            try:
+                call = partial(self.recommend, [job.request for job in group])
+                responses = await run_in_threadpool(call)
+                for job, response in zip(group, responses, strict=True):
+                    if not job.answer.done():  # the client may have gone
+                        job.answer.set_result(response)
+            except Exception as error:  # the loop must go on for the others
+                for job in group:
+                    if not job.answer.done():
+                        job.answer.set_exception(error)
+
+    def recommend(self, requests: Sequence[Request]) -> list[Response]:
+        """One call of the model for all; in the worker thread."""
+        given: dict[str, Any] = {}
+        known = [[str(item) in self.known for item in request.history] for request in requests]
+        if requests[0].times is not None:
+            given["times"] = [
+                list(compress(request.times or [], mine))
+                for request, mine in zip(requests, known, strict=True)
+            ]
+        if requests[0].allow is not None:
+            given["items"] = [self.only_known(request.allow or []) for request in requests]
+        if any(request.exclude for request in requests):
+            given["exclude"] = [self.only_known(request.exclude) for request in requests]
+        found = self.model.recommend(
+            history=[
+                list(compress(request.history, mine))
+                for request, mine in zip(requests, known, strict=True)
+            ],
+            k=min(max(request.k for request in requests), self.model.data.n_targets),
+            filter_seen=requests[0].filter_seen,
+            unknown="popular",
+            **given,
+        )
+        return [
+            self.response(request, *row)
+            for request, *row in zip(requests, *found, found.fallback.tolist(), strict=True)
+        ]
+
+    def response(
+        self, request: Request, items: np.ndarray, scores: np.ndarray, popular: bool
+    ) -> Response:
+        best = [
+            Item(item=item, score=float(score))
+            for item, score in zip(items.tolist(), scores, strict=True)
+            if item is not None
+        ]
+        unknown = len(request.history) - len(self.only_known(request.history))
+        return Response(items=best[: request.k], unknown=unknown, popular=popular)
+
+    def only_known(self, items: Sequence[RawId]) -> list[RawId]:
+        return [item for item in items if str(item) in self.known]
+
+
+def checked(request: Request) -> None:
+    """What a type does not say."""
+    if request.times is not None:
+        if len(request.times) != len(request.history):
+            raise HTTPException(
+                422, f"times has {len(request.times)} values for {len(request.history)} items"
+            )
+        steps = np.diff(request.times)
+        if not (np.isfinite(request.times).all() and (steps >= 0).all()):
+            raise HTTPException(422, "times must be finite and ascending, the oldest first")
+
+
+def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> FastAPI:
+    """The service of a model.
+
+    Args:
+        batch_size: requests scored at once, at most.
+        wait_ms: how long the first of a batch waits for others.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batcher = app.state.batcher = Batcher(model.prepared(), batch_size, wait_ms / 1000)
+        worker = asyncio.create_task(batcher.run())
+        yield
+        await batcher.stop()
+        await worker
+
+    app = FastAPI(title="pdrec_fast", version=pf.__version__, lifespan=lifespan)
+
+    @app.post("/recommend")
+    async def recommend_items(request: Request) -> Response:
+        checked(request)
+        return await app.state.batcher.ask(request)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        batcher: Batcher = app.state.batcher
+        return {
+            "model": model.name,
+            "items": model.data.n_items,
+            "requests": batcher.requests,
+            "batches": batcher.batches,
+            "waiting": batcher.jobs.qsize(),
+        }
+
+    return app
+
+
+def load(path: Path) -> pf.PDRec:
+    """A saved model, or that of a run."""
+    return pf.PDRec.load(path / "model" if (path / "run.json").exists() else path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path, help="what PDRec.save wrote, or a run's directory")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--wait-ms", type=float, default=2.0)
+    parser.add_argument("--threads", type=int, default=None, help="of the model")
+    options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    app = make_app(load(options.model), batch_size=options.batch_size, wait_ms=options.wait_ms)
+    # On SIGTERM it takes no new requests and answers those that it has.
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Encoders in plain PyTorch on padded ids: the state after the latest item, in traceable steps.
+
+Every class takes an encoder with its weights. Its ``forward(items, keep, back)`` gives the states
+[B, width] for what ``padded.remaining`` says of padded ids; of a history without items they are
+whatever they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdrec_fast.encoders import GRU4Rec, PaddedEncoder, SASRec
+from pdrec_fast.errors import ExportError
+from pdrec_fast.export.padded import FIRST_ID, latest
+from pdrec_fast.reference.packed.sasrec_block import sasrec_block
+
+
+class PlainSASRec(nn.Module):
+    """``SASRec``, and ``CL4SRec``, whose scores are those of a SASRec."""
+
+    def __init__(self, encoder: SASRec) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        encoder = self.encoder
+        ids, lengths = latest(items, keep, back, encoder.max_length)
+        n_rows, width = ids.shape
+        place = torch.arange(width, device=ids.device)
+        positions = encoder.max_length - lengths[:, None] + place
+        positions = positions.clamp(0, encoder.max_length - 1)  # padding has none
+        embedded = encoder.item_embedding((ids - FIRST_ID).clamp_min(0))
+        scale = encoder.item_embedding.embedding_dim**0.5
+        x = (embedded * scale + encoder.position_embedding(positions)).flatten(0, 1)
+        later = place > place[:, None]  # padding stands after the items, so it is later too
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            q, k, v = (part.unflatten(0, (n_rows, width)).transpose(1, 2) for part in (q, k, v))
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+            return (weights @ v).transpose(1, 2).flatten(0, 1)
+
+        for block in encoder.blocks:
+            part: Any = block
+            x = sasrec_block(x, part.parameters_of_block(), part.heads, attend, lambda t, _: t)
+        return encoder.norm(_at_last(x.unflatten(0, (n_rows, width)), lengths))
+
+
+class PlainGRU4Rec(nn.Module):
+    """``GRU4Rec``, one place after the other."""
+
+    def __init__(self, encoder: GRU4Rec) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        # A loop that a traced program keeps as one; torch.gru would be unrolled to a fixed length.
+        from torch._higher_order_ops.scan import scan
+
+        encoder = self.encoder
+        ids, _ = latest(items, keep, back, encoder.max_length)
+        x = encoder.item_embedding((ids - FIRST_ID).clamp_min(0))
+        x = x * encoder.item_embedding.embedding_dim**0.5
+        layers: list[Any] = list(encoder.layers)
+        gates = F.linear(x, layers[0].weight_ih_l0, layers[0].bias_ih_l0)
+        there = (ids >= FIRST_ID)[..., None]
+
+        def step(states: list[torch.Tensor], place: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+            below, is_item = place
+            new: list[torch.Tensor] = []
+            for layer, state in zip(layers, states, strict=True):
+                if new:
+                    below = F.linear(new[-1], layer.weight_ih_l0, layer.bias_ih_l0)
+                new.append(torch.where(is_item, _gru(layer, below, state), state))
+            return new, states[0].new_zeros(0)
+
+        start = [x.new_zeros((x.shape[0], layer.hidden_size)) for layer in layers]
+        in_time = gates.transpose(0, 1).contiguous(), there.transpose(0, 1).contiguous()
+        states, _ = scan(step, start, in_time)
+        out: torch.Tensor = encoder.out(states[-1])
+        return out
+
+
+def _gru(layer: Any, gates: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """The next state of ``nn.GRU``, from what the input adds to its three gates."""
+    own = F.linear(state, layer.weight_hh_l0, layer.bias_hh_l0)
+    reset, update, candidate = gates.chunk(3, -1)
+    own_reset, own_update, own_candidate = own.chunk(3, -1)
+    candidate = torch.tanh(candidate + torch.sigmoid(reset + own_reset) * own_candidate)
+    return candidate + torch.sigmoid(update + own_update) * (state - candidate)
+
+
+class PlainPadded(nn.Module):
+    """The model within a ``PaddedEncoder``, on ids of its ``max_length``."""
+
+    def __init__(self, encoder: PaddedEncoder) -> None:
+        super().__init__()
+        self.module, self.max_length, self.side = encoder.module, encoder.max_length, encoder.side
+
+    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        keep = keep & (back < self.max_length)
+        lengths = keep.sum(1)
+        first = lengths if self.side == "right" else torch.full_like(lengths, self.max_length)
+        columns = torch.where(keep, first[:, None] - 1 - back, self.max_length)
+        ids = items.new_zeros((items.shape[0], self.max_length + 1))
+        ids = ids.scatter(1, columns, items * keep)[:, :-1]
+        return _at_last(self.module(ids), first)
+
+
+def _at_last(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The states [B, d] of [B, W, d] at the last one of the first ``lengths`` places."""
+    last = (lengths - 1).clamp_min(0)[:, None, None]
+    return states.gather(1, last.expand(-1, 1, states.shape[2]))[:, 0]
+
+
+def plain_encoder(encoder: nn.Module, name: str) -> nn.Module:
+    """The encoder on padded ids.
+
+    Raises:
+        ExportError: it is none of this package's, nor a ``PaddedEncoder``.
+    """
+    # By type, not isinstance: a subclass may have another forward.
+    for kind, plain in (SASRec, PlainSASRec), (GRU4Rec, PlainGRU4Rec), (PaddedEncoder, PlainPadded):
+        if isinstance(encoder, kind) and type(encoder).forward is kind.forward:
+            made: nn.Module = plain(encoder)  # type: ignore[arg-type]
+            return made
+    raise ExportError(
+        f"the encoder {name!r} ({type(encoder).__name__}) reads packed sequences, which no traced "
+        "program can: write it on padded ids and wrap it in PaddedEncoder, or serve the saved "
+        "model itself (PDRec.load)"
+    )
