@@ -16,6 +16,7 @@ import typer
 
 import pdrec_fast
 from pdrec_fast import options as opt
+from pdrec_fast.commands.export import export
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.demo import run_demo
@@ -23,7 +24,6 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
-from pdrec_fast.export import export_model
 from pdrec_fast.pipeline import (
     DIFFUSION,
     RunConfig,
@@ -39,7 +39,6 @@ from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
-from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
@@ -250,38 +249,6 @@ def _report(result: RunResult, diffusion: Path | None) -> None:
 
 
 @app.command()
-def export(
-    run_dir: opt.RunDir,
-    out: Annotated[Path, typer.Option(help="Directory; an earlier export there is replaced.")],
-    fusion: Annotated[
-        bool, typer.Option("--fusion/--no-fusion", help="With what the guides add to the logits.")
-    ] = True,
-    k: Annotated[int, typer.Option("-k", min=1, help="Items that the recommender gives.")] = 100,
-    onnx: Annotated[
-        bool, typer.Option("--onnx/--no-onnx", help="Also as ONNX, not for torch.export alone.")
-    ] = True,
-    threads: opt.Threads = None,
-) -> None:
-    """Write the model of a finished run for programs without this package.
-
-    See docs/serving.md for the files and how to call them.
-    """
-    opt.use_threads(threads)
-    model = model_of(run_dir, "cpu")
-    if not isinstance(model, PDRec):
-        raise ValueError(f"{run_dir}: a run with --encoder {DIFFUSION} has no encoder to export")
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    export_model(model, out, fusion=fusion, k=k, onnx=onnx, metrics=metrics["protocols"])
-    card = json.loads((out / "card.json").read_text())
-    kinds = ", ".join(sorted(card["files"]))
-    print(f"{card['model']}: {card['n_items']:,} items, vectors of {card['width']}; {kinds}")
-    if not card["vectors_are_complete"]:
-        names = ", ".join(share["guide"] for share in card["shares"] if not share["in_vectors"])
-        print(f"the vectors lack what {names} adds, which is no product; the recommender has it")
-    print(f"written to {out}")
-
-
-@app.command()
 def evaluate(
     run_dir: opt.RunDir,
     protocol: Annotated[
@@ -341,6 +308,7 @@ def demo(
 
 
 app.command()(recommend)
+app.command()(export)
 app.command()(tune)
 app.command()(presets)
 app.command()(study_commands.study)
