@@ -130,8 +130,8 @@ class PrefixModel(nn.Module):
 
 
 def longest(batch: PackedSequences) -> int:
-    """The length of the longest sequence, 0 of none; waits for no GPU."""
-    return int(batch.host_lengths.max(initial=0))
+    """The columns that all prefixes fit into, at least one; waits for no GPU."""
+    return int(batch.host_lengths.max(initial=1))
 
 
 def choice_words(sequences: PackedSequences) -> np.ndarray:

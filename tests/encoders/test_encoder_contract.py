@@ -16,7 +16,6 @@ from pdrec_fast.encoders import (
     Caser,
     ContrastiveEncoder,
     PaddedEncoder,
-    PrefixEncoder,
     SASRec,
 )
 from pdrec_fast.encoders.base import last_states
