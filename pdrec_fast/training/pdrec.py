@@ -25,6 +25,7 @@ from pdrec_fast.encoders import (
     ContrastiveEncoder,
     EncoderConfig,
     EncoderOptions,
+    PrefixEncoder,
     encoder_config,
 )
 from pdrec_fast.encoders.featured import with_features
@@ -56,8 +57,9 @@ class PDRec(EncoderScorer):
     """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
 
     Args:
-        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
-            function that makes a ``SequenceEncoder`` for a number of items.
+        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ...: the keys of
+            ``encoders.ENCODERS``), or a function that makes a ``SequenceEncoder`` for a number of
+            items.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: of a built-in encoder: its configuration, such as
@@ -406,8 +408,8 @@ class PDRec(EncoderScorer):
                 f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
                 f"{n_items} items and none for padding"
             )
-        contrastive = isinstance(encoder, ContrastiveEncoder)
-        if self.cuda_graphs and (contrastive or not getattr(encoder, "recordable", True)):
+        special = isinstance(encoder, ContrastiveEncoder | PrefixEncoder)
+        if self.cuda_graphs and (special or not getattr(encoder, "recordable", True)):
             raise ValueError(
                 f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
                 "batch's sequences and cannot be recorded; set cuda_graphs=False"
