@@ -74,6 +74,21 @@ class PackedSequences:
             items, indptr, positions, self.host_lengths, self.sources, key, times
         )
 
+    def part(self, start: int, stop: int) -> PackedSequences:
+        """The sequences from ``start`` up to ``stop``; waits for no GPU."""
+        bounds = indptr_of(self.host_lengths)
+        tokens, chosen = slice(bounds[start], bounds[min(stop, len(self))]), slice(start, stop)
+        key, times = self.dropout_key, self.times
+        return PackedSequences(
+            self.items[tokens],
+            self.indptr[start : stop + 1] - int(bounds[start]),
+            self.positions[tokens],
+            self.host_lengths[chosen],
+            self.sources[chosen],
+            None if key is None else replace(key, users=key.users[chosen]),
+            None if times is None else times[tokens],
+        )
+
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
 

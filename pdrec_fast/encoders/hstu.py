@@ -12,7 +12,7 @@ from torch import nn
 from pdrec_fast.checks import check_integers, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
-from pdrec_fast.encoders.prefixes import longest
+from pdrec_fast.encoders.prefixes import in_parts, longest
 from pdrec_fast.encoders.transformer import TransformerConfig
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
@@ -92,6 +92,11 @@ class HSTU(nn.Module):
         for block in self.blocks:
             x = block(x, batch, places, buckets, key)
         return self.norm(x)
+
+    @torch.no_grad()
+    def last_states(self, batch: PackedSequences) -> torch.Tensor:
+        """``self(batch)[batch.last]`` to rounding, without gradient: [B, width]."""
+        return in_parts(lambda part: self(part)[part.last], batch)
 
     def _buckets(
         self, batch: PackedSequences, places: tuple[torch.Tensor, torch.Tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from pdrec_fast.ragged import indptr_of, row_indices
 from pdrec_fast.random_keys import ENCODER
 from pdrec_fast.reference.counter_rng import ragged_words
 
+_CELLS = 1 << 22  # of a matrix of items by items, for all rows scored at once
 CHOICE = ENCODER  # the stream of what is learned from; dropouts take those after it
 
 
@@ -94,7 +96,7 @@ class PrefixModel(nn.Module):
     @torch.no_grad()
     def last_states(self, batch: PackedSequences) -> torch.Tensor:
         """The state after each sequence's last token, [B, width], without gradient."""
-        return self.prefix_states(batch, batch.last)
+        return in_parts(lambda part: self.prefix_states(part, part.last), batch)
 
     def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
         """See ``PrefixEncoder.prefix_states``."""
@@ -127,6 +129,16 @@ class PrefixModel(nn.Module):
             return RowDropout(0.0, None)
         key = dropout_key(batch)
         return RowDropout(self.dropout, replace(key, users=key.users.index_select(0, rows)))
+
+
+def in_parts(
+    states: Callable[[PackedSequences], torch.Tensor], batch: PackedSequences
+) -> torch.Tensor:
+    """``states(batch)`` [B, width], of so many sequences at a time as rows padded to the longest
+    leave room for: users are scored many at once, where items are few."""
+    size = max(_CELLS // longest(batch) ** 2, 1)
+    parts = [states(batch.part(at, at + size)) for at in range(0, max(len(batch), 1), size)]
+    return torch.cat(parts)
 
 
 def longest(batch: PackedSequences) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pdrec_fast.encoders import ENCODER_CONFIGS, ENCODERS, PrefixEncoder
+from pdrec_fast.encoders import ENCODER_CONFIGS, ENCODERS, PrefixEncoder, prefixes
 from pdrec_fast.encoders.diffused_target import DiffusedTarget, unit_scale
 from tests.encoders.references import REFERENCES, cloze, denoised
 from tests.rows import packed, random_rows
@@ -61,6 +61,13 @@ def test_one_block_and_more_heads() -> None:
     for name in ("bert4rec", "diffurec", "hstu", "ligr"):
         encoder, batch = made(name, blocks=1, heads=3), batch_of(ROWS[:1])
         close(encoder(batch), REFERENCES[name](encoder, batch.items, batch.times))
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "diffurec", "hstu", "mlp4rec"])
+def test_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, batch = made(name), batch_of()
+    monkeypatch.setattr(prefixes, "_CELLS", 2 * 9**2)
+    close(encoder.last_states(batch), encoder(batch)[batch.last])
 
 
 # --- times ---------------------------------------------------------------------------------------
