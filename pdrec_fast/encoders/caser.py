@@ -48,14 +48,14 @@ class Caser(nn.Module):
     """Convolutions over the embeddings E [L, d] of the latest L items.
 
     Horizontal filters of h items and the whole width are moved over E, and of each the largest
-    ReLU counts (eqs. 3 to 5); vertical ones are weighted sums of the L items (eqs. 6 to 8). A
-    layer makes the state of both, ``ReLU(W [o, õ] + b)`` (eq. 9).
+    ReLU counts; vertical ones are weighted sums of the L items (section 3.2). A layer makes the
+    state of both, ``ReLU(W [o, õ] + b)``.
 
     This is the paper's Caser without the embedding of the user (its variant "vh"): a user must not
     have been trained on to be recommended to. So the state is that layer, not its concatenation
-    with the user (eq. 10), and items are ranked by the table that they are read from, as for every
+    with the user, and items are ranked by the table that they are read from, as for every
     encoder here. ReLU would leave a state one orthant of that table; a linear map follows. Of the T
-    next items that the paper learns from (eq. 12), T is 1.
+    next items that the paper learns from at once, T is 1.
 
     Args:
         n_items: N, the corpus size.

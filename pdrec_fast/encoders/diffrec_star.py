@@ -22,12 +22,13 @@ class DiffRecStar(DiffusedTarget):
     Transformer without a causal mask reads ``[e_1, ..., e_n, x_s + d_s]``, d_s being the step's
     vector, and its output at the last place is the x_0 that is ranked. The step from vectors to
     items, and the objective that is left when it is simplified, is the cross-entropy of x_0 with
-    the item table: the ranking loss. To score, one step back from pure noise is enough
-    (``scoring_steps`` of 1, the paper's efficient inference).
+    the item table: the ranking loss. To score, the default is one step back from pure noise
+    (``scoring_steps`` of 1).
 
-    Blocks normalise their outputs, as BERT's do. In the paper the noise of scoring is drawn anew;
-    here it is the same for everybody (``DiffusedTarget``). Steps of the diffusion are drawn
-    uniformly; the paper's efficient training draws them by their losses.
+    There is no code of the authors to compare with. Blocks normalise their outputs, as BERT's do.
+    Where the noise of scoring would be drawn anew, it is the same for everybody here, and the steps
+    of training are drawn uniformly (``DiffusedTarget``); the paper's strategies of cheaper training
+    and inference are not rebuilt beyond that.
 
     Args:
         n_items: N, the corpus size.

@@ -43,7 +43,8 @@ class DiffuRec(DiffusedTarget):
     λ_i is a number here, in the paper a vector; to score, it is δ, and the steps back draw nothing
     and may be fewer than T (``DiffusedTarget``), so that the same history has the same scores. The
     schedule is linear; the authors' code adds 0.01 to its β. Blocks normalise their inputs, as in
-    that code. The paper trains on every prefix; here on ``prefixes`` of a sequence in every epoch.
+    that code; positions are added to the items. It learns from ``prefixes`` of a sequence in every
+    epoch.
 
     Args:
         n_items: N, the corpus size.
