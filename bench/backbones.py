@@ -23,6 +23,7 @@ import torch
 import pdrec_fast as pf
 from bench.machine import environment
 from bench.target import CPU
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.settings import with_settings
 
 _WIDE: dict[str, Any] = {"encoder.width": 128, "pdrec.shared_negatives": 2048}
@@ -54,7 +55,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 """Data set -> settings, on top of the preset ``default``."""
-ENCODERS = ("sasrec", "gru4rec", "cl4srec")
 METRICS = ("ndcg@10", "hr@10", "ndcg@5", "hr@5")
 
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the models here")
     parser.add_argument("--only", nargs="+", choices=sorted(RECIPES), default=list(RECIPES))
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=["sasrec"])
+    parser.add_argument("--encoders", nargs="+", choices=sorted(ENCODERS), default=["sasrec"])
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default 1)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     options = parser.parse_args(arguments)

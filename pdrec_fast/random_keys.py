@@ -12,7 +12,8 @@ stream         epoch                  user
 ``DROPOUT``    of training            u: dropout of the diffusion's input
 ``NEGATIVES``  0                      u: draws from the pools of negatives (NNS)
 ``VIEWS``      of training            u: how views of a sequence are made
-``ENCODER`` +  of training            u: dropout of inputs; ``COMPLETE_USERS + u`` of
+``ENCODER`` +  of training            u: an encoder's dropout of inputs, and what else it
+                                      draws for them; ``COMPLETE_USERS + u`` of
                                       complete sequences (DPA), ``VIEW_USERS + u`` of views
 =============  =====================  ==================================================
 
@@ -38,8 +39,8 @@ import numpy as np
 from pdrec_fast.errors import DataError
 
 NOISE, DROPOUT, NEGATIVES, VIEWS, ENCODER = 0, 1, 2, 3, 16
-"""The streams, the same in ``csrc/random_keys.hpp``; an encoder numbers its dropouts from
-``ENCODER`` on."""
+"""The streams, the same in ``csrc/random_keys.hpp``; an encoder numbers its dropouts and other
+draws from ``ENCODER`` on."""
 
 FORWARD_EPOCH = 1 << 31
 SAMPLING_EPOCH = FORWARD_EPOCH + 1

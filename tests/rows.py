@@ -31,11 +31,13 @@ def packed(
     users: Sequence[int] | None = None,
     seed: int | None = None,
     epoch: int = 0,
+    times: Sequence[Sequence[float]] | None = None,
 ) -> PackedSequences:
     items = ragged(rows)
     owners = np.arange(len(rows)) if users is None else np.array(users)
-    histories = Histories(items.values, None, owners, items.starts, items.indptr[1:], n_items)
-    return pack(histories, max_length, seed=seed, epoch=epoch)
+    stamps = None if times is None else np.concatenate([np.zeros(0), *map(np.asarray, times)])
+    histories = Histories(items.values, stamps, owners, items.starts, items.indptr[1:], n_items)
+    return pack(histories, max_length, seed=seed, epoch=epoch, times=times is not None)
 
 
 def random_rows(lengths: Sequence[int], n_items: int, seed: int = 0) -> list[list[int]]:

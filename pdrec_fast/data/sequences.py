@@ -26,6 +26,8 @@ class PackedSequences:
         sources: int64 [B] numpy, which row of the packed histories each sequence is.
         dropout_key: the key (seed, epoch, users) of the random numbers of an encoder's dropouts;
             without one, an encoder draws a new seed from torch's generator.
+        times: float64 [T], when each item was taken, in the data's unit; None where nobody asked
+            for them, or they are not known.
     """
 
     items: torch.Tensor
@@ -34,6 +36,7 @@ class PackedSequences:
     host_lengths: np.ndarray
     sources: np.ndarray
     dropout_key: DropoutKey | None = None
+    times: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -53,6 +56,11 @@ class PackedSequences:
         """Index of every sequence's last token, int64 [B]."""
         return self.indptr[1:] - 1
 
+    @property
+    def rows(self) -> torch.Tensor:
+        """int64 [T], the sequence of every token; takes no look at the device."""
+        return torch.repeat_interleave(self.lengths, output_size=self.n_tokens)
+
     def to(self, device: torch.device) -> PackedSequences:
         """This batch on a device; ``host_lengths`` and ``sources`` stay on the host."""
         key = self.dropout_key
@@ -61,7 +69,25 @@ class PackedSequences:
         items, indptr, positions = (
             to_device(tensor, device) for tensor in (self.items, self.indptr, self.positions)
         )
-        return PackedSequences(items, indptr, positions, self.host_lengths, self.sources, key)
+        times = None if self.times is None else to_device(self.times, device)
+        return PackedSequences(
+            items, indptr, positions, self.host_lengths, self.sources, key, times
+        )
+
+    def part(self, start: int, stop: int) -> PackedSequences:
+        """The sequences from ``start`` up to ``stop``; waits for no GPU."""
+        bounds = indptr_of(self.host_lengths)
+        tokens, chosen = slice(bounds[start], bounds[min(stop, len(self))]), slice(start, stop)
+        key, times = self.dropout_key, self.times
+        return PackedSequences(
+            self.items[tokens],
+            self.indptr[start : stop + 1] - int(bounds[start]),
+            self.positions[tokens],
+            self.host_lengths[chosen],
+            self.sources[chosen],
+            None if key is None else replace(key, users=key.users[chosen]),
+            None if times is None else times[tokens],
+        )
 
     def pad(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
         """Right-aligned copy of token values [T, ...] as [B, length, ...], zeros before.
@@ -81,13 +107,18 @@ class PackedSequences:
         longest = int(self.lengths[:1].sum())
         if length < longest:
             raise ValueError(f"length={length} cannot hold the longest sequence, of {longest}")
-        rows = torch.repeat_interleave(self.lengths, output_size=self.n_tokens)
+        rows = self.rows
         from_end = self.last[rows] - torch.arange(self.n_tokens, device=rows.device)
         return rows, length - 1 - from_end
 
 
 def pack(
-    histories: Histories, max_length: int, *, seed: int | None = None, epoch: int = 0
+    histories: Histories,
+    max_length: int,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    times: bool = False,
 ) -> PackedSequences:
     """Pack the last ``max_length`` items of every history.
 
@@ -96,6 +127,7 @@ def pack(
         max_length: longest sequence.
         seed, epoch: with the histories' users, the key of the encoder's dropouts; None for the seed
             sets no key.
+        times: pack the timestamps too, where the histories have them.
 
     Raises:
         ValueError: a history is empty.
@@ -106,10 +138,14 @@ def pack(
     order = np.argsort(-lengths, kind="stable")
     lengths = lengths[order]
     starts = histories.stops[order] - lengths
-    items = histories.items[ranges(starts, lengths)].astype(np.int64)
+    records = ranges(starts, lengths)
+    items = histories.items[records].astype(np.int64)
     users = torch.from_numpy(histories.users[order])
     key = None if seed is None else DropoutKey(seed, epoch, users)
-    return packed_tokens(items, lengths, max_length, order, key)
+    packed = packed_tokens(items, lengths, max_length, order, key)
+    if not times or histories.timestamps is None:
+        return packed
+    return replace(packed, times=torch.from_numpy(histories.timestamps[records]))
 
 
 def packed_tokens(

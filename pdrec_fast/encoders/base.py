@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,8 +16,10 @@ class SequenceEncoder(Protocol):
     """Any ``torch.nn.Module`` with these three members can be trained by ``PDRec``.
 
     An encoder that reads more of a batch than the values of its tensors, such as ``host_lengths``,
-    sets ``recordable = False``: its steps cannot be replayed as a CUDA graph. For a loss of its own
-    see ``ContrastiveEncoder``.
+    sets ``recordable = False``: its steps cannot be replayed as a CUDA graph. One that reads the
+    times of its items sets ``reads_times = True`` and finds them in ``batch.times``. For a loss of
+    its own see ``ContrastiveEncoder``; for one whose states are not causal, or are trained with the
+    target in sight, see ``PrefixEncoder``.
 
     A method ``last_states(batch)``, if there is one, gives ``encoder(batch)[batch.last]`` to
     rounding, [B, width], on eval and without gradient; users are scored by it. It is not asked
@@ -33,6 +36,43 @@ class SequenceEncoder(Protocol):
 
     def __call__(self, batch: PackedSequences) -> torch.Tensor:
         """The state after every token, [T, width]; a state may depend on no later token."""
+        ...
+
+
+@runtime_checkable
+class PrefixEncoder(Protocol):
+    """A ``SequenceEncoder`` with these methods reads every prefix of a sequence by itself, or
+    learns from a target that it sees in part (masked, or in noise). A state for each of T prefixes
+    would cost too much in every epoch, so it says which ones it learns from.
+
+    ``encoder(batch)`` is what ``prefix_states`` gives for all tokens. Such steps are not recorded
+    as CUDA graphs.
+    """
+
+    def chosen(self, sequences: PackedSequences) -> np.ndarray:
+        """bool [T], the tokens whose next items are learned from in this epoch, on the host.
+
+        The choice should follow from ``sequences.dropout_key`` (seed, epoch and users), so that it
+        depends neither on the rest of the batch nor on the order of calls.
+        """
+        ...
+
+    def training_states(
+        self, batch: PackedSequences, tokens: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """The states that are ranked against what comes after the chosen tokens.
+
+        Args:
+            batch: no sequence of it is empty.
+            tokens, targets: int64 [P], indices among the batch's tokens, and their next items.
+
+        Returns:
+            [P, width].
+        """
+        ...
+
+    def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
+        """The states after some tokens as they are scored, with gradient: [P, width]."""
         ...
 
 

@@ -107,7 +107,7 @@ class PaddedEncoder(nn.Module):
 
     def _places(self, batch: PackedSequences) -> tuple[torch.Tensor, torch.Tensor]:
         """Row and column of every token in the padded ids."""
-        rows = torch.repeat_interleave(batch.lengths, output_size=batch.n_tokens)
+        rows = batch.rows
         if self.side == "left":
             return rows, batch.positions
         return rows, torch.arange(batch.n_tokens, device=rows.device) - batch.indptr[rows]

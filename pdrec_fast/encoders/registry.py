@@ -8,22 +8,44 @@ from typing import Any
 
 from torch import nn
 
+from pdrec_fast.encoders.bert4rec import BERT4Rec, BERT4RecConfig
+from pdrec_fast.encoders.caser import Caser, CaserConfig
 from pdrec_fast.encoders.cl4srec import CL4SRec, CL4SRecConfig
+from pdrec_fast.encoders.diffrec_star import DiffRecStar, DiffRecStarConfig
+from pdrec_fast.encoders.diffurec import DiffuRec, DiffuRecConfig
 from pdrec_fast.encoders.gru4rec import GRU4Rec, GRU4RecConfig
+from pdrec_fast.encoders.hstu import HSTU, HSTUConfig
+from pdrec_fast.encoders.ligr import LiGR, LiGRConfig
+from pdrec_fast.encoders.mlp4rec import MLP4Rec, MLP4RecConfig
 from pdrec_fast.encoders.sasrec import SASRec, SASRecConfig
+from pdrec_fast.encoders.transformer import TransformerConfig
 from pdrec_fast.settings import with_fields
 
-EncoderConfig = SASRecConfig | GRU4RecConfig
+EncoderConfig = SASRecConfig | GRU4RecConfig | TransformerConfig | CaserConfig | MLP4RecConfig
 EncoderOptions = EncoderConfig | Mapping[str, Any]
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "bert4rec": BERT4Rec,
+    "caser": Caser,
     "cl4srec": CL4SRec,
+    "diffrec-star": DiffRecStar,
+    "diffurec": DiffuRec,
     "gru4rec": GRU4Rec,
+    "hstu": HSTU,
+    "ligr": LiGR,
+    "mlp4rec": MLP4Rec,
     "sasrec": SASRec,
 }
 ENCODER_CONFIGS: dict[str, type[EncoderConfig]] = {
+    "bert4rec": BERT4RecConfig,
+    "caser": CaserConfig,
     "cl4srec": CL4SRecConfig,
+    "diffrec-star": DiffRecStarConfig,
+    "diffurec": DiffuRecConfig,
     "gru4rec": GRU4RecConfig,
+    "hstu": HSTUConfig,
+    "ligr": LiGRConfig,
+    "mlp4rec": MLP4RecConfig,
     "sasrec": SASRecConfig,
 }
 

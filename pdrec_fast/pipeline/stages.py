@@ -284,7 +284,8 @@ def check_before_training(
         longest = histories[[int(np.argmax(histories.lengths))]]
         # An implementation that was named may not run here.
         with torch.no_grad():
-            encoder.eval()(pack(longest, encoder.max_length).to(model.device))
+            times = getattr(encoder, "reads_times", False)
+            encoder.eval()(pack(longest, encoder.max_length, times=times).to(model.device))
 
 
 def peak_rss_gib() -> float | None:

@@ -27,6 +27,13 @@ MODEL_NAMES = {  # as the paper writes them
     "gru4rec": "GRU4Rec",
     "sasrec": "SASRec",
     "cl4srec": "CL4SRec",
+    "bert4rec": "BERT4Rec",
+    "caser": "Caser",
+    "mlp4rec": "MLP4Rec",
+    "diffurec": "DiffuRec",
+    "diffrec-star": "DiffRec*",
+    "ligr": "LiGR",
+    "hstu": "HSTU",
 }
 
 

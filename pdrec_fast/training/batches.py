@@ -32,7 +32,8 @@ class Batch:
     Attributes:
         sequences: inputs of T tokens in all and, for DPA, complete sequences of B users, those
             whose latest records are among the inputs.
-        inputs: int64 [T], the inputs among the sequences' tokens; None where they are all.
+        inputs: int64 [T], the inputs among the sequences' tokens; None where they are all. Of a
+            ``PrefixEncoder`` T counts those that it chose, here and below.
         candidates: int64 [T, 1 + k], each input's next item, then its negatives.
         weights: float32 [T], HBR's; or None.
         last: int64 [B], the last token of every complete sequence; None without DPA.
@@ -71,15 +72,20 @@ class TrainingBatches:
     Args:
         guidance: weights, negatives and soft positives of every token.
         augment: makes views of a batch's inputs, see ``ContrastiveEncoder``; or None.
+        choose: says which tokens are learned from, see ``PrefixEncoder.chosen``; None: all are.
+        times: pack the inputs' times too.
     """
 
     def __init__(
         self,
         guidance: Guidance,
         augment: Callable[[PackedSequences], PackedSequences] | None = None,
+        choose: Callable[[PackedSequences], np.ndarray] | None = None,
+        times: bool = False,
     ) -> None:
         check_users(guidance.tokens.n_keys, views=augment is not None)
         self.guidance, self.config, self.augment = guidance, guidance.config, augment
+        self.choose, self.times = choose, times
         self.tokens, self.max_length = guidance.tokens, guidance.max_length
         inputs, complete = self.tokens.inputs, self.tokens.histories
         # DPA's last state has read the complete sequence, with the last positive. Its user's key
@@ -142,7 +148,9 @@ class TrainingBatches:
         if dpa is not None:
             both = np.concatenate([chosen, tokens.n_sequences + latest])
             histories = self._inputs_and_complete[both]
-        packed = pack(histories, self.max_length, seed=self.config.seed, epoch=epoch)
+        packed = pack(
+            histories, self.max_length, seed=self.config.seed, epoch=epoch, times=self.times
+        )
         ranked = np.flatnonzero(packed.sources < len(chosen))
         rows = chosen[packed.sources[ranked]]
         lengths = tokens.lengths[rows]
@@ -155,6 +163,10 @@ class TrainingBatches:
             last = torch.from_numpy(indptr[complete + 1] - 1)
             owners = tokens.users[latest[packed.sources[complete] - len(chosen)]]
             soft_positives = torch.from_numpy(dpa.top_items[owners].astype(np.int64))
+        if self.choose is not None:
+            kept = torch.from_numpy(self.choose(packed))
+            inputs = torch.arange(packed.n_tokens) if inputs is None else inputs
+            at, inputs = at[kept[inputs].numpy()], inputs[kept[inputs]]
         candidates = np.concatenate([tokens.targets[at, None], negatives[at]], axis=1)
         weights = self.guidance.token_weights
         return Batch(

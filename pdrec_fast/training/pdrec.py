@@ -26,6 +26,7 @@ from pdrec_fast.encoders import (
     ContrastiveEncoder,
     EncoderConfig,
     EncoderOptions,
+    PrefixEncoder,
     encoder_config,
 )
 from pdrec_fast.encoders.featured import with_features
@@ -62,11 +63,12 @@ class PDRec(EncoderScorer):
     """A sequential recommender guided by PDRec's modules, or plain with ``modules=()``.
 
     Args:
-        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ``"cl4srec"``), or a
-            function that makes a ``SequenceEncoder`` for a number of items. A function's encoder
-            draws weights and dropout from torch's own generators: they are seeded and put back,
-            and such encoders take turns, but a thread of yours that draws meanwhile changes its
-            numbers, and gets some of them. Built-in encoders have generators of their own.
+        encoder: name of a built-in encoder (``"sasrec"``, ``"gru4rec"``, ...: the keys of
+            ``encoders.ENCODERS``), or a function that makes a ``SequenceEncoder`` for a number of
+            items. A function's encoder draws weights and dropout from torch's own generators: they
+            are seeded and put back, and such encoders take turns, but a thread of yours that draws
+            meanwhile changes its numbers, and gets some of them. Built-in encoders have generators
+            of their own.
         config: all settings; keyword arguments override single ones, e.g.
             ``PDRec("sasrec", modules=("hbr", "nns"), seed=1)``.
         encoder_options: of a built-in encoder: its configuration, such as
@@ -447,8 +449,8 @@ class PDRec(EncoderScorer):
                 f"{encoder.item_embedding.num_embeddings} rows; it needs one for each of "
                 f"{n_items} items and none for padding"
             )
-        contrastive = isinstance(encoder, ContrastiveEncoder)
-        if self.cuda_graphs and (contrastive or not getattr(encoder, "recordable", True)):
+        special = isinstance(encoder, ContrastiveEncoder | PrefixEncoder)
+        if self.cuda_graphs and (special or not getattr(encoder, "recordable", True)):
             raise ValueError(
                 f"cuda_graphs=True: the steps of encoder {name!r} depend on the lengths of each "
                 "batch's sequences and cannot be recorded; set cuda_graphs=False"

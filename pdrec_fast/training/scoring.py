@@ -77,7 +77,8 @@ class EncoderScorer(Recommender):
         if self.config.skip_cold_items and known_items is not None:
             histories = histories.only(known_items)
         known = np.flatnonzero(histories.lengths)
-        batch = pack(histories[known], encoder.max_length).to(self.device)
+        times = getattr(encoder, "reads_times", False)
+        batch = pack(histories[known], encoder.max_length, times=times).to(self.device)
         states = last_states(encoder, batch)
         vectors = states.new_zeros((len(histories), states.shape[1]))
         vectors[torch.from_numpy(known[batch.sources]).to(self.device)] = states

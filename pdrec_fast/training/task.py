@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pdrec_fast.devices import prefetched
-from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder
+from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PrefixEncoder
 from pdrec_fast.encoders.featured import FeaturedEmbedding, item_table
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.clipping import clip_gradients
@@ -56,7 +56,13 @@ class PDRecTask:
         self.encoder, self.config, self.device = encoder, guidance.config, device
         self.scorer, self.evaluator, self.cuda_graphs = scorer, evaluator, cuda_graphs
         contrastive = isinstance(encoder, ContrastiveEncoder)
-        self.batches = TrainingBatches(guidance, encoder.augment if contrastive else None)
+        self.by_prefix = isinstance(encoder, PrefixEncoder)
+        self.batches = TrainingBatches(
+            guidance,
+            encoder.augment if contrastive else None,
+            encoder.chosen if self.by_prefix else None,
+            times=getattr(encoder, "reads_times", False),
+        )
         featured = isinstance(encoder.item_embedding, FeaturedEmbedding)
         if featured and self.config.table_optimizer == "rows":
             raise ValueError(
@@ -174,18 +180,16 @@ class PDRecTask:
         """The objective (eq. 6) and the encoder's own loss of a batch on the encoder's device."""
         config, table = self.config, item_table(self.encoder)
         with span("encode"):
-            states = self.encoder(batch.sequences)
+            inputs, last = self._states(batch)
         with span("ranking loss"):
             if self.config.learn_temperature:
                 objective = replace(self.objective, temperature=self.encoder.log_temperature.exp())
             else:
                 objective = self.objective
-            inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
             ranked = batch.candidates, batch.weights, batch.count, batch.shared
             loss = objective.ranking(inputs, table, *ranked)
-        if batch.last is not None and batch.soft_positives is not None:
+        if last is not None and batch.soft_positives is not None:
             with span("distillation loss"):
-                last = states.index_select(0, batch.last)
                 soft, top_n = batch.soft_positives, config.dpa_top_n
                 distilled = objective.distillation(last, table, soft, top_n)
                 loss = loss + config.dpa_weight * distilled
@@ -193,6 +197,18 @@ class PDRecTask:
             with span("auxiliary loss"):
                 loss = loss + self.encoder.auxiliary_loss(batch.views)
         return loss
+
+    def _states(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Those of the inputs, and, for DPA, of the complete sequences."""
+        if self.by_prefix:
+            sequences, inputs = batch.sequences, batch.inputs
+            states = self.encoder.training_states(sequences, inputs, batch.candidates[:, 0])
+            if batch.last is None:
+                return states, None
+            return states, self.encoder.prefix_states(sequences, batch.last)
+        states = self.encoder(batch.sequences)
+        inputs = states if batch.inputs is None else states.index_select(0, batch.inputs)
+        return inputs, None if batch.last is None else states.index_select(0, batch.last)
 
     def _at_its_rate(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, each with the optimiser at its learning rate when it is taken.

@@ -130,3 +130,28 @@ def test_packing_copies_rather_than_shares() -> None:
     histories = histories_of(ROWS)
     pack(histories, max_length=10).items.zero_()
     assert histories.items.min() > 0
+
+
+def test_a_part_is_packed_from_its_sequences_alone() -> None:
+    histories = replace(histories_of(ROWS), users=np.array([30, 10, 50, 20, 40, 60]))
+    histories = replace(histories, timestamps=np.arange(len(histories.items)) / 2)
+    batch = pack(histories, max_length=4, seed=7, times=True)
+    for start, stop in ((0, 2), (1, 4), (4, 9), (0, 6), (2, 2)):
+        part, rows = batch.part(start, stop), batch.sources[start:stop]
+        alone = pack(histories[rows], max_length=4, seed=7, times=True)
+        for name in ("items", "indptr", "positions", "times"):
+            assert torch.equal(getattr(part, name), getattr(alone, name)), name
+        assert part.host_lengths.tolist() == alone.host_lengths.tolist()
+        assert part.sources.tolist() == rows.tolist()
+        assert torch.equal(part.dropout_key.users, alone.dropout_key.users)
+
+
+def test_times_are_packed_where_they_are_asked_for_and_known() -> None:
+    histories = histories_of(ROWS)
+    assert pack(histories, max_length=3, times=True).times is None
+    histories = replace(histories, timestamps=np.arange(len(histories.items)) / 2)
+    assert pack(histories, max_length=3).times is None
+    batch = pack(histories, max_length=3, times=True)
+    place = {item: at / 2 for at, item in enumerate(histories.items.tolist())}
+    assert batch.times.tolist() == [place[item] for item in batch.items.tolist()]
+    assert batch.to(torch.device("meta")).times.device.type == "meta"

@@ -2,6 +2,7 @@
 read padded sequences are."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,21 @@ import torch
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders import ENCODERS, ContrastiveEncoder, PaddedEncoder, SASRec
+from pdrec_fast.encoders import (
+    ENCODERS,
+    Caser,
+    ContrastiveEncoder,
+    PaddedEncoder,
+    SASRec,
+)
 from pdrec_fast.encoders.base import last_states
 from pdrec_fast.ragged import ranges
 from tests.encoders.padded_models import PADDED
 from tests.rows import packed as packed_rows
 
-MAKERS = ENCODERS | PADDED
 N_ITEMS, MAX_LENGTH = 50, 8
+# Elsewhere Caser sees nothing of what comes before its window.
+MAKERS = ENCODERS | PADDED | {"caser": partial(Caser, window=MAX_LENGTH)}
 ROWS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [11], [12, 13, 14], list(range(20, 33)), [1, 2, 3]]
 
 
@@ -42,15 +50,17 @@ def dropping(encoder: nn.Module) -> nn.Module:
 def packed(
     rows: list[list[int]], users: list[int] | None = None, seed: int | None = None
 ) -> PackedSequences:
-    return packed_rows(rows, N_ITEMS, MAX_LENGTH, users=users, seed=seed)
+    times = [-50.0 * np.arange(len(row))[::-1] ** 2 for row in rows]
+    return packed_rows(rows, N_ITEMS, MAX_LENGTH, users=users, seed=seed, times=times)
 
 
 def with_spares(batch: PackedSequences, lengths: list[int]) -> PackedSequences:
     """``batch`` and further sequences of these lengths, as where batches are padded."""
     spare = np.array(lengths)
     positions = torch.from_numpy(ranges(MAX_LENGTH - spare, spare))
-    key = batch.dropout_key
+    key, times = batch.dropout_key, batch.times
     assert key is not None
+    assert times is not None
     return PackedSequences(
         torch.cat([batch.items, torch.full((spare.sum(),), 3)]),
         torch.cat([batch.indptr, batch.n_tokens + torch.from_numpy(np.cumsum(spare))]),
@@ -58,6 +68,7 @@ def with_spares(batch: PackedSequences, lengths: list[int]) -> PackedSequences:
         np.concatenate([batch.host_lengths, spare]),
         np.concatenate([batch.sources, np.full(len(spare), -1)]),
         replace(key, users=torch.cat([key.users, torch.zeros(len(spare), dtype=torch.int64)])),
+        torch.cat([times, torch.zeros(spare.sum(), dtype=times.dtype)]),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pdrec_fast as pf
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.encoders.featured import FeaturedEmbedding, item_table, with_features
 
 SMALL: dict[str, Any] = {"modules": (), "epochs": 2, "lr": 5e-3, "select_by": "full"}
@@ -29,7 +30,7 @@ def split() -> pf.Split:
     return pf.leave_one_out(data)
 
 
-@pytest.fixture(scope="module", params=["sasrec", "gru4rec", "cl4srec"])
+@pytest.fixture(scope="module", params=sorted(ENCODERS))
 def model(request: pytest.FixtureRequest, split: pf.Split) -> pf.PDRec:
     options = {"encoder_options": {"width": 8}, **SMALL}
     return pf.PDRec(request.param, **options).fit(split, progress=False)
@@ -67,7 +68,7 @@ def test_new_items_are_recommended_and_understood(model: pf.PDRec) -> None:
     found = model.recommend(k=3, items=new)
     assert set(found.items.ravel()) <= set(new)
     assert len(np.unique(found.scores)) > 3
-    assert not model.recommend(k=3, history=[new[0]], unknown="popular").fallback.any()
+    assert not model.recommend(k=3, history=[new[0]], times=[0.0], unknown="popular").fallback.any()
 
 
 def test_saved_and_loaded(model: pf.PDRec, tmp_path: Path) -> None:

@@ -115,5 +115,5 @@ def test_a_job_is_the_run_of_its_preset():
 def test_unknown_kinds_and_encoders_are_named():
     with pytest.raises(ValueError, match="unknown study 'table1'; choose one of main, ablation"):
         choose_encoders("table1", None)
-    with pytest.raises(ValueError, match="unknown encoder 'bert4rec'; choose among"):
-        choose_encoders("main", ["bert4rec"])
+    with pytest.raises(ValueError, match="unknown encoder 'nobert'; choose among"):
+        choose_encoders("main", ["nobert"])

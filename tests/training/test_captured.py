@@ -65,6 +65,7 @@ def loss_and_gradients(task, batch):
         ("sasrec", "cpp", "softmax"),
         ("sasrec", "reference", "bce"),
         ("gru4rec", "auto", "bce"),
+        ("ligr", "auto", "bce"),
     ],
 )
 def test_padding_changes_neither_loss_nor_gradients(
@@ -135,15 +136,18 @@ def test_graphs_need_a_gpu():
         PDRec(cuda_graphs=True, device="cpu")
 
 
-@pytest.mark.parametrize("encoder", ["gru4rec", "cl4srec", CL4SRec])
+@pytest.mark.parametrize("encoder", ["gru4rec", "cl4srec", CL4SRec, "bert4rec", "hstu"])
 def test_graphs_need_an_encoder_that_can_be_recorded(encoder):
     model = PDRec(encoder, device="cpu")
     model.cuda_graphs = True  # as on a GPU
-    with pytest.raises(ValueError, match=r"(?i)(cl4srec|gru4rec)' depend.*cannot be recorded"):
+    with pytest.raises(
+        ValueError, match=r"(?i)(cl4srec|gru4rec|bert4rec|hstu)' depend.*cannot be recorded"
+    ):
         model.new_encoder(9)
 
 
-def test_sasrec_can_be_recorded():
-    model = PDRec("sasrec", device="cpu")
+@pytest.mark.parametrize("encoder", ["sasrec", "ligr"])
+def test_these_can_be_recorded(encoder):
+    model = PDRec(encoder, device="cpu")
     model.cuda_graphs = True
     model.new_encoder(9)

@@ -1,0 +1,110 @@
+"""LiGR blocks (Borisyuk et al., 2025, arXiv:2502.03417), as in eSASRec (arXiv:2508.06450)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdrec_fast.checks import check_counts, check_integers
+from pdrec_fast.data.sequences import PackedSequences
+from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.encoders.transformer import TransformerConfig
+from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed.packed_attention import packed_attention
+from pdrec_fast.ops.packed.packed_dropout import packed_dropout
+from pdrec_fast.random_keys import ENCODER
+
+
+@dataclass(frozen=True)
+class LiGRConfig(TransformerConfig):
+    """Options of ``LiGR``: those of a Transformer, whose dropout also acts on attention weights.
+
+    Attributes:
+        expansion: of the feed-forward layers.
+    """
+
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integers(self, "expansion")
+        check_counts(self, "expansion")
+
+
+class LiGR(nn.Module):
+    """A causal Transformer whose layers are gated: ``x + σ(x G + g) ⊙ f(LN(x))``.
+
+    f is attention, then a SwiGLU layer ``W2 (SiLU(W1 x) ⊙ W3 x)`` (Shazeer, 2020). The gate reads x
+    before its normalisation, as in eSASRec's code. With ``loss=shared_softmax`` this is eSASRec.
+    LiGR's joint attention to the ranked items is left out: items are ranked one by one here.
+
+    Positions count from the end. The random numbers of dropout are those of the batch's
+    ``dropout_key``: stream ``ENCODER`` for the embeddings, and in block n those from
+    ``ENCODER + 1 + 4 n`` on for attention weights, attention, hidden and feed-forward layer.
+
+    Args:
+        n_items: N, the corpus size.
+        config: all options; keyword arguments override single ones.
+    """
+
+    def __init__(self, n_items: int, config: LiGRConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        config = replace(config or LiGRConfig(), **options)
+        self.max_length, self.dropout = config.max_length, config.dropout
+        self.item_embedding = nn.Embedding(n_items, config.width, dtype=torch.float32)
+        self.position_embedding = nn.Embedding(config.max_length, config.width, dtype=torch.float32)
+        self.blocks = nn.ModuleList(
+            _Block(config, ENCODER + 1 + 4 * number) for number in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(config.width, dtype=torch.float32)
+        xavier_init(self)
+
+    def forward(self, batch: PackedSequences) -> torch.Tensor:
+        """States after every token of a packed batch: float32 [T, width]."""
+        key = dropout_key(batch) if self.training and self.dropout else None
+        x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
+        x = x + self.position_embedding(batch.positions)
+        if key is not None:
+            x = packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)
+        for block in self.blocks:
+            x = block(x, batch.indptr, key)
+        return self.norm(x)
+
+
+class _Block(nn.Module):
+    def __init__(self, config: LiGRConfig, stream: int) -> None:
+        super().__init__()
+        width, self.heads, self.dropout = config.width, config.heads, config.dropout
+        self.stream = stream
+        self.attention_norm = nn.LayerNorm(width, dtype=torch.float32)
+        self.attention_gate = nn.Linear(width, width, dtype=torch.float32)
+        self.mix = nn.Linear(width, 3 * width, dtype=torch.float32)
+        self.attention_out = nn.Linear(width, width, dtype=torch.float32)
+        self.forward_norm = nn.LayerNorm(width, dtype=torch.float32)
+        self.forward_gate = nn.Linear(width, width, dtype=torch.float32)
+        hidden = config.expansion * width
+        self.gated = nn.Linear(width, 2 * hidden, bias=False, dtype=torch.float32)
+        self.forward_out = nn.Linear(hidden, width, bias=False, dtype=torch.float32)
+
+    def forward(
+        self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None
+    ) -> torch.Tensor:
+        """Dropout where there is a key."""
+        rate = 0.0 if key is None else self.dropout
+
+        def drop(values: torch.Tensor, number: int) -> torch.Tensor:
+            return packed_dropout(values, indptr, rate, key=key, stream=self.stream + number)
+
+        mixed = self.mix(self.attention_norm(x)).unflatten(1, (3 * self.heads, -1))
+        q, k, v = mixed.chunk(3, dim=1)
+        attended = packed_attention(
+            q, k, v, indptr, dropout=rate, key=key, stream=self.stream
+        ).flatten(1)
+        x = x + torch.sigmoid(self.attention_gate(x)) * drop(self.attention_out(attended), 1)
+        gate, hidden = self.gated(self.forward_norm(x)).chunk(2, dim=1)
+        hidden = drop(F.silu(gate) * hidden, 2)
+        return x + torch.sigmoid(self.forward_gate(x)) * drop(self.forward_out(hidden), 3)

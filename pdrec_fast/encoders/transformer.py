@@ -1,0 +1,76 @@
+"""What encoders on Transformers share: their options, and a block without a causal mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pdrec_fast.checks import check_counts, check_dropout, check_integers
+from pdrec_fast.encoders.prefixes import RowDropout
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Options of an encoder on a Transformer.
+
+    Attributes:
+        width: of embeddings and states.
+        blocks, heads: number of attention blocks, and heads in each.
+        max_length: longest sequence; older items are dropped.
+        dropout: of embeddings and of what a layer adds.
+    """
+
+    width: int = 64
+    blocks: int = 2
+    heads: int = 2
+    max_length: int = 200
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_integers(self, "width", "blocks", "heads", "max_length")
+        check_counts(self, "width", "blocks", "heads", "max_length")
+        check_dropout(self)
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
+
+
+class BidirectionalBlock(nn.Module):
+    """Attention among all items of a row, then a feed-forward layer of four widths with GELU.
+
+    With ``pre_norm`` a layer is ``x + f(norm(x))``, otherwise ``norm(x + f(x))``, as in Vaswani et
+    al. (2017). The dropouts of the two layers take ``stream`` and the one after it.
+    """
+
+    def __init__(self, config: TransformerConfig, stream: int, *, pre_norm: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.stream, self.pre_norm = config.heads, stream, pre_norm
+        self.mix = nn.Linear(width, 3 * width, dtype=torch.float32)
+        self.attention_out = nn.Linear(width, width, dtype=torch.float32)
+        self.attention_norm = nn.LayerNorm(width, dtype=torch.float32)
+        self.hidden = nn.Linear(width, 4 * width, dtype=torch.float32)
+        self.forward_out = nn.Linear(4 * width, width, dtype=torch.float32)
+        self.forward_norm = nn.LayerNorm(width, dtype=torch.float32)
+
+    def forward(self, x: torch.Tensor, present: torch.Tensor, drop: RowDropout) -> torch.Tensor:
+        """Rows x [P, L, width], padding where ``present`` [P, L] is false, which nobody sees."""
+        if self.pre_norm:
+            x = x + drop(self._attended(self.attention_norm(x), present), self.stream)
+            return x + drop(self._mapped(self.forward_norm(x)), self.stream + 1)
+        x = self.attention_norm(x + drop(self._attended(x, present), self.stream))
+        return self.forward_norm(x + drop(self._mapped(x), self.stream + 1))
+
+    def _attended(self, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in self.mix(x).chunk(3, dim=2)
+        )
+        seen = present[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.attention_out(attended.transpose(1, 2).flatten(2))
+
+    def _mapped(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_out(F.gelu(self.hidden(x)))
