@@ -16,8 +16,10 @@ import typer
 
 import pdrec_fast
 from pdrec_fast import options as opt
+from pdrec_fast.commands.doctor import doctor
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.commands.recommend import recommend
+from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
@@ -221,6 +223,8 @@ def demo(
 
 
 app.command()(recommend)
+app.command()(doctor)
+app.command()(warmup)
 app.command()(tune)
 app.command()(presets)
 app.command()(study_commands.study)
