@@ -1,4 +1,4 @@
-"""The command ``doctor``: it tells what works, and ends with 1 where something required does not."""
+"""The command ``doctor``: what works, and status 1 where something required does not."""
 
 import json
 import sys
