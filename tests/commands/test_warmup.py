@@ -119,7 +119,7 @@ def test_it_says_why_there_is_nothing_to_compile():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [(("--width", "0"), "0 is not in the range"), (("--set", "pdrec.nothing=1"), "nothing")],
+    [(("--width", "0"), "greater than or equal to 1"), (("--set", "pdrec.nothing=1"), "nothing")],
 )
 def test_what_cannot_be_set_is_refused(wrong, message):
     done = command("warmup", "--items", "300", *wrong)
