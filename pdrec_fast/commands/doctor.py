@@ -122,7 +122,9 @@ def _extension() -> Check:
         problem, _, todo = info["problem"].partition("; ")
         return Check("extension", False, f"{problem}; slower PyTorch code runs instead", todo)
     built, runnable = (", ".join(info[key]) for key in ("isas_built", "isas_runnable"))
-    what = f"{info['build_type']} by {info['compiler']}; {info['isa']} in use; built: {built}"
+    what = (
+        f"{info['build_type']} by {info['compiler'].strip()}; {info['isa']} in use; built: {built}"
+    )
     return Check("extension", True, f"{what}; this processor runs: {runnable}")
 
 
