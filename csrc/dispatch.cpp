@@ -8,6 +8,7 @@
 
 #include "candidates/_products_plan.hpp"
 #include "parallel.hpp"
+#include "processor.hpp"
 
 namespace pdrec {
 namespace {
@@ -22,12 +23,8 @@ const std::vector<Isa>& isas() {
   static const std::vector<Isa> all = {
       {&baseline::table, true},
 #ifdef PDREC_X86_KERNELS
-      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt")},
-      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi") &&
-                           __builtin_cpu_supports("popcnt")},
+      {&avx2::table, processor().avx2},
+      {&avx512::table, processor().avx512},
 #endif
   };
   return all;

@@ -6,6 +6,8 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from pdrec_fast.thread_pool import share_with
 
 _INSTALL = "pip install --force-reinstall --no-deps ."
@@ -27,6 +29,7 @@ else:
     share_with(extension)
 
 
+@torch.compiler.assume_constant_result  # torch 2.6 cannot trace a look for a module
 def triton_problem(device_type: str) -> str | None:
     """Why Triton kernels cannot run on tensors of this device; None where they can."""
     if find_spec("triton") is None:

@@ -16,9 +16,11 @@ import typer
 
 import pdrec_fast
 from pdrec_fast import options as opt
+from pdrec_fast.commands.doctor import doctor
 from pdrec_fast.commands.export import export
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.commands.recommend import recommend
+from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
@@ -309,6 +311,8 @@ def demo(
 
 app.command()(recommend)
 app.command()(export)
+app.command()(doctor)
+app.command()(warmup)
 app.command()(tune)
 app.command()(presets)
 app.command()(study_commands.study)

@@ -80,7 +80,7 @@ class Operation:
         self.op = torch.library.custom_op(name, of_flat, mutates_args=mutates)
         self.op.register_fake(lambda *arguments: fake(SimpleNamespace(**self._grouped(arguments))))
         for device, dtype in autocast.items():
-            self.op.register_autocast(device, dtype)
+            _register_autocast(self.op, name, device, dtype)
 
     def __call__(self, *arguments: Any) -> Any:
         flat: list[Any] = []
@@ -179,6 +179,29 @@ class Operation:
             else:  # torch leaves out a last argument that equals its default
                 values[name] = next(flat, self._signature.parameters[name].default)
         return values
+
+
+# Kernels of a library stay registered as long as it lives.
+_AUTOCAST = torch.library.Library("pdrec_fast", "IMPL")
+
+
+def _register_autocast(op: Any, name: str, device: str, dtype: torch.dtype) -> None:
+    """What ``op.register_autocast`` does, which came with torch 2.7."""
+    if hasattr(op, "register_autocast"):
+        op.register_autocast(device, dtype)
+        return
+
+    def cast(argument: Any) -> Any:
+        if not isinstance(argument, torch.Tensor) or argument.device.type != device:
+            return argument
+        narrow = argument.is_floating_point() and argument.dtype != torch.float64
+        return argument.to(dtype) if narrow else argument
+
+    def in_autocast(*arguments: Any) -> Any:
+        with torch.autocast(device, enabled=False):
+            return op(*map(cast, arguments))
+
+    _AUTOCAST.impl(name, in_autocast, f"Autocast{device.upper()}")
 
 
 def _torch_looks_on(tensors: Iterable[torch.Tensor]) -> bool:

@@ -183,3 +183,19 @@ def test_without_the_extension_the_reference_runs_and_says_why(tmp_path):
     assert reason in errors[0]
     assert "usable here: ['reference']" in errors[0]
     assert "'extension': False" in lines[-1]
+
+
+@needs_extension
+def test_instruction_sets_are_those_that_the_kernel_names():
+    """A compiler whose runtime does not know the processor would leave all but one unused."""
+    info = build_info()
+    try:
+        with open("/proc/cpuinfo") as stream:
+            (flags, *_) = (line for line in stream if line.startswith("flags"))
+    except (OSError, ValueError):
+        pytest.skip("/proc/cpuinfo names no flags here")
+    present = set(flags.split(":")[1].split())
+    needed = {"baseline": set(), "avx2": {"avx2", "fma", "bmi1", "popcnt"}}
+    needed["avx512"] = needed["avx2"] | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    assert info["isas_built"] == list(needed)
+    assert info["isas_runnable"] == [isa for isa in needed if needed[isa] <= present]

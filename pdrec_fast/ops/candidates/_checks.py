@@ -45,7 +45,7 @@ def check_candidates(
     if similarity.similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity must be 'cosine' or 'dot', got {similarity.similarity!r}")
     _check_temperature(similarity)
-    others |= {"temperature": similarity.learned}
+    others["temperature"] = similarity.learned
     for name, tensor in (("table", table), ("items", items), *others.items()):
         if tensor is not None and tensor.device != states.device:
             raise ValueError(
