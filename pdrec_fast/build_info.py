@@ -6,8 +6,6 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
 from pdrec_fast.thread_pool import share_with
 
 _INSTALL = "pip install --force-reinstall --no-deps ."
@@ -29,7 +27,6 @@ else:
     share_with(extension)
 
 
-@torch.compiler.assume_constant_result  # torch 2.6 cannot trace a look for a module
 def triton_problem(device_type: str) -> str | None:
     """Why Triton kernels cannot run on tensors of this device; None where they can."""
     if find_spec("triton") is None:
@@ -41,6 +38,11 @@ def triton_problem(device_type: str) -> str | None:
         f"Triton kernels run on a GPU and the tensors are on {device_type!r} (for tests, "
         "TRITON_INTERPRET=1 set before Python starts runs them on a CPU, very slowly)"
     )
+
+
+# Torch 2.6 cannot trace a look for a module. What torch.compiler.assume_constant_result does, which
+# would load the compiler at import.
+triton_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def build_info() -> dict[str, Any]:
