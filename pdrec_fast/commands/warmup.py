@@ -95,7 +95,7 @@ def _compile_triton(config: RunConfig, n_items: int, device: torch.device) -> Ke
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             done = run(made_up(n_users, n_items), config, device=device, progress=False)
-            assert done.model is not None
+            assert done.model is not None  # the encoder is never "diffusion"
             done.model.recommend(k=10)
     finally:
         logger.setLevel(level)
