@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from pdrec_fast.baselines import ItemKNN, ItemKNNConfig
 from pdrec_fast.build_info import build_info
 from pdrec_fast.data import (
     Histories,
@@ -68,6 +69,8 @@ __all__ = [
     "Guidance",
     "Histories",
     "Interactions",
+    "ItemKNN",
+    "ItemKNNConfig",
     "LinearConfig",
     "LinearDenoiser",
     "MissingExtraError",

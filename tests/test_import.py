@@ -23,7 +23,7 @@ LAYERS = [
     {"evaluation"},
     {"recommending"},
     {"diffusion", "preferences", "encoders"},
-    {"fusion"},
+    {"baselines", "fusion"},
     {"training"},
     {"presets"},
     {"pipeline"},

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.fitting.bundle import Contents
+from pdrec_fast.data import Histories, Interactions, Split
+from pdrec_fast.errors import NotFittedError
+from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 
 
 class Popularity:
@@ -18,20 +20,46 @@ class Popularity:
     scores, so that ``full`` costs a sort of the items and no product with them.
 
     Args:
-        train: the interactions that are counted.
+        train: the interactions that are counted; without them ``fit`` counts.
     """
-
-    def __init__(self, train: Interactions) -> None:
-        self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
-        self.trained_on = train.fingerprint()
 
     KIND = "popularity"
 
+    def __init__(self, train: Interactions | None = None) -> None:
+        self.item_scores: npt.NDArray[np.float64] | None = None
+        self.trained_on: str | None = None
+        if train is not None:
+            self.fit(train)
+
+    def fit(self, data: Split | Interactions) -> Popularity:
+        """Count the records of ``data.train`` of a split."""
+        train = data.train if isinstance(data, Split) else data
+        self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
+        self.trained_on = train.fingerprint()
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the counts to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+            NotFittedError: nothing was counted.
+        """
+        write_bundle(path, self.KIND, *self.contents())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Popularity:
+        """Read what ``save`` wrote; it scores on the CPU whatever the device.
+
+        Raises:
+            CheckpointError: missing, damaged, or of another kind.
+        """
+        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
+
     def contents(self) -> Contents:
-        """What the bundle of a model that this guides keeps of it."""
-        return {"trained_on": self.trained_on}, {
-            "counts": {"item_scores": torch.from_numpy(self.item_scores)}
-        }
+        """What ``save`` writes, and the bundle of a model that this guides."""
+        counts = {"item_scores": torch.from_numpy(self._counts())}
+        return {"trained_on": self.trained_on}, {"counts": counts}
 
     @classmethod
     def from_contents(
@@ -43,7 +71,7 @@ class Popularity:
     ) -> Popularity:
         """The scorer of ``contents``, on the CPU whatever the device."""
         meta, files = contents
-        found = cls.__new__(cls)
+        found = cls()
         found.item_scores = files["counts"]["item_scores"].numpy()
         found.trained_on = meta["trained_on"]
         return found
@@ -52,12 +80,18 @@ class Popularity:
         """Counts: float64 [B, N], or [B, C] of ``items``.
 
         Raises:
+            NotFittedError: nothing was counted.
             ValueError: the histories are over another number of items.
         """
-        counts = torch.from_numpy(self.item_scores)
+        counts = torch.from_numpy(self._counts())
         if histories.n_items != len(counts):
             raise ValueError(
                 f"the histories are over {histories.n_items} items, the training interactions "
                 f"over {len(counts)}: index both by the same catalogue"
             )
         return counts.expand(len(histories), -1) if items is None else counts[items]
+
+    def _counts(self) -> npt.NDArray[np.float64]:
+        if self.item_scores is None:
+            raise NotFittedError("this Popularity is not fitted: call fit(...)")
+        return self.item_scores
