@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -180,6 +181,19 @@ def transposed(rows: SparseRows) -> SparseRows:
     users = row_indices(rows.indptr)[order]
     counts = np.bincount(rows.items, minlength=rows.n_items)
     return SparseRows(indptr_of(counts), users, rows.values[order], len(rows))
+
+
+def as_torch(rows: SparseRows) -> torch.Tensor:
+    """The rows as one sparse tensor [B, n_items], for products with dense ones."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(rows.indptr),
+            torch.from_numpy(rows.items.astype(np.int64)),
+            torch.from_numpy(rows.values),
+            (len(rows), rows.n_items),
+            check_invariants=False,
+        )
 
 
 def strongest(columns_of: ColumnsOf, n_items: int, neighbors: int) -> Entries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +21,7 @@ from pdrec_fast.diffusion.item_matrix import (
     Entries,
     ItemMatrix,
     among,
+    as_torch,
     strongest,
     transposed,
     user_rows,
@@ -131,10 +131,10 @@ def _by_users(rows: SparseRows, penalty: torch.Tensor) -> ColumnsOf:
     inverse = _inverse(_gram(halves), torch.ones(len(rows)))
     scaled = replace(rows, values=rows.values * scale[rows.items] ** 2)  # X D^-1
     by_item = transposed(scaled)
-    all_items = _sparse(by_item)
+    all_items = as_torch(by_item)
 
     def rows_of(start: int, stop: int) -> torch.Tensor:
-        some = _sparse(by_item[np.arange(start, stop)])
+        some = as_torch(by_item[np.arange(start, stop)])
         users = (some @ inverse).t().contiguous()
         block = (all_items @ users).t().contiguous().neg_()
         own = torch.arange(stop - start), torch.arange(start, stop)
@@ -167,22 +167,10 @@ def _too_small() -> ValueError:
 
 def _gram(rows: SparseRows) -> torch.Tensor:
     """``R R'`` of sparse rows, some columns of the product at a time: float32 [rows, rows]."""
-    left = _sparse(rows)
+    left = as_torch(rows)
     product = torch.empty(len(rows), len(rows))
     step = rows_per_block(max(rows.n_items, len(rows)))
     for start in range(0, len(rows), step):
         some = rows[np.arange(start, min(start + step, len(rows)))]
         product[:, start : start + len(some)] = left @ some.dense().t().contiguous()
     return product
-
-
-def _sparse(rows: SparseRows) -> torch.Tensor:
-    with warnings.catch_warnings():  # a beta that is only used for products with dense matrices
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(rows.indptr),
-            torch.from_numpy(rows.items.astype(np.int64)),
-            torch.from_numpy(rows.values),
-            (len(rows), rows.n_items),
-            check_invariants=False,
-        )
