@@ -14,7 +14,16 @@ from pdrec_fast.data import (
     mix_domains,
     synthetic,
 )
-from pdrec_fast.diffusion import DiffRec, DiffusionConfig, LinearConfig, LinearDenoiser
+from pdrec_fast.diffusion import (
+    Codigem,
+    CodigemConfig,
+    DiffRec,
+    DiffusionConfig,
+    LatentConfig,
+    LatentDiffRec,
+    LinearConfig,
+    LinearDenoiser,
+)
 from pdrec_fast.encoders import (
     CL4SRec,
     CL4SRecConfig,
@@ -58,6 +67,8 @@ __all__ = [
     "CL4SRec",
     "CL4SRecConfig",
     "CheckpointError",
+    "Codigem",
+    "CodigemConfig",
     "ContrastiveEncoder",
     "DataError",
     "DiffRec",
@@ -71,6 +82,8 @@ __all__ = [
     "Interactions",
     "ItemKNN",
     "ItemKNNConfig",
+    "LatentConfig",
+    "LatentDiffRec",
     "LinearConfig",
     "LinearDenoiser",
     "MissingExtraError",

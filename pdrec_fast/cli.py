@@ -24,7 +24,7 @@ from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
 from pdrec_fast.evaluation import Popularity, Results, format_results
 from pdrec_fast.evaluation import evaluate as evaluate_model
-from pdrec_fast.pipeline import DIFFUSION, RunConfig, SplitSpec
+from pdrec_fast.pipeline import DIFFUSION, GUIDE_NAMES, GUIDES, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
@@ -88,9 +88,11 @@ class _ConfigOptions:
     guide: Annotated[
         str,
         typer.Option(
-            callback=opt.one_of(_ENCODER_NAMES),
-            help="What guides: diffusion (the preset's model), or an encoder trained without "
-            f"modules in its place ({', '.join(ENCODERS)}).",
+            callback=opt.one_of(GUIDE_NAMES),
+            help="What guides: diffusion (the preset's model), multinomial (the default preset's), "
+            "or another scorer in its place: "
+            + "; ".join(f"{name}, {kind.about}" for name, kind in GUIDES.items())
+            + ".",
         ),
     ] = DIFFUSION
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0
@@ -244,6 +246,8 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     results = {}
     if "popularity" in metrics:  # not in those of version 0.1.0
         results["popularity"] = metrics["popularity"]
+    if "item_knn" in metrics:
+        results["item-knn"] = metrics["item_knn"]
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
     elif diffusion is not None:

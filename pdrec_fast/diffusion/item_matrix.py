@@ -44,7 +44,7 @@ class ItemMatrix:
         config: all settings; keyword arguments override single ones.
     """
 
-    KIND: ClassVar[str]
+    KIND: str
     CONFIG: ClassVar[type]
 
     def __init__(self, config: Any = None, **settings: Any) -> None:

@@ -110,6 +110,9 @@ class LatentNetwork(nn.Module):
     item and a dimension of different categories count as 0. So all categories are one product.
     """
 
+    category: torch.Tensor  # int64 [N], of the items
+    category_of: torch.Tensor  # int64 [D], of the latent dimensions
+
     def __init__(self, n_items: int, config: LatentConfig) -> None:
         super().__init__()
         self.n_categories = config.categories

@@ -109,7 +109,7 @@ class NetworkRecommender(Recommender):
             another.
     """
 
-    KIND: ClassVar[str]
+    KIND: str
     CONFIG: ClassVar[type[NetworkConfig]]
 
     def __init__(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import pdrec_fast
+from pdrec_fast.baselines import ItemKNN
 from pdrec_fast.data import Interactions, Split
 from pdrec_fast.devices import device_name
 from pdrec_fast.diffusion import DiffRec
@@ -33,7 +34,7 @@ def figures_of(
     split: Split,
     protocols: tuple[str, ...],
     stages: Stages,
-    models: Mapping[str, DiffRec | PDRec | None],
+    models: Mapping[str, Any],
     untested: Collection[str],
 ) -> tuple[dict[str, Any], AllRanks]:
     """The metrics, and the ranks of the recommender, which is tested in any case."""
@@ -53,8 +54,10 @@ def figures_of(
 
     diffusion_results, guide_results = tested("diffusion"), tested("guide")
     popularity = summarize_all(evaluator.all_ranks(Popularity(split.train), protocols))
+    neighbours = ItemKNN(config.item_knn).fit(split)
+    item_knn = summarize_all(evaluator.all_ranks(neighbours, protocols))
     stages.record("evaluation", time.monotonic() - started)
-    histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
+    histories = {name: getattr(fitted, "history", None) for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}
     peak = stages.peak_rss_gib
     metrics = {
@@ -63,6 +66,7 @@ def figures_of(
         "protocols": summarize_all(ranks),
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
         "popularity": popularity,
+        "item_knn": item_knn,
         "diffusion": diffusion_results,
         "guide": guide_results,
         "fusion": _shares(models["encoder"]),

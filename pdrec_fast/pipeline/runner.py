@@ -13,13 +13,13 @@ from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.evaluation import AllRanks
 from pdrec_fast.files import write_json
-from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.guides import DIFFUSION, GUIDES, new_encoder
 from pdrec_fast.pipeline.metrics import figures_of
 from pdrec_fast.pipeline.run_directory import LOG, reserve_directory
 from pdrec_fast.pipeline.stages import (
     Stages,
     check_before_training,
-    new_encoder,
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
@@ -36,7 +36,7 @@ class RunResult:
     diffusion: DiffRec | None
     preferences: Preferences | None
     model: PDRec | None
-    guide: PDRec | None = None  # where an encoder guides the model
+    guide: Any = None  # the scorer that guides the model, where it is not the diffusion model
 
 
 def run(
@@ -78,9 +78,11 @@ def run(
     model = guide = None
     if config.encoder != DIFFUSION:
         model = new_encoder(config, device, cuda_graphs)
-    if config.guide != DIFFUSION:
-        guide = new_encoder(config.guide_config(), device, cuda_graphs)
-    check_before_training(config, split, diffusion, [m for m in (model, guide) if m is not None])
+    if not config.guided_by_diffusion:
+        guide = GUIDES[config.guide].new(config, device, cuda_graphs)
+    check_before_training(
+        config, split, diffusion, [m for m in (model, guide) if isinstance(m, PDRec)]
+    )
     description = {
         "config": config.describe(),
         "data": data.fingerprint(),
@@ -104,20 +106,19 @@ def _train(
     config: RunConfig,
     split: Split,
     diffusion: DiffRec | None,
-    guide: PDRec | None,
+    guide: Any,
     model: PDRec | None,
-) -> tuple[DiffRec | None, PDRec | None, Preferences | None, PDRec | None]:
+) -> tuple[DiffRec | None, Any, Preferences | None, PDRec | None]:
     """Everything that the run needs, trained or taken from where it lies."""
     preferences = None
     diffusion = stages.diffusion(config, split, diffusion) if config.needs_diffusion else None
     if guide is not None:
-        guide = stages.encoder("guide", guide, split)
+        guide = stages.guide(GUIDES[config.guide], guide, split)
     scorer = diffusion if guide is None else guide
     if config.needs_preferences:
         assert scorer is not None
         preferences = stages.preferences(config, split, scorer)
     if model is not None:
-        model = stages.encoder(
-            "model", model, split, preferences, stages.guides(config, split, scorer)
-        )
+        guides = stages.guides(config, split, scorer)
+        model = stages.encoder(model, split, preferences, guides)
     return diffusion, guide, preferences, model

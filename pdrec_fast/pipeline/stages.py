@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ from pdrec_fast.evaluation import (
 )
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.guides import GuideKind
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import PDRec
 from pdrec_fast.training.batches import check_trainable
@@ -95,25 +97,38 @@ class Stages:
             self._keep("preferences", result, time.monotonic() - started)
         return result
 
+    def guide(self, kind: GuideKind, model: Any, split: Split) -> Any:
+        """The trained ``model`` of this kind."""
+        if self._done("guide"):
+            return kind.model.load(self._path("guide"), device=self.device)
+        started = time.monotonic()
+        if kind.in_epochs:
+            model.fit(split, checkpoint=self._checkpoint("guide"), progress=self.progress)
+            seconds = model.history.seconds
+        else:
+            model.fit(split)
+            seconds = time.monotonic() - started
+        self._keep("guide", model, seconds)
+        return model
+
     def encoder(
         self,
-        name: str,
         model: PDRec,
         split: Split,
         preferences: Preferences | None = None,
         guides: Mapping[str, Scorer] | None = None,
     ) -> PDRec:
-        """The trained ``model``, kept as ``name``: the model or its guide."""
-        if self._done(name):
-            model = PDRec.load(self._path(name), device=self.device)
+        """The trained ``model``."""
+        if self._done("model"):
+            model = PDRec.load(self._path("model"), device=self.device)
         else:
-            checkpoint = self._checkpoint(name)
+            checkpoint = self._checkpoint("model")
             model.fit(
                 split, preferences, guides=guides, checkpoint=checkpoint, progress=self.progress
             )
             if model.fusion is not None:
                 self.record("fusion", self.seconds.get("fusion", 0.0) + model.fusion_seconds)
-            self._keep(name, model, model.history.seconds if model.history else 0.0)
+            self._keep("model", model, model.history.seconds if model.history else 0.0)
         return model
 
     def guides(self, config: RunConfig, split: Split, guide: Scorer | None) -> dict[str, Scorer]:
@@ -125,6 +140,8 @@ class Stages:
             if name == "guide":
                 assert guide is not None
                 found[name] = guide
+            elif name == config.guide and "guide" in config.fusion_guides:
+                continue  # one model need not have two shares
             elif name == "linear":
                 started = time.monotonic()
                 found[name] = LinearDenoiser(config.linear).fit(split.train)
@@ -151,23 +168,12 @@ class Stages:
     def _done(self, name: str) -> bool:
         return self.out is not None and bundle_exists(self.out / name)
 
-    def _keep(self, name: str, result: DiffRec | Preferences | PDRec, seconds: float) -> None:
+    def _keep(self, name: str, result: Any, seconds: float) -> None:
         if self.out is not None:
             result.save(self._path(name))
         self.record("encoder" if name == "model" else name, seconds)
         if self.out is not None:
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
-
-
-def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = False) -> PDRec:
-    """The model that a run trains, not yet fitted."""
-    return PDRec(
-        config.encoder,
-        config.pdrec,
-        encoder_options=config.encoder_options,
-        device=device,
-        cuda_graphs=cuda_graphs,
-    )
 
 
 def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
@@ -184,6 +190,8 @@ def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig,
         config,
         diffusion=replace(config.diffusion, select_by="full"),
         pdrec=replace(config.pdrec, select_by="full"),
+        codigem=replace(config.codigem, select_by="full"),
+        latent=replace(config.latent, select_by="full"),
     ), ("full",)
 
 
@@ -192,7 +200,7 @@ def check_before_training(
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
     if diffusion is not None:
-        if config.guide != DIFFUSION:
+        if not config.guided_by_diffusion:
             raise ValueError(
                 f"guide={config.guide!r} takes the place of the diffusion model that was given: "
                 "leave out one of the two"
