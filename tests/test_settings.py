@@ -61,7 +61,7 @@ def test_settings_change_together():
         (
             "motor.lr",
             9,
-            r"motor.lr: no such setting; known: diffusion.NAME, .*, linear.NAME, .*, top",
+            r"motor.lr: no such setting; known: diffusion.NAME, .*, latent.NAME, top",
         ),
         ("split", 9, "split: no such setting; known: .*, top_m, omega_m, n_draws, fusion_guides"),
         ("encoder", "gru4rec", "encoder: no such setting"),

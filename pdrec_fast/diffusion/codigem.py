@@ -24,7 +24,8 @@ class CodigemConfig(NetworkConfig):
     """Settings of ``Codigem``, beside those of every network (``NetworkConfig``).
 
     Attributes:
-        steps: T, latent vectors z_1 .. z_T; at least 2.
+        steps: T, latent vectors z_1 .. z_T. Networks of the T - 1 reverse steps take most of the
+            time and have no part in the scores: with 1 there are none.
         beta: variance of every forward step, in (0, 1).
         hidden: widths of the hidden layers of every network.
     """
@@ -39,8 +40,6 @@ class CodigemConfig(NetworkConfig):
         object.__setattr__(self, "hidden", hidden)
         check_integers(self, "steps")
         check_counts(self, "steps")
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, got {self.steps}")
         if not 0 < self.beta < 1:
             raise ValueError(f"beta must lie in (0, 1), got {self.beta}")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):

@@ -50,18 +50,19 @@ class LatentConfig(NetworkConfig):
         schedule, steps, noise_scale, noise_min, noise_max: see ``make_schedule``.
     """
 
+    lr: float = 3e-3
     weighting: LatentWeighting = "none"
     w_min: float = 0.1
     w_max: float = 1.0
     categories: int = 2
     item_width: int = 64
-    latent: int = 300
+    latent: int = 200
     hidden: tuple[int, ...] = (300,)
     time_embedding: int = 10
     dropout: float = 0.5
     kl_weight: float = 0.3
     kl_steps: int = 1000
-    diffusion_weight: float = 0.1
+    diffusion_weight: float = 0.03
     schedule: ScheduleName = "linear-var"
     steps: int = 5
     noise_scale: float = 0.5
