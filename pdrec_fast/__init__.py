@@ -9,6 +9,7 @@ from pdrec_fast.data import (
     Interactions,
     PackedSequences,
     Split,
+    given_split,
     global_time_split,
     leave_one_out,
     mix_domains,
@@ -51,6 +52,7 @@ from pdrec_fast.evaluation import (
     Results,
     Scorer,
     evaluate,
+    evaluate_sets,
     format_results,
 )
 from pdrec_fast.fusion import Fusion, Share, choose_shares
@@ -113,7 +115,9 @@ __all__ = [
     "build_info",
     "choose_shares",
     "evaluate",
+    "evaluate_sets",
     "format_results",
+    "given_split",
     "global_time_split",
     "leave_one_out",
     "mix_domains",

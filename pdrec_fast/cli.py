@@ -18,14 +18,17 @@ import pdrec_fast
 from pdrec_fast import options as opt
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.commands.recommend import recommend
+from pdrec_fast.data import Interactions, Split
 from pdrec_fast.demo import run_demo
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
-from pdrec_fast.evaluation import Popularity, Results, format_results
+from pdrec_fast.evaluation import Popularity, Results, format_results, format_sets
 from pdrec_fast.evaluation import evaluate as evaluate_model
+from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.pipeline import DIFFUSION, GUIDE_NAMES, GUIDES, RunConfig, SplitSpec
 from pdrec_fast.pipeline import run as run_pipeline
+from pdrec_fast.pipeline.given import SPLIT, load_split
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
@@ -115,6 +118,14 @@ def run(
     data: opt.DataOptions,
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
     chosen: _ConfigOptions,
+    valid_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation records in a file of their own, any number a user; --data then holds "
+            "the training records alone. Needs --test-file."
+        ),
+    ] = None,
+    test_file: Annotated[Path | None, typer.Option(help="Test records, alike.")] = None,
     diffusion: opt.DiffusionRun = None,
     device: opt.Device = "auto",
     cuda_graphs: Annotated[
@@ -137,7 +148,11 @@ def run(
     """
     opt.use_threads(threads)
     config = chosen.config(data.split)
-    interactions = data.read()
+    interactions: Interactions | Split
+    if valid_file is None and test_file is None:
+        interactions = data.read()
+    else:
+        interactions = data.read_split(valid_file, test_file)
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
@@ -193,7 +208,11 @@ def evaluate(
         raise CheckpointError(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
-    split = SplitSpec(**config["split"]).apply(model.catalogue())
+    catalogue = model.catalogue()
+    if bundle_exists(run_dir / SPLIT):
+        split = load_split(run_dir / SPLIT, catalogue)
+    else:
+        split = SplitSpec(**config["split"]).apply(catalogue)
     if protocol is not None:
         names = [name.strip() for name in protocol.split(",")]
     if seed is None:
@@ -259,7 +278,12 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     peak = "" if metrics["peak_rss_gib"] is None else f"; peak {metrics['peak_rss_gib']} GiB"
     remarks = "".join(f"{line}\n" for line in (*_shares(metrics), *_remarks(metrics)))
-    return f"{format_results(results)}\n\n{remarks}seconds: {seconds}{peak}"
+    tables = format_results(results)
+    if metrics.get("sets"):
+        names = {"item_knn": "item-knn", "guide": f"{config['guide']} (guide)", "protocols": name}
+        sets = {names.get(key, key): found for key, found in metrics["sets"].items()}
+        tables += f"\n\n{format_sets(sets)}"
+    return f"{tables}\n\n{remarks}seconds: {seconds}{peak}"
 
 
 def _shares(metrics: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast, get_type_hints
 import torch
 import typer
 
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, Split, given_split
 from pdrec_fast.data.domains import read_domains
 from pdrec_fast.encoders import ENCODER_CONFIGS
 from pdrec_fast.pipeline import RunConfig, SplitSpec
@@ -29,7 +29,11 @@ SETTINGS_HELP = (
     f"Settings: {', '.join(own_settings(RunConfig()))}; "
     f"diffusion.: {', '.join(field_values(RunConfig().diffusion))}; "
     f"pdrec.: {', '.join(field_values(RunConfig().pdrec))}; "
-    f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
+    f"encoder.: the encoder's own ({_ENCODERS_SETTINGS}); of guides, "
+    f"linear.: {', '.join(field_values(RunConfig().linear))}; "
+    f"item_knn.: {', '.join(field_values(RunConfig().item_knn))}; "
+    f"codigem.: {', '.join(field_values(RunConfig().codigem))}; "
+    f"latent.: {', '.join(field_values(RunConfig().latent))}."
 )
 
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
@@ -103,6 +107,31 @@ class DataOptions:
             min_item=self.min_item,
             repeats=self.repeats,
         )
+
+    def read_split(self, valid_file: Path | None, test_file: Path | None) -> Split:
+        """``--data`` as the training part beside held-out records in files of their own.
+
+        Raises:
+            ValueError: one of the two is missing, or an option makes no sense beside them.
+        """
+        if valid_file is None or test_file is None:
+            missing = "--valid-file" if valid_file is None else "--test-file"
+            raise ValueError(f"{missing} is missing: held-out records need both files")
+        given = {
+            "--source": self.source is not None,
+            "--valid-from and --test-from": self.valid_from is not None
+            or self.test_from is not None,
+            "--min-user": self.min_user != 1,
+            "--min-item": self.min_item != 1,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise ValueError(
+                    f"{option} has no place beside --valid-file and --test-file, which say what is "
+                    "held out: leave it out"
+                )
+        files = (self.data, valid_file, test_file)
+        return given_split(*(replace(self, data=file).read() for file in files))
 
     @property
     def split(self) -> SplitSpec:

@@ -59,6 +59,7 @@ class Split:
         valid: cases to select models with.
         test: cases to report.
         report: what was done, and who is not evaluated.
+        sets: whether a user may have several held-out items, each a case of its own.
     """
 
     data: Interactions
@@ -66,6 +67,7 @@ class Split:
     valid: Holdout
     test: Holdout
     report: SplitReport
+    sets: bool = False
 
 
 def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
@@ -100,7 +102,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     valid, test = targets[end[users] - 2], targets[end[users] - 1]
     train_lengths = stops - starts
     train_lengths[users] = valid - starts[users]
-    return _split(
+    return assembled(
         interactions,
         train_lengths=train_lengths,
         valid=_holdout(interactions, users, valid),
@@ -152,7 +154,7 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
             )
         known_until = starts[users] + known[users]
         cases[name] = _holdout(interactions, users, targets[users], known_until)
-    return _split(
+    return assembled(
         interactions,
         train_lengths=before_valid,
         valid=cases["validation"],
@@ -166,13 +168,15 @@ def global_time_split(interactions: Interactions, valid_from: float, test_from: 
     )
 
 
-def _split(
+def assembled(
     data: Interactions,
     train_lengths: np.ndarray,
     valid: Holdout,
     test: Holdout,
     method: str,
     left_out: dict[str, np.ndarray],
+    *,
+    sets: bool = False,
 ) -> Split:
     """Assemble a split whose training part is the first ``train_lengths`` records of each user."""
     indptr = indptr_of(train_lengths)
@@ -196,7 +200,7 @@ def _split(
             reason: tuple(data.user_ids[users].tolist()) for reason, users in left_out.items()
         },
     )
-    return Split(data, train, valid, test, report)
+    return Split(data, train, valid, test, report, sets)
 
 
 def _target_records(data: Interactions) -> np.ndarray:

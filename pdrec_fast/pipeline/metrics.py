@@ -20,8 +20,8 @@ from pdrec_fast.evaluation import (
     AllRanks,
     Evaluator,
     Popularity,
-    Results,
     summarize_all,
+    summarize_sets,
 )
 from pdrec_fast.fitting.loop import History
 from pdrec_fast.pipeline.configuration import RunConfig
@@ -44,18 +44,21 @@ def figures_of(
     assert recommender is not None
     ranks = evaluator.all_ranks(recommender, protocols)
 
-    def tested(name: str) -> Results | None:
+    def tested(name: str) -> AllRanks | None:
         model = models[name]
         if model is recommender:
-            return summarize_all(ranks)
+            return ranks
         if model is None or name in untested:
             return None
-        return summarize_all(evaluator.all_ranks(model, protocols))
+        return evaluator.all_ranks(model, protocols)
 
-    diffusion_results, guide_results = tested("diffusion"), tested("guide")
-    popularity = summarize_all(evaluator.all_ranks(Popularity(split.train), protocols))
-    neighbours = ItemKNN(config.item_knn).fit(split)
-    item_knn = summarize_all(evaluator.all_ranks(neighbours, protocols))
+    all_ranks = {
+        "protocols": ranks,
+        "popularity": evaluator.all_ranks(Popularity(split.train), protocols),
+        "item_knn": evaluator.all_ranks(ItemKNN(config.item_knn).fit(split), protocols),
+        "diffusion": tested("diffusion"),
+        "guide": tested("guide"),
+    }
     stages.record("evaluation", time.monotonic() - started)
     histories = {name: getattr(fitted, "history", None) for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}
@@ -63,12 +66,9 @@ def figures_of(
     metrics = {
         "dataset": _dataset(split.data),
         "config": config.describe(),
-        "protocols": summarize_all(ranks),
+        **{name: summarize_all(found) if found else None for name, found in all_ranks.items()},
+        "sets": _sets(split, all_ranks),
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
-        "popularity": popularity,
-        "item_knn": item_knn,
-        "diffusion": diffusion_results,
-        "guide": guide_results,
         "fusion": _shares(models["encoder"]),
         "epochs": {name: _epochs(history) for name, history in histories.items()},
         "history": curves,
@@ -84,6 +84,18 @@ def figures_of(
         },
     }
     return metrics, ranks
+
+
+def _sets(split: Split, all_ranks: Mapping[str, AllRanks | None]) -> dict[str, Any] | None:
+    """What the models reach of users' held-out sets, where the split has such."""
+    if not split.sets:
+        return None
+    return {
+        name: {on: summarize_sets(cases, getattr(split, on).users) for on, cases in of.items()}
+        for name, found in all_ranks.items()
+        if found is not None
+        for of in (found["full"],)
+    }
 
 
 def _dataset(data: Interactions) -> dict[str, int]:

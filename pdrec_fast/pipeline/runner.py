@@ -14,6 +14,7 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.evaluation import AllRanks
 from pdrec_fast.files import write_json
 from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.given import SPLIT, fingerprint_of, save_split
 from pdrec_fast.pipeline.guides import DIFFUSION, GUIDES, new_encoder
 from pdrec_fast.pipeline.metrics import figures_of
 from pdrec_fast.pipeline.run_directory import LOG, reserve_directory
@@ -40,7 +41,7 @@ class RunResult:
 
 
 def run(
-    data: Interactions,
+    data: Interactions | Split,
     config: RunConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -52,6 +53,8 @@ def run(
     """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
     Args:
+        data: split as ``config.split`` says; or a split, such as ``given_split`` makes, in whose
+            place ``config.split`` does not count. Of held-out sets the metrics have ``sets``.
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
             with the same data and settings continues, to the same result; what is finished is not
             done again. None keeps everything in memory.
@@ -71,7 +74,7 @@ def run(
     device = resolve_device(device)
     config = config or RunConfig()
     out = None if out is None else Path(out)
-    split = config.split.apply(data)
+    split = data if isinstance(data, Split) else config.split.apply(data)
     config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
@@ -85,11 +88,13 @@ def run(
     )
     description = {
         "config": config.describe(),
-        "data": data.fingerprint(),
+        "data": fingerprint_of(data) if isinstance(data, Split) else data.fingerprint(),
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if out is not None:
         reserve_directory(out, "run", description, beside=LOG)
+        if isinstance(data, Split):
+            save_split(data, out / SPLIT)
     stages = Stages(out, device, progress)
     untested = () if diffusion is None else ("diffusion",)
     trained = _train(stages, config, split, diffusion, guide, model)
