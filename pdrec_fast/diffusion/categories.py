@@ -21,8 +21,7 @@ def item_vectors(rows: SparseRows, width: int, generator: torch.Generator) -> to
 
     The leading left singular vectors of the items x users matrix whose entry of item i and user u
     is ``x_ui / sqrt(n_i n_u)``, n being numbers of interactions, each times its singular value; by
-    subspace iteration. They are what LightGCN's propagation keeps of a graph in its linear part
-    (He et al. 2020, arXiv:2002.02126). A column beyond the matrix's rank is 0.
+    subspace iteration. A column beyond the matrix's size is 0.
 
     Args:
         rows: the users' interaction vectors; only where they are not 0 counts.

@@ -74,7 +74,7 @@ class Codigem(NetworkRecommender):
     ``-log p(x | z_1) - sum_i log p(z_i | z_{i+1}) - log p(z_T) + sum_i log q(z_i | z_{i-1})``.
 
     In the authors' code q(z_i | z_{i-1}) is taken around sqrt(1 - beta) z_i; here it is around
-    sqrt(1 - beta) z_{i-1}, as the paper has it. It holds no weight, so the gradient is the same.
+    sqrt(1 - beta) z_{i-1}, as the bound has it. It holds no weight, so the gradient is the same.
     A history is scored by the decoder alone, after one forward step, as in their code: through all
     reverse steps it ranks no better than popularity. The step is taken by its mean, where their
     code draws, so that scores do not change from call to call. AdamW takes the place of Adamax.

@@ -165,7 +165,7 @@ class LatentNetwork(nn.Module):
 
 
 class LatentDiffRec(NetworkRecommender):
-    """L-DiffRec (Wang et al. 2023, arXiv:2304.04971, sec. 3.3), and LT-DiffRec with
+    """L-DiffRec (Wang et al. 2023, arXiv:2304.04971), and LT-DiffRec with
     ``weighting="rank"``.
 
     k-means puts the items into C categories by vectors of who has them (``item_vectors``; the
