@@ -2,18 +2,29 @@
 
 __version__ = "0.1.0"
 
+from pdrec_fast.baselines import ItemKNN, ItemKNNConfig
 from pdrec_fast.build_info import build_info
 from pdrec_fast.data import (
     Histories,
     Interactions,
     PackedSequences,
     Split,
+    given_split,
     global_time_split,
     leave_one_out,
     mix_domains,
     synthetic,
 )
-from pdrec_fast.diffusion import DiffRec, DiffusionConfig, LinearConfig, LinearDenoiser
+from pdrec_fast.diffusion import (
+    Codigem,
+    CodigemConfig,
+    DiffRec,
+    DiffusionConfig,
+    LatentConfig,
+    LatentDiffRec,
+    LinearConfig,
+    LinearDenoiser,
+)
 from pdrec_fast.encoders import (
     HSTU,
     BERT4Rec,
@@ -58,6 +69,7 @@ from pdrec_fast.evaluation import (
     Results,
     Scorer,
     evaluate,
+    evaluate_sets,
     format_results,
 )
 from pdrec_fast.export import ItemIndex
@@ -84,6 +96,8 @@ __all__ = [
     "Caser",
     "CaserConfig",
     "CheckpointError",
+    "Codigem",
+    "CodigemConfig",
     "ContrastiveEncoder",
     "DataError",
     "DiffRec",
@@ -103,6 +117,10 @@ __all__ = [
     "History",
     "Interactions",
     "ItemIndex",
+    "ItemKNN",
+    "ItemKNNConfig",
+    "LatentConfig",
+    "LatentDiffRec",
     "LiGR",
     "LiGRConfig",
     "LinearConfig",
@@ -139,7 +157,9 @@ __all__ = [
     "build_info",
     "choose_shares",
     "evaluate",
+    "evaluate_sets",
     "format_results",
+    "given_split",
     "global_time_split",
     "leave_one_out",
     "mix_domains",

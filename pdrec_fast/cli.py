@@ -24,10 +24,12 @@ from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, PDRecError
-from pdrec_fast.evaluation import Popularity, Results, format_results
+from pdrec_fast.evaluation import Popularity, Results, format_results, format_sets
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.pipeline import (
     DIFFUSION,
+    GUIDE_NAMES,
+    GUIDES,
     RunConfig,
     RunResult,
     SplitSpec,
@@ -36,6 +38,7 @@ from pdrec_fast.pipeline import (
     without_seen,
 )
 from pdrec_fast.pipeline import run as run_pipeline
+from pdrec_fast.pipeline.given import split_of
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
@@ -111,9 +114,11 @@ class _ConfigOptions:
     guide: Annotated[
         str,
         typer.Option(
-            callback=opt.one_of(_ENCODER_NAMES),
-            help="What guides: diffusion (the preset's model), or an encoder trained without "
-            f"modules in its place ({', '.join(ENCODERS)}).",
+            callback=opt.one_of(GUIDE_NAMES),
+            help="What guides: diffusion (the preset's model), multinomial (the default preset's), "
+            "or another scorer in its place: "
+            + "; ".join(f"{name}, {kind.about}" for name, kind in GUIDES.items())
+            + ".",
         ),
     ] = DIFFUSION
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order, noise and negatives.")] = 0
@@ -136,6 +141,8 @@ def run(
     data: opt.DataOptions,
     out: Annotated[Path, typer.Option(help="Directory for models and metrics; resumable.")],
     chosen: _ConfigOptions,
+    valid_file: opt.ValidFile = None,
+    test_file: opt.TestFile = None,
     diffusion: opt.DiffusionRun = None,
     final: Final = False,
     log: opt.Log = None,
@@ -159,7 +166,7 @@ def run(
     """
     opt.use_threads(threads)
     config = replace(chosen.config(data.split), final=final)
-    interactions = data.read()
+    interactions = data.read_all(valid_file, test_file)
     fitted = None
     if diffusion is not None:
         if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
@@ -189,6 +196,8 @@ def update(
     run_dir: opt.RunDir,
     data: opt.DataOptions,
     out: Annotated[Path, typer.Option(help="Directory of the updated run; resumable.")],
+    valid_file: opt.ValidFile = None,
+    test_file: opt.TestFile = None,
     settings: opt.Set = None,
     diffusion: opt.DiffusionRun = None,
     final: Annotated[
@@ -212,7 +221,7 @@ def update(
     with _interruptible():
         result = pdrec_fast.update(
             run_dir,
-            data.read(),
+            data.read_all(valid_file, test_file),
             out=out,
             settings=parse_settings(settings or []),
             split=data.split if data.split != SplitSpec() else None,
@@ -277,7 +286,7 @@ def evaluate(
         raise CheckpointError(
             f"{run_dir / 'metrics.json'}: missing or damaged; finish the run first"
         ) from None
-    split = SplitSpec(**config["split"]).apply(model.interactions())
+    split = split_of(run_dir, SplitSpec(**config["split"]), model.interactions())
     former = read_run(run_dir).get("warm start")
     if former is not None:
         split = without_seen(split, former["untested"])
@@ -336,6 +345,8 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     results = {}
     if "popularity" in metrics:  # not in those of version 0.1.0
         results["popularity"] = metrics["popularity"]
+    if "item_knn" in metrics:
+        results["item-knn"] = metrics["item_knn"]
     if metrics["diffusion"] is not None:
         results["diffusion alone"] = metrics["diffusion"]
     elif diffusion is not None:
@@ -347,7 +358,12 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
     peak = "" if metrics["peak_rss_gib"] is None else f"; peak {metrics['peak_rss_gib']} GiB"
     remarks = "".join(f"{line}\n" for line in (*_shares(metrics), *_remarks(metrics)))
-    return f"{format_results(results)}\n\n{remarks}seconds: {seconds}{peak}"
+    tables = format_results(results)
+    if metrics.get("sets"):
+        names = {"item_knn": "item-knn", "guide": f"{config['guide']} (guide)", "protocols": name}
+        sets = {names.get(key, key): found for key, found in metrics["sets"].items()}
+        tables += f"\n\n{format_sets(sets)}"
+    return f"{tables}\n\n{remarks}seconds: {seconds}{peak}"
 
 
 def _shares(metrics: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from functools import partial, wraps
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast, get_type_hints
 import torch
 import typer
 
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, Split, given_split
 from pdrec_fast.data.domains import read_domains
 from pdrec_fast.data.item_features import read_item_features
 from pdrec_fast.diffusion import DiffRec
@@ -35,7 +35,11 @@ SETTINGS_HELP = (
     f"Settings: {', '.join(own_settings(RunConfig()))}; "
     f"diffusion.: {', '.join(field_values(RunConfig().diffusion))}; "
     f"pdrec.: {', '.join(field_values(RunConfig().pdrec))}; "
-    f"encoder.: the encoder's own ({_ENCODERS_SETTINGS})."
+    f"encoder.: the encoder's own ({_ENCODERS_SETTINGS}); of guides, "
+    f"linear.: {', '.join(field_values(RunConfig().linear))}; "
+    f"item_knn.: {', '.join(field_values(RunConfig().item_knn))}; "
+    f"codigem.: {', '.join(field_values(RunConfig().codigem))}; "
+    f"latent.: {', '.join(field_values(RunConfig().latent))}."
 )
 
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
@@ -62,6 +66,14 @@ DiffusionRun = Annotated[
 ]
 
 
+ValidFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Validation records in a file of their own, any number a user; --data then holds the "
+        "training records alone. Needs --test-file."
+    ),
+]
+TestFile = Annotated[Path | None, typer.Option(help="Test records, alike.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
@@ -195,6 +207,42 @@ class DataOptions(ReadingOptions):
             return data
         item = "item_id" if self.item_column is None else self.item_column
         return data.with_item_features(*read_item_features(self.item_features, item))
+
+    def read_all(self, valid_file: Path | None, test_file: Path | None) -> Interactions | Split:
+        """``--data``, or the split that it makes with held-out records in files of their own.
+
+        Raises:
+            ValueError: see ``read_split``.
+        """
+        if valid_file is None and test_file is None:
+            return self.read()
+        return self.read_split(valid_file, test_file)
+
+    def read_split(self, valid_file: Path | None, test_file: Path | None) -> Split:
+        """``--data`` as the training part beside held-out records in files of their own.
+
+        Raises:
+            ValueError: one of the two is missing, or an option makes no sense beside them.
+        """
+        if valid_file is None or test_file is None:
+            missing = "--valid-file" if valid_file is None else "--test-file"
+            raise ValueError(f"{missing} is missing: held-out records need both files")
+        given = {
+            "--source": self.source is not None,
+            "--valid-from and --test-from": self.valid_from is not None
+            or self.test_from is not None,
+            "--min-user": self.min_user != 1,
+            "--min-item": self.min_item != 1,
+            "--limit-users": self.limit_users is not None,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise ValueError(
+                    f"{option} has no place beside --valid-file and --test-file, which say what is "
+                    "held out: leave it out"
+                )
+        files = (self.data, valid_file, test_file)
+        return given_split(*(replace(self, data=file).read() for file in files))
 
     @property
     def split(self) -> SplitSpec:

@@ -9,6 +9,8 @@ stream         epoch                  user
 ``NOISE``      of training            u: the diffusion's noise in training
 ``NOISE``      ``FORWARD_EPOCH``      u: noise that the reverse process starts from
 ``NOISE``      ``SAMPLING_EPOCH + t`` u: noise of its step t
+``NOISE``      below 2**31            ``MODEL_NOISE_USERS + u``: L-DiffRec's, two draws an epoch
+``NOISE``      from 2**31 on          ``MODEL_NOISE_USERS + u``: CODIGEM's, T draws an epoch
 ``DROPOUT``    of training            u: dropout of the diffusion's input
 ``NEGATIVES``  0                      u: draws from the pools of negatives (NNS)
 ``VIEWS``      of training            u: how views of a sequence are made
@@ -45,6 +47,9 @@ draws from ``ENCODER`` on."""
 FORWARD_EPOCH = 1 << 31
 SAMPLING_EPOCH = FORWARD_EPOCH + 1
 
+MODEL_NOISE_USERS = 1 << 31
+_CODIGEM_EPOCH = 1 << 31
+
 COMPLETE_USERS = 1 << 31
 VIEW_USERS = (1 << 30, 3 << 30)
 MAX_USERS = 1 << 31
@@ -64,6 +69,18 @@ def check_users(n_users: int, *, views: bool) -> None:
             f"{kind} can be trained on at most {most} users, got {n_users}: random keys have 32 "
             "bits for a user; split the users or choose another encoder"
         )
+
+
+def latent_noise_epoch(epoch: int, draw: int) -> int:
+    """The epoch in the keys of L-DiffRec's noise: draw 0 is the encoder's, draw 1 the diffusion's;
+    for fewer than 2**30 epochs."""
+    return 2 * epoch + draw
+
+
+def codigem_noise_epoch(epoch: int, step: int, steps: int) -> int:
+    """The epoch in the keys of CODIGEM's noise of one of its ``steps``; for fewer than 2**31
+    steps in all epochs."""
+    return _CODIGEM_EPOCH + epoch * steps + step
 
 
 def random_negatives(seed: int, epoch: int) -> np.random.Generator:

@@ -20,6 +20,9 @@ _GROUPS = {
     "pdrec": "pdrec",
     "encoder": "encoder_options",
     "linear": "linear",
+    "item_knn": "item_knn",
+    "codigem": "codigem",
+    "latent": "latent",
 }
 
 

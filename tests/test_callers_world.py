@@ -112,6 +112,23 @@ def other_diffusion() -> Arrays:
     return [model.scores(SPLIT.test.histories).numpy() for model in fits]
 
 
+def other_guides() -> Arrays:
+    """What takes the place of the diffusion model, from disk as well."""
+    alike: dict[str, Any] = {"epochs": 2, "select_by": "full", "hidden": (8,), "device": "cpu"}
+    models: list[Any] = [
+        pf.Codigem(**alike).fit(SPLIT, progress=False),
+        pf.LatentDiffRec(**alike, latent=8, weighting="rank").fit(SPLIT, progress=False),
+        pf.ItemKNN().fit(SPLIT),
+    ]
+    found = [model.scores(SPLIT.test.histories).numpy() for model in models]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, model in enumerate(models):
+            model.save(f"{folder}/{number}")
+            loaded = type(model).load(f"{folder}/{number}", device="cpu")
+            found.append(loaded.scores(SPLIT.test.histories).numpy())
+    return found
+
+
 JOBS: dict[str, Callable[[], Arrays]] = {
     "sasrec": lambda: weights(fitted("sasrec", loss="softmax", learn_temperature=True).encoder),
     "gru4rec": lambda: weights(fitted("gru4rec", loss="corpus_softmax").encoder),
@@ -119,6 +136,7 @@ JOBS: dict[str, Callable[[], Arrays]] = {
     "own": lambda: weights(fitted(own_encoder).encoder),
     "guided": guided,
     "other diffusion": other_diffusion,
+    "other guides": other_guides,
     "run": whole_run,
 }
 

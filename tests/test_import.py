@@ -25,7 +25,7 @@ LAYERS = [
     {"evaluation"},
     {"recommending"},
     {"diffusion", "preferences", "encoders"},
-    {"fusion"},
+    {"baselines", "fusion"},
     {"export"},
     {"training"},
     {"presets"},

@@ -44,6 +44,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("models")
     diffusion = pf.DiffRec(hidden=(4,), precision="fp32", **TINY).fit(OWN, progress=False)
     linear, popularity = pf.LinearDenoiser().fit(OWN), pf.Popularity(OWN.train)
+    knn = pf.ItemKNN().fit(OWN)
+    codigem = pf.Codigem(hidden=(4,), **TINY).fit(OWN, progress=False)
+    latent = pf.LatentDiffRec(latent=4, hidden=(4,), **TINY).fit(OWN, progress=False)
+    for name, each in {"knn": knn, "codigem": codigem, "latent": latent}.items():
+        each.save(folder / name)
     model = plain().fit(OWN, progress=False)
     model.fusion = pf.Fusion(
         {"d": diffusion, "l": linear, "p": popularity}, {name: pf.Share(0.1) for name in "dlp"}
@@ -59,6 +64,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "linear": linear,
         "popularity": popularity,
         "loaded": loaded,
+        "knn": knn,
+        "codigem": codigem,
+        "latent": latent,
+        "loaded knn": pf.ItemKNN.load(folder / "knn"),
+        "loaded codigem": pf.Codigem.load(folder / "codigem"),
+        "loaded latent": pf.LatentDiffRec.load(folder / "latent"),
         "loaded diffusion": pf.DiffRec.load(folder / "diffusion"),
         "loaded linear": loaded.fusion.guides["l"],
         "loaded popularity": loaded.fusion.guides["p"],

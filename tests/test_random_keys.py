@@ -52,11 +52,14 @@ def one(number: int) -> Interval:
 
 ENCODER = (random_keys.ENCODER, WORD)
 FORWARD, SAMPLING = random_keys.FORWARD_EPOCH, random_keys.SAMPLING_EPOCH
+CODIGEM = (random_keys.codigem_noise_epoch(0, 0, 1), WORD)
 USES = [
     Use("noise of training", one(random_keys.NOISE), TRAINING),
     Use("noise to start from", one(random_keys.NOISE), one(FORWARD)),
     # Step 0 takes none.
     Use("noise of steps", one(random_keys.NOISE), (SAMPLING + 1, SAMPLING + MOST_STEPS)),
+    Use("noise of L-DiffRec", one(random_keys.NOISE), TRAINING, random_keys.MODEL_NOISE_USERS),
+    Use("noise of CODIGEM", one(random_keys.NOISE), CODIGEM, random_keys.MODEL_NOISE_USERS),
     Use("dropout of the diffusion", one(random_keys.DROPOUT), TRAINING),
     Use("draws from pools", one(random_keys.NEGATIVES), TRAINING),
     Use("how views are made", one(random_keys.VIEWS), TRAINING),
@@ -93,11 +96,21 @@ def test_no_two_uses_share_a_word(uses, most):
 
 def test_the_limits_are_no_smaller_than_they_must_be():
     assert random_keys.MAX_USERS == 1 << 31
-    assert overlapping(USES, random_keys.MAX_USERS + 1) == [
-        ("dropout of inputs", "dropout of complete sequences")
-    ]
+    assert set(overlapping(USES, random_keys.MAX_USERS + 1)) == {
+        ("dropout of inputs", "dropout of complete sequences"),
+        ("noise of training", "noise of L-DiffRec"),
+        ("noise to start from", "noise of CODIGEM"),
+        ("noise of steps", "noise of CODIGEM"),
+    }
     crowded = overlapping(USES + VIEWS, random_keys.MAX_USERS_WITH_VIEWS + 1)
     assert ("dropout of inputs", "dropout of view 1") in crowded
+
+
+def test_draws_of_one_model_are_numbered_apart():
+    latent, codigem = random_keys.latent_noise_epoch, random_keys.codigem_noise_epoch
+    assert {latent(epoch, draw) for epoch in range(9) for draw in (0, 1)} == set(range(18))
+    steps = {codigem(epoch, step, 4) - CODIGEM[0] for epoch in range(9) for step in range(4)}
+    assert steps == set(range(36))
 
 
 def test_complete_sequences_are_other_users():

@@ -58,7 +58,11 @@ def test_settings_change_together():
     [
         ("pdrec.speed", 9, "pdrec.speed: no such setting; known: modules, similarity, "),
         ("encoder.widht", 8, "encoder.widht: no such setting; known: width, blocks, "),
-        ("motor.lr", 9, r"motor.lr: no such setting; known: diffusion.NAME, .*, linear.NAME, top"),
+        (
+            "motor.lr",
+            9,
+            r"motor.lr: no such setting; known: diffusion.NAME, .*, latent.NAME, top",
+        ),
         ("split", 9, "split: no such setting; known: .*, top_m, omega_m, n_draws, fusion_guides"),
         ("encoder", "gru4rec", "encoder: no such setting"),
         ("pdrec.lr", "fast", "pdrec.lr=fast: takes a value of type float"),

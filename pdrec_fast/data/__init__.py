@@ -1,6 +1,7 @@
 """Interactions, histories, splits, two domains as one, and the synthetic data set."""
 
 from pdrec_fast.data.domains import mix_domains
+from pdrec_fast.data.given import given_split
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
 from pdrec_fast.data.sequences import PackedSequences
@@ -14,6 +15,7 @@ __all__ = [
     "PackedSequences",
     "Split",
     "SplitReport",
+    "given_split",
     "global_time_split",
     "leave_one_out",
     "mix_domains",

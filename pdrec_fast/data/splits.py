@@ -67,6 +67,7 @@ class Split:
         valid: cases to select models with.
         test: cases to report.
         report: what was done, and who is not evaluated.
+        sets: whether a user may have several held-out items, each a case of its own.
 
     Raises:
         DataError: a part is of other data, with other items.
@@ -77,6 +78,7 @@ class Split:
     valid: Holdout
     test: Holdout
     report: SplitReport
+    sets: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train", "valid", "test"):
@@ -119,7 +121,7 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
     valid, test = targets[end[users] - 2], targets[end[users] - 1]
     train_lengths = stops - starts
     train_lengths[users] = valid - starts[users]
-    return _split(
+    return assembled(
         interactions,
         train_lengths=train_lengths,
         valid=_holdout(interactions, users, valid),
@@ -177,7 +179,7 @@ def global_time_split(interactions: Interactions, valid_from: Any, test_from: An
             )
         known_until = starts[users] + known[users]
         cases[name] = _holdout(interactions, users, targets[users], known_until)
-    return _split(
+    return assembled(
         interactions,
         train_lengths=before_valid,
         valid=cases["validation"],
@@ -199,13 +201,15 @@ def _limit(timestamps: np.ndarray, given: Any, argument: str) -> tuple[float, st
     return value, f"{given} ({number})" if moment.dated else str(given)
 
 
-def _split(
+def assembled(
     data: Interactions,
     train_lengths: np.ndarray,
     valid: Holdout,
     test: Holdout,
     method: str,
     left_out: dict[str, np.ndarray],
+    *,
+    sets: bool = False,
 ) -> Split:
     """Assemble a split whose training part is the first ``train_lengths`` records of each user."""
     indptr = indptr_of(train_lengths)
@@ -229,7 +233,7 @@ def _split(
             reason: tuple(data.user_ids[users].tolist()) for reason, users in left_out.items()
         },
     )
-    return Split(data, train, valid, test, report)
+    return Split(data, train, valid, test, report, sets)
 
 
 def _target_records(data: Interactions) -> np.ndarray:

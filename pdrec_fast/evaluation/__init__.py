@@ -34,7 +34,8 @@ from pdrec_fast.evaluation.scoring import (
     rank_among,
     rank_in_corpus,
 )
-from pdrec_fast.evaluation.tables import format_results
+from pdrec_fast.evaluation.sets import evaluate_sets, summarize_sets
+from pdrec_fast.evaluation.tables import format_results, format_sets
 from pdrec_fast.evaluation.vectors import VectorScorer, uses_vectors
 
 __all__ = [
@@ -54,8 +55,10 @@ __all__ = [
     "case_blocks",
     "checked_scores",
     "evaluate",
+    "evaluate_sets",
     "few_lack_negatives",
     "format_results",
+    "format_sets",
     "metric_names",
     "per_case",
     "prepared",
@@ -65,6 +68,7 @@ __all__ = [
     "sample_negatives",
     "summarize",
     "summarize_all",
+    "summarize_sets",
     "uses_vectors",
     "validation_sample",
 ]

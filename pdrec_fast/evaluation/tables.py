@@ -33,6 +33,24 @@ def format_results(
     return "\n\n".join(tables)
 
 
+def format_sets(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Text tables of what several models reach of users' held-out sets, one for each split.
+
+    Args:
+        results: model name -> what ``evaluate_sets`` returned.
+    """
+    tables = []
+    for name in dict.fromkeys(name for result in results.values() for name in result):
+        metrics = list(next(result[name] for result in results.values() if name in result))
+        rows = [["sets", "model", *metrics]]
+        for model, result in results.items():
+            if name in result:
+                rows.append(["sets", model, *(f"{result[name][key]:.4f}" for key in metrics)])
+        title = f"held-out sets of users vs all items not in the history, split: {name}"
+        tables.append("\n".join([title, *_aligned(rows)]))
+    return "\n\n".join(tables)
+
+
 def _aligned(rows: list[list[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.diffusion import DiffRec, LinearDenoiser
+from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import DiffusionConfig
-from pdrec_fast.diffusion.linear import reading_steps
+from pdrec_fast.diffusion.item_matrix import ItemMatrix, reading_steps
 from pdrec_fast.diffusion.reverse import HiddenChain
 from pdrec_fast.export.padded import FIRST_ID, remaining
 
@@ -121,18 +121,18 @@ class DiffusionVectors(nn.Module):
 
 
 class ItemItemScores(nn.Module):
-    """``LinearDenoiser.scores``: the sum of the rows of its matrix, weighted by ``decay``."""
+    """``ItemMatrix.scores``: the sum of the rows of its matrix, weighted by ``decay``."""
 
     known: torch.Tensor
     starts: torch.Tensor
     targets: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, guide: LinearDenoiser) -> None:
+    def __init__(self, guide: ItemMatrix) -> None:
         super().__init__()
         indptr, targets, values = guide.matrix
         self.n_items, self.decay = len(indptr) - 1, guide.config.decay
-        self.steps = reading_steps(guide.config)
+        self.steps = reading_steps(guide.config.decay)
         # By id. A row without entries gets one of 0, so that no batch is without any.
         lengths = torch.cat([torch.zeros(1, dtype=torch.int64), torch.from_numpy(indptr).diff()])
         self.register_buffer("known", lengths > 0)

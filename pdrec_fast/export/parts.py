@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.data import Interactions
-from pdrec_fast.diffusion import DiffRec, LinearDenoiser
+from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.diffusion.item_matrix import ItemMatrix
 from pdrec_fast.errors import ExportError
 from pdrec_fast.evaluation import Popularity, Scorer
 from pdrec_fast.export.encoders import plain_encoder
@@ -227,7 +228,7 @@ def _share_parts(name: str, guide: Scorer, share: Share, data: Interactions) -> 
 
 def _guide_parts(name: str, guide: Any, data: Interactions) -> Parts:
     parts = Parts(_nothing(data.n_items))
-    if isinstance(guide, LinearDenoiser):
+    if isinstance(guide, ItemMatrix):
         parts.scores.append(ItemItemScores(guide))
     elif isinstance(guide, DiffRec):
         if not guide.has_user_vectors:
@@ -246,8 +247,8 @@ def _guide_parts(name: str, guide: Any, data: Interactions) -> Parts:
         return model_parts(guide)
     else:
         raise ExportError(
-            f"the guide {name!r} is a {type(guide).__name__}, which is no model of this package "
-            "and cannot be traced; export(fusion=False) writes the encoder alone"
+            f"the guide {name!r} is a {type(guide).__name__}, for which no traced "
+            "program is known; export(fusion=False) writes the encoder alone"
         )
     return parts
 

@@ -7,17 +7,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pdrec_fast.baselines import ItemKNNConfig
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.data.times import as_moment
-from pdrec_fast.diffusion import DiffusionConfig, LinearConfig
+from pdrec_fast.diffusion import CodigemConfig, DiffusionConfig, LatentConfig, LinearConfig
 from pdrec_fast.encoders import ENCODERS, EncoderOptions, encoder_config
-from pdrec_fast.presets import DEFAULT_FUSION_GUIDES, current_name, kind_of, modules_of, preset_of
+from pdrec_fast.pipeline.guides import DIFFUSION, GUIDE_NAMES, L_DIFFREC, LT_DIFFREC, MULTINOMIAL
+from pdrec_fast.presets import (
+    DEFAULT,
+    DEFAULT_FUSION_GUIDES,
+    PRESETS,
+    current_name,
+    kind_of,
+    modules_of,
+    preset_of,
+)
 from pdrec_fast.settings import with_settings
 from pdrec_fast.settings_format import FORMAT
 from pdrec_fast.training import Module, PDRecConfig
 
-# As an encoder's name: the diffusion model is the recommender; as a guide's: it guides the encoder.
-DIFFUSION = "diffusion"
 FUSION_GUIDES = ("guide", "linear", "popularity")
 
 
@@ -58,12 +66,18 @@ class RunConfig:
         encoder_options: of the encoder: its configuration, such as ``SASRecConfig(width=32)``, or
             single options, ``{"width": 32}``. It is kept as the encoder's configuration; None
             where there is no encoder.
-        guide: scorer whose preferences guide the encoder: ``"diffusion"``, or the name of an
-            encoder that is trained without modules in its place (the paper's "without TI-DiffRec":
-            a second SASRec), with the settings of ``pdrec``, the seed after ``pdrec.seed`` and,
-            where it is of the encoder's own kind, ``encoder_options``.
+        guide: scorer that guides the encoder, by a name of ``GUIDE_NAMES``: ``"diffusion"``;
+            ``"multinomial"``, the diffusion model with a multinomial likelihood, which
+            ``from_preset`` gives the default preset's settings; the name of an encoder that is
+            trained without modules in its place (the paper's "without TI-DiffRec": a second
+            SASRec), with the settings of ``pdrec``, the seed after ``pdrec.seed`` and, where it is
+            of the encoder's own kind, ``encoder_options``; ``"linear"``, ``"popularity"``,
+            ``"item-knn"``, ``"codigem"``, ``"l-diffrec"`` or ``"lt-diffrec"``.
         top_m, omega_m, n_draws: see ``Preferences.infer``.
-        linear: settings of the linear denoiser, where it is among ``fusion_guides``.
+        linear: settings of the linear denoiser, where it guides or is among ``fusion_guides``.
+        item_knn, codigem, latent: settings of the guides ``"item-knn"`` (and of that row of the
+            results), ``"codigem"``, and ``"l-diffrec"`` and ``"lt-diffrec"``; of the latter
+            ``latent.weighting`` is ``"rank"`` unless it is set.
         fusion_guides: what the module ``"fusion"`` adds to the encoder's logits, each by a share
             chosen on validation: ``"guide"`` is the ``guide`` itself, ``"linear"`` a
             ``LinearDenoiser``, ``"popularity"`` the number of training records.
@@ -84,18 +98,29 @@ class RunConfig:
     omega_m: float = 0.5
     n_draws: int = 1024
     linear: LinearConfig = field(default_factory=LinearConfig)
+    item_knn: ItemKNNConfig = field(default_factory=ItemKNNConfig)
+    codigem: CodigemConfig = field(default_factory=CodigemConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     fusion_guides: tuple[str, ...] = DEFAULT_FUSION_GUIDES
     split: SplitSpec = field(default_factory=SplitSpec)
     evaluation_seed: int = 0
     final: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "guide"):
-            if getattr(self, name) not in (*ENCODERS, DIFFUSION):
-                raise ValueError(
-                    f"unknown {name}={getattr(self, name)!r}; choose one of "
-                    f"{[*ENCODERS, DIFFUSION]}"
-                )
+        for name, known in (("encoder", [*ENCODERS, DIFFUSION]), ("guide", [*GUIDE_NAMES])):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name}={getattr(self, name)!r}; choose one of {known}")
+        if self.guide == MULTINOMIAL and self.diffusion.likelihood != "multinomial":
+            raise ValueError(
+                f"guide='multinomial' needs diffusion.likelihood='multinomial', got "
+                f"{self.diffusion.likelihood!r}: take RunConfig.from_preset(..., guide="
+                "'multinomial')"
+            )
+        if self.guide == L_DIFFREC and self.latent.weighting != "none":
+            raise ValueError(
+                f"guide='l-diffrec' weights all interactions alike, latent.weighting is "
+                f"{self.latent.weighting!r}: take guide={LT_DIFFREC!r}"
+            )
         options = None
         if self.encoder != DIFFUSION:
             options = encoder_config(self.encoder, self.encoder_options)
@@ -146,15 +171,20 @@ class RunConfig:
         preset, tuned = preset_of(
             name, encoder=None if encoder == DIFFUSION else encoder, kind=kind
         )
+        diffusion = (PRESETS[DEFAULT] if guide == MULTINOMIAL else preset).diffusion
         config = cls(
-            diffusion=replace(preset.diffusion, seed=seed),
+            diffusion=replace(diffusion, seed=seed),
             pdrec=replace(preset.pdrec, modules=modules, seed=seed),
             encoder=encoder,
             guide=guide,
             top_m=preset.top_m,
             omega_m=preset.omega_m,
             n_draws=preset.n_draws,
+            codigem=CodigemConfig(seed=seed),
+            latent=LatentConfig(seed=seed),
         )
+        if guide == MULTINOMIAL:  # whatever was found for the preset's own
+            tuned = {key: tuned[key] for key in tuned if not key.startswith("diffusion.")}
         try:
             return with_settings(config, tuned)
         except ValueError as error:
@@ -175,7 +205,12 @@ class RunConfig:
 
     @property
     def needs_diffusion(self) -> bool:
-        return self.encoder == DIFFUSION or (self.needs_guide and self.guide == DIFFUSION)
+        return self.encoder == DIFFUSION or (self.needs_guide and self.guided_by_diffusion)
+
+    @property
+    def guided_by_diffusion(self) -> bool:
+        """Whether the guide is the run's diffusion model."""
+        return self.guide in (DIFFUSION, MULTINOMIAL)
 
     def guide_config(self) -> RunConfig:
         """The run that trains the guide, where that is an encoder."""
@@ -197,6 +232,9 @@ class RunConfig:
                 "diffusion": DiffusionConfig(**own["diffusion"]),
                 "pdrec": PDRecConfig(**own["pdrec"]),
                 "linear": LinearConfig(**own["linear"]),
+                "item_knn": ItemKNNConfig(**own["item_knn"]),
+                "codigem": CodigemConfig(**own["codigem"]),
+                "latent": LatentConfig(**own["latent"]),
                 "split": SplitSpec(**own["split"]),
                 "fusion_guides": tuple(own["fusion_guides"]),
             }

@@ -14,10 +14,12 @@ import torch
 from pdrec_fast.data import Holdout, Split
 from pdrec_fast.data.storage import id_array
 from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.warm_start import places_of
 from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.given import split_of
 from pdrec_fast.pipeline.run_directory import tested_models, with_current_defaults
 from pdrec_fast.pipeline.stages import Models
 from pdrec_fast.training import PDRec
@@ -34,7 +36,8 @@ class Former:
         config: its configuration; of an updated run, that of the one it began with.
         split: how its data were split; None where no encoder keeps them.
         selected: its models, trained on the training part.
-        final: those trained on all records, else the same.
+        final: those trained on all records, else the same. A guide that does not start from an
+            earlier one is in neither.
         untested: what ``seen_by`` found of its own split, where it was an update.
     """
 
@@ -53,12 +56,13 @@ class Former:
         """
         out = Path(directory)
         marker = read_run(out)
-        selected = _models(tested_models(out), device)
-        final = _models(out, device) if marker["config"]["final"] else selected
+        config = RunConfig.from_description(marker["config"])
+        selected = _models(tested_models(out), config, device)
+        final = _models(out, config, device) if config.final else selected
         split = None
         if selected.model is not None:
             assert selected.model.data is not None
-            split = RunConfig.from_description(marker["config"]).split.apply(selected.model.data)
+            split = split_of(out, config.split, selected.model.data)
         untested = marker.get("warm start", {}).get("untested", {})
         return cls(first_config(marker), split, selected, final, untested)
 
@@ -85,7 +89,7 @@ class Former:
             diffusion.new_denoiser(item_ids, self.selected.diffusion, tell=False)
         for name in ("guide", "model"):
             model, former = getattr(new, name), getattr(self.selected, name)
-            if model is not None and former is not None:
+            if isinstance(model, PDRec) and former is not None:
                 encoder = model.new_encoder(len(item_ids))
                 start_from(former, model, encoder, item_ids, tell=False)
 
@@ -164,7 +168,7 @@ def first_config(marker: Mapping[str, Any]) -> RunConfig:
     return RunConfig.from_description(marker.get("warm start", marker)["config"])
 
 
-def _models(directory: Path, device: torch.device | str) -> Models:
+def _models(directory: Path, config: RunConfig, device: torch.device | str) -> Models:
     def encoder(name: str) -> PDRec | None:
         path = directory / name
         return PDRec.load(path, device=device) if bundle_exists(path) else None
@@ -175,4 +179,5 @@ def _models(directory: Path, device: torch.device | str) -> Models:
         if diffusion.item_ids is None and model is not None:  # of an older version
             assert model.data is not None
             diffusion.item_ids = model.data.item_ids
-    return Models(diffusion=diffusion, guide=encoder("guide"), model=model)
+    guide = encoder("guide") if config.guide in ENCODERS else None
+    return Models(diffusion=diffusion, guide=guide, model=model)

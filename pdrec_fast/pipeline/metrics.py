@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 import pdrec_fast
+from pdrec_fast.baselines import ItemKNN
 from pdrec_fast.data import Interactions, Split
 from pdrec_fast.devices import device_name
 from pdrec_fast.diffusion import DiffRec
@@ -19,8 +20,8 @@ from pdrec_fast.evaluation import (
     AllRanks,
     Evaluator,
     Popularity,
-    Results,
     summarize_all,
+    summarize_sets,
 )
 from pdrec_fast.fitting.history import History
 from pdrec_fast.pipeline.configuration import RunConfig
@@ -37,35 +38,42 @@ def figures_of(
     untested: Collection[str],
 ) -> tuple[dict[str, Any], AllRanks]:
     """The metrics, and the ranks of the recommender, which is tested in any case."""
-    models = {"diffusion": trained.diffusion, "guide": trained.guide, "encoder": trained.model}
+    models: dict[str, Any] = {
+        "diffusion": trained.diffusion,
+        "guide": trained.guide,
+        "encoder": trained.model,
+    }
     started = time.monotonic()
     evaluator = Evaluator(split, seed=config.evaluation_seed)
     recommender = models["encoder"] or models["diffusion"]
     assert recommender is not None
     ranks = evaluator.all_ranks(recommender, protocols)
 
-    def tested(name: str) -> Results | None:
+    def tested(name: str) -> AllRanks | None:
         model = models[name]
         if model is recommender:
-            return summarize_all(ranks)
+            return ranks
         if model is None or name in untested:
             return None
-        return summarize_all(evaluator.all_ranks(model, protocols))
+        return evaluator.all_ranks(model, protocols)
 
-    diffusion_results, guide_results = tested("diffusion"), tested("guide")
-    popularity = summarize_all(evaluator.all_ranks(Popularity(split.train), protocols))
+    all_ranks = {
+        "protocols": ranks,
+        "popularity": evaluator.all_ranks(Popularity(split.train), protocols),
+        "item_knn": evaluator.all_ranks(ItemKNN(config.item_knn).fit(split), protocols),
+        "diffusion": tested("diffusion"),
+        "guide": tested("guide"),
+    }
     stages.record("evaluation", time.monotonic() - started)
-    histories = {name: fitted.history if fitted else None for name, fitted in models.items()}
+    histories = {name: getattr(fitted, "history", None) for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}
     peak = stages.peak_rss_gib
     metrics = {
         "dataset": _dataset(split.data),
         "config": config.describe(),
-        "protocols": summarize_all(ranks),
+        **{name: summarize_all(found) if found else None for name, found in all_ranks.items()},
+        "sets": _sets(split, all_ranks),
         "protocol_notes": {name: PROTOCOLS[name] for name in protocols},
-        "popularity": popularity,
-        "diffusion": diffusion_results,
-        "guide": guide_results,
         "fusion": _shares(models["encoder"]),
         "epochs": {name: _epochs(history) for name, history in histories.items()},
         "history": curves,
@@ -87,6 +95,7 @@ def figures_of(
 def final_of(data: Interactions, stages: Stages, models: Models) -> dict[str, Any]:
     """What ``metrics.json`` says of the final models, which nothing is left to test on."""
     fitted = {"diffusion": models.diffusion, "guide": models.guide, "encoder": models.model}
+    histories = {name: getattr(model, "history", None) for name, model in fitted.items()}
     return {
         "note": (
             "the saved models were trained on all records, for the epochs and with the shares that "
@@ -94,12 +103,23 @@ def final_of(data: Interactions, stages: Stages, models: Models) -> dict[str, An
         ),
         "records": data.n_records,
         "epochs": {
-            name: model.history.epochs if model and model.history else None
-            for name, model in fitted.items()
+            name: history.epochs if history else None for name, history in histories.items()
         },
         "seconds": {
             key: round(value, 4) for key, value in stages.seconds.items() if key != "evaluation"
         },
+    }
+
+
+def _sets(split: Split, all_ranks: Mapping[str, AllRanks | None]) -> dict[str, Any] | None:
+    """What the models reach of users' held-out sets, where the split has such."""
+    if not split.sets:
+        return None
+    return {
+        name: {on: summarize_sets(cases, getattr(split, on).users) for on, cases in of.items()}
+        for name, found in all_ranks.items()
+        if found is not None
+        for of in (found["full"],)
     }
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pdrec_fast.diffusion import DiffusionConfig
+from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, write_json
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import KIND
-from pdrec_fast.pipeline.configuration import DIFFUSION
+from pdrec_fast.pipeline.guides import DIFFUSION
 from pdrec_fast.training import PDRecConfig
 
 _VERDICTS = ("below", "level")  # remarks on a training that has ended
@@ -65,7 +66,7 @@ def _obstacle(config: dict[str, Any], before: dict[str, Any], checkpoint: Path) 
     """Why a training that has begun cannot take more epochs."""
     if before.get("lr_schedule") == "cosine":
         return "the cosine schedule has planned its learning rate over all epochs"
-    if config["guide"] != DIFFUSION:
+    if config["guide"] in ENCODERS:
         return "they are the guide's epochs too, which the encoder has learned from"
     if not bundle_exists(checkpoint):
         return "no checkpoint was kept, as its training ended early (pdrec.patience) or was deleted"

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pdrec_fast import settings_format
+from pdrec_fast.diffusion import CodigemConfig, LatentConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, make_directory, write_json, writing
-from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.guides import DIFFUSION
 from pdrec_fast.pipeline.more_epochs import allow_more_epochs
 
 SELECTION = "selection"  # the models that were tested, where the final ones take their place
@@ -66,5 +68,10 @@ def with_current_defaults(description: dict[str, Any], file: Path) -> dict[str, 
     config = description["config"]
     encoder = config.get("encoder", RunConfig.encoder)
     known = encoder in (*ENCODERS, DIFFUSION)
-    defaults = RunConfig(encoder=encoder if known else RunConfig.encoder).describe()
+    seed = config.get("diffusion", {}).get("seed", 0)  # one for all, where a preset gave them
+    defaults = RunConfig(
+        encoder=encoder if known else RunConfig.encoder,
+        codigem=CodigemConfig(seed=seed),
+        latent=LatentConfig(seed=seed),
+    ).describe()
     return description | {"config": settings_format.with_current_defaults(config, defaults, file)}

@@ -15,15 +15,16 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.evaluation import AllRanks
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.callbacks import Callback, Prefixed
-from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.former import Former, without_seen
+from pdrec_fast.pipeline.given import SPLIT, fingerprint_of, save_split
+from pdrec_fast.pipeline.guides import DIFFUSION, GUIDES, new_encoder
 from pdrec_fast.pipeline.metrics import figures_of, final_of
 from pdrec_fast.pipeline.run_directory import LOG, SELECTION, reserve_directory
 from pdrec_fast.pipeline.stages import (
     Models,
     Stages,
     check_before_training,
-    new_encoder,
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
@@ -44,12 +45,12 @@ class RunResult:
     diffusion: DiffRec | None
     preferences: Preferences | None
     model: PDRec | None
-    guide: PDRec | None = None  # where an encoder guides the model
+    guide: Any = None  # the scorer that guides the model, where it is not the diffusion model
     selected: Models | None = None
 
 
 def run(
-    data: Interactions,
+    data: Interactions | Split,
     config: RunConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -63,6 +64,8 @@ def run(
     """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
     Args:
+        data: split as ``config.split`` says; or a split, such as ``given_split`` makes, in whose
+            place ``config.split`` does not count. Of held-out sets the metrics have ``sets``.
         out: directory for models, checkpoints and ``metrics.json``. A run killed and started again
             with the same data and settings continues, to the same result; what is finished is not
             done again, and ``pdrec.epochs`` may be more than before (see ``docs/updating.md``).
@@ -91,25 +94,28 @@ def run(
     device = resolve_device(device)
     config = config or RunConfig()
     out = None if out is None else Path(out)
-    split = config.split.apply(data)
+    split = data if isinstance(data, Split) else config.split.apply(data)
     config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
     new = _new_models(config, device, cuda_graphs)
-    check_before_training(config, split, diffusion, [m for m in (new.model, new.guide) if m])
+    encoders = [each for each in (new.model, new.guide) if isinstance(each, PDRec)]
+    check_before_training(config, split, diffusion, encoders)
     former = None if warm_start is None else Former.load(warm_start, device)
     description = {
         "config": config.describe(),
-        "data": data.fingerprint(),
+        "data": fingerprint_of(data) if isinstance(data, Split) else data.fingerprint(),
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if former is not None:
-        former.check_fits(config, new, data.item_ids)
+        former.check_fits(config, new, split.data.item_ids)
         seen = former.seen_by(split)
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}
     if out is not None:
         reserve_directory(out, "run", description, beside=LOG)
+        if isinstance(data, Split):
+            save_split(data, out / SPLIT)
     tested = out / SELECTION if out is not None and config.final else out
     start = None if former is None else former.selected
     stages = Stages(tested, device, progress, callbacks, start)
@@ -122,8 +128,8 @@ def run(
         start = None if former is None else former.final
         stages = Stages(out, device, progress, told, start)
         selected, new = models, _new_models(config, device, cuda_graphs)
-        models = _train(stages, config, data, new, selected)
-        metrics["final"] = final_of(data, stages, models)
+        models = _train(stages, config, split.data, new, selected)
+        metrics["final"] = final_of(split.data, stages, models)
     if out is not None:
         write_json(out / "metrics.json", metrics)
     kept = models.diffusion, models.preferences, models.model, models.guide
@@ -131,12 +137,12 @@ def run(
 
 
 def _new_models(config: RunConfig, device: torch.device, cuda_graphs: bool) -> Models:
-    """The encoders that the run trains, not yet fitted."""
+    """The encoder that the run trains and its guide, not yet fitted."""
     model = guide = None
     if config.encoder != DIFFUSION:
         model = new_encoder(config, device, cuda_graphs)
-    if config.guide != DIFFUSION:
-        guide = new_encoder(config.guide_config(), device, cuda_graphs)
+    if not config.guided_by_diffusion:
+        guide = GUIDES[config.guide].new(config, device, cuda_graphs)
     return Models(guide=guide, model=model)
 
 
@@ -152,7 +158,7 @@ def _train(
     Args:
         data: a split, to select epochs and shares on; or all records, to train on as ``selected``
             was.
-        new: encoders to train, and a diffusion model where one is given.
+        new: an encoder and a guide to train, and a diffusion model where one is given.
     """
     selected = selected or Models()
     train = data.train if isinstance(data, Split) else data
@@ -160,12 +166,12 @@ def _train(
     if config.needs_diffusion:
         diffusion = stages.diffusion(config, data, diffusion, selected.diffusion)
     if guide is not None:
-        guide = stages.encoder("guide", guide, data, selected=selected.guide)
+        guide = stages.guide(GUIDES[config.guide], guide, data, selected.guide)
     scorer = diffusion if guide is None else guide
     if config.needs_preferences:
         assert scorer is not None
         preferences = stages.preferences(config, train, scorer)
     if model is not None:
         guides = stages.guides(config, train, scorer)
-        model = stages.encoder("model", model, data, preferences, guides, selected.model)
+        model = stages.encoder(model, data, preferences, guides, selected.model)
     return Models(diffusion, guide, preferences, model)

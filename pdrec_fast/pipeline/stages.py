@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from pdrec_fast.evaluation import (
 from pdrec_fast.files import write_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.callbacks import Callback
-from pdrec_fast.pipeline.configuration import DIFFUSION, RunConfig
+from pdrec_fast.pipeline.configuration import RunConfig
+from pdrec_fast.pipeline.guides import DIFFUSION, GuideKind
 from pdrec_fast.pipeline.more_epochs import may_go_on
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import PDRec
@@ -49,7 +50,7 @@ class Models(NamedTuple):
     """The models of a run; None where it has no such one."""
 
     diffusion: DiffRec | None = None
-    guide: PDRec | None = None
+    guide: Any = None
     preferences: Preferences | None = None
     model: PDRec | None = None
 
@@ -137,35 +138,58 @@ class Stages:
         self.record("preferences", time.monotonic() - started)
         return result
 
+    def guide(
+        self,
+        kind: GuideKind,
+        model: Any,
+        data: Split | Interactions,
+        selected: Any = None,
+    ) -> Any:
+        """The trained ``model`` of this kind.
+
+        Args:
+            selected: see ``diffusion``.
+        """
+        if self._done("guide"):
+            return kind.model.load(self._path("guide"), device=self.device)
+        if kind.in_epochs:
+            epochs, training = _epochs_of(selected), self._training("guide")
+            model.fit(data, warm_start=self.former.guide, epochs=epochs, **training)
+            self._keep("guide", model)
+        else:
+            started = time.monotonic()
+            model.fit(data)
+            self._keep("guide", model, seconds=time.monotonic() - started)
+        return model
+
     def encoder(
         self,
-        name: Literal["model", "guide"],
         model: PDRec,
         data: Split | Interactions,
         preferences: Preferences | None = None,
         guides: Mapping[str, Scorer] | None = None,
         selected: PDRec | None = None,
     ) -> PDRec:
-        """The trained ``model``, kept as ``name``.
+        """The trained ``model``.
 
         Args:
-            selected: likewise, with the shares that this one takes.
+            selected: see ``diffusion``; its shares are those that this one takes.
         """
-        if self._done(name):
-            return PDRec.load(self._path(name), device=self.device)
+        if self._done("model"):
+            return PDRec.load(self._path("model"), device=self.device)
         fusion = None if selected is None else selected.fusion
         model.fit(
             data,
             preferences,
             guides=guides,
             shares=None if fusion is None else fusion.shares,
-            warm_start=getattr(self.former, name),
+            warm_start=self.former.model,
             epochs=_epochs_of(selected),
-            **self._training(name),
+            **self._training("model"),
         )
         if model.fusion is not None:
             self.record("fusion", self.seconds.get("fusion", 0.0) + model.fusion_seconds)
-        self._keep(name, model, last=name == "model" and not selected)
+        self._keep("model", model, last=not selected)
         return model
 
     def guides(
@@ -179,6 +203,8 @@ class Stages:
             if name == "guide":
                 assert guide is not None
                 found[name] = guide
+            elif name == config.guide and "guide" in config.fusion_guides:
+                continue  # one model need not have two shares
             elif name == "linear":
                 started = time.monotonic()
                 found[name] = LinearDenoiser(config.linear).fit(train)
@@ -210,37 +236,36 @@ class Stages:
     def _done(self, name: str) -> bool:
         return self.out is not None and bundle_exists(self.out / name)
 
-    def _keep(self, name: str, model: DiffRec | PDRec, *, last: bool) -> None:
+    def _keep(
+        self,
+        name: str,
+        model: Any,
+        *,
+        seconds: float | None = None,
+        last: bool = False,
+    ) -> None:
         """Save a trained model.
 
         Args:
+            seconds: that its training took; None where its history says it.
             last: no other training builds on this one, so that more epochs may be had of it.
         """
         if self.out is not None:
             model.save(self._path(name))
-        assert model.history is not None
-        self.record("encoder" if name == "model" else name, model.history.seconds)
+        if seconds is None:
+            seconds = model.history.seconds
+        self.record("encoder" if name == "model" else name, seconds)
         if self.out is not None and not (last and may_go_on(model.config, model.history)):
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
 
 
-def _epochs_of(selected: DiffRec | PDRec | None) -> int | None:
+def _epochs_of(selected: Any) -> int | None:
     """How many epochs made the weights of ``selected``."""
     history = None if selected is None else selected.history
     if history is None:
         return None
-    return history.best_epoch + 1 if history.validations else history.epochs
-
-
-def new_encoder(config: RunConfig, device: torch.device, cuda_graphs: bool = False) -> PDRec:
-    """The model that a run trains, not yet fitted."""
-    return PDRec(
-        config.encoder,
-        config.pdrec,
-        encoder_options=config.encoder_options,
-        device=device,
-        cuda_graphs=cuda_graphs,
-    )
+    epochs: int = history.best_epoch + 1 if history.validations else history.epochs
+    return epochs
 
 
 def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig, tuple[str, ...]]:
@@ -257,6 +282,8 @@ def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig,
         config,
         diffusion=replace(config.diffusion, select_by="full"),
         pdrec=replace(config.pdrec, select_by="full"),
+        codigem=replace(config.codigem, select_by="full"),
+        latent=replace(config.latent, select_by="full"),
     ), ("full",)
 
 
@@ -265,7 +292,7 @@ def check_before_training(
 ) -> None:
     """Find now what would otherwise be found after hours, in a later stage."""
     if diffusion is not None:
-        if config.guide != DIFFUSION:
+        if not config.guided_by_diffusion:
             raise ValueError(
                 f"guide={config.guide!r} takes the place of the diffusion model that was given: "
                 "leave out one of the two"

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, Split
 from pdrec_fast.diffusion import DiffRec
+from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.callbacks import Callback
 from pdrec_fast.pipeline.configuration import RunConfig, SplitSpec
 from pdrec_fast.pipeline.former import first_config, read_run
+from pdrec_fast.pipeline.given import SPLIT
 from pdrec_fast.pipeline.runner import RunResult, run
 from pdrec_fast.settings import with_settings
 
@@ -28,7 +30,7 @@ UPDATE_SETTINGS: dict[str, Any] = {
 
 def update(
     run_dir: str | Path,
-    data: Interactions,
+    data: Interactions | Split,
     *,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -44,11 +46,12 @@ def update(
 
     Users and items may be new. What was learned of items that are still there is kept, by raw id;
     new ones start as in a new model. Everything else is as in ``run``: split, early stopping on the
-    new validation part, shares chosen anew, test. The linear denoiser is solved for anew.
+    new validation part, shares chosen anew, test. What guides and is
+    neither the diffusion model nor an encoder is fitted anew, and so is the linear denoiser.
 
     Args:
         run_dir: of the finished run; it stays as it is.
-        data: all interactions up to now, the old ones too.
+        data: all interactions up to now, the old ones too; of a run whose split was given, a split.
         out: directory of the new run, see ``run``.
         settings: dotted keys, see ``with_settings``, on top of the run's own and of
             ``UPDATE_SETTINGS``: the most epochs, where the run had no fewer, and patience.
@@ -61,7 +64,13 @@ def update(
         DataError, ValueError: see ``run``.
     """
     config = update_config(first_config(read_run(Path(run_dir))), settings or {})
-    if split is None and config.split != SplitSpec():
+    given = isinstance(data, Split)
+    if bundle_exists(Path(run_dir) / SPLIT) and not given:
+        raise ValueError(
+            f"{run_dir}: its split was given; give one of the new data (given_split), on the "
+            "command line --valid-file and --test-file"
+        )
+    if split is None and config.split != SplitSpec() and not given:
         raise ValueError(
             f"{run_dir}: was split by time; give the times for the new data: split=, on the "
             "command line --valid-from and --test-from"

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from pdrec_fast.baselines import ItemKNN
 from pdrec_fast.data import Interactions, Split
 from pdrec_fast.data.storage import interactions_from_tensors, interactions_to_tensors
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.diffusion import DiffRec, LinearDenoiser
+from pdrec_fast.diffusion import Codigem, DiffRec, LatentDiffRec, LinearDenoiser
 from pdrec_fast.encoders import (
     ENCODER_CONFIGS,
     ENCODERS,
@@ -362,7 +363,7 @@ class PDRec(EncoderScorer):
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
         if "fusion" in meta:
-            kinds = (DiffRec, LinearDenoiser, Popularity, PDRec)
+            kinds = (DiffRec, LinearDenoiser, Popularity, ItemKNN, Codigem, LatentDiffRec, PDRec)
             model.fusion = fusion_from_contents(meta["fusion"], files, kinds, path, device)
         return model
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pdrec_fast.data import Interactions, leave_one_out, mix_domains
+from pdrec_fast.errors import NotFittedError
 from pdrec_fast.evaluation import Evaluator, Popularity
 from pdrec_fast.preferences import Preferences
 from tests.evaluation.cases import TableScorer, make_data
@@ -67,3 +68,13 @@ def test_another_catalogue_is_refused(split):
     other = leave_one_out(make_data(n_items=120))
     with pytest.raises(ValueError, match="over 120 items"):
         Popularity(split.train).scores(other.test.histories)
+
+
+def test_it_comes_back_from_disk(split, tmp_path):
+    with pytest.raises(NotFittedError):
+        Popularity().save(tmp_path / "counts")
+    fitted = Popularity().fit(split)
+    fitted.save(tmp_path / "counts")
+    again = Popularity.load(tmp_path / "counts")
+    assert again.trained_on == Popularity(split.train).trained_on
+    assert np.array_equal(again.item_scores, table_of(split)[0])
