@@ -164,7 +164,12 @@ def test_preferences_are_selected_on_the_device(split, monkeypatch):
 
     monkeypatch.setattr(inference, "select_projected", selected)
     wanted = inference.PreferenceRequest(
-        train.unique_items(), np.zeros(train.n_users, np.int64), 5, 8, 0
+        train.unique_items(),
+        first_rank=np.zeros(train.n_users, np.int64),
+        saw_all=np.zeros(train.n_users, bool),
+        top_m=5,
+        n_draws=8,
+        seed=0,
     )
     users = slice(3, 30)
     assert inference.uses_vectors(model)
