@@ -40,7 +40,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     history: list[RawId] = Field(min_length=1, max_length=10_000)  # oldest first
-    times: list[float] | None = None  # one for each, ascending
+    times: list[int | float] | None = None  # one for each, ascending
     k: int = Field(10, ge=1, le=1000)
     exclude: list[RawId] = Field([], max_length=100_000)
     allow: list[RawId] | None = Field(None, max_length=100_000)  # the only items that may come
@@ -121,10 +121,21 @@ class Batcher:
                 for job, response in zip(group, responses, strict=True):
                     if not job.answer.done():  # the client may have gone
                         job.answer.set_result(response)
-            except Exception as error:  # the loop must go on for the others
-                for job in group:
-                    if not job.answer.done():
-                        job.answer.set_exception(error)
+            except Exception:  # one of them; the others get their answers
+                await self.one_by_one(group)
+
+    async def one_by_one(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            try:
+                answer = (await run_in_threadpool(partial(self.recommend, [job.request])))[0]
+                if not job.answer.done():
+                    job.answer.set_result(answer)
+            except ValueError as error:  # what was asked cannot be done
+                if not job.answer.done():
+                    job.answer.set_exception(HTTPException(422, str(error)))
+            except Exception as error:  # the loop must go on
+                if not job.answer.done():
+                    job.answer.set_exception(error)
 
     def recommend(self, requests: Sequence[Request]) -> list[Response]:
         """One call of the model for all; in the worker thread."""

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -470,6 +471,15 @@ def test_recommend_prints_raw_ids(finished, data):
     assert [row["item"] for row in rows] == items.ravel().tolist()
     as_csv = command("recommend", "--run", out, "--users", users[0], "-k", 2, "--format", "csv")
     assert next(csv.DictReader(as_csv.stdout.splitlines()))["item"] == str(items[0, 0])
+
+
+def test_another_model_does_not_stand_in_for_a_lost_one(finished, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(finished[0], damaged)
+    shutil.rmtree(damaged / "model")
+    result = command("recommend", "--run", damaged, "--users", "1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "model: no PDRec model is saved here" in result.stderr
 
 
 def test_recommend_into_a_file_for_anyone(finished, data, tmp_path):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdrec_fast.diffusion import DiffRec
-from pdrec_fast.fitting.bundle import bundle_exists
-from pdrec_fast.pipeline import read_run
+from pdrec_fast.pipeline import DIFFUSION, read_run
 from pdrec_fast.training import PDRec
 
 
@@ -19,8 +18,8 @@ def model_of(run_dir: Path, device: str, models: Path | None = None) -> PDRec | 
     Raises:
         CheckpointError: no run, one that is not finished, or a damaged one.
     """
-    read_run(run_dir)
+    described = read_run(run_dir)
     models = models or run_dir
-    if bundle_exists(models / "model"):
-        return PDRec.load(models / "model", device=device)
-    return DiffRec.load(models / "diffusion", device=device)
+    if described["config"]["encoder"] == DIFFUSION:
+        return DiffRec.load(models / "diffusion", device=device)
+    return PDRec.load(models / "model", device=device)

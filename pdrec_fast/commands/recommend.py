@@ -141,10 +141,10 @@ def _split(text: str) -> list[str]:
 def _lines(file: Path) -> list[str]:
     """Ids, one a line, exactly as they are; blank lines do not count."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from None
-    return [line for line in lines if line.strip()]
+    return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
 def _print(found: Recommendations, output: Format) -> None:

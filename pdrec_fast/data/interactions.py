@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -400,8 +401,7 @@ class Interactions:
         Raises:
             DataError: shapes that do not fit, an id twice, or a number that is not finite.
         """
-        names = _names(item_ids)
-        ids, table = extended(self.item_ids, names, self.find_items(item_ids), features)
+        ids, table = extended(self.item_ids, self.find_items, item_ids, features)
         targets, more = self.target_items, len(ids) - self.n_items
         if targets is not None:
             targets = np.concatenate([targets, np.ones(more, dtype=bool)])
@@ -525,4 +525,10 @@ def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
 
 
 def _names(raw_ids: Any) -> list[str]:
-    return [str(name) for name in np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()]
+    ids = np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()
+    return [str(int(name)) if _is_whole(name) else str(name) for name in ids]
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a number that is no integer is one all the same, as of a join with gaps."""
+    return isinstance(value, (float, np.floating, Decimal)) and value == value // 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pdrec_fast.data.ids import encode_column
 from pdrec_fast.errors import DataError, MissingExtraError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -32,7 +34,10 @@ def read_item_features(path: str | Path, item: str = "item_id") -> tuple[list[An
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    table = _table(path)
+    table = _table(path, item)
+    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if twice:
+        raise DataError(f"{path}: column {min(twice)!r} occurs twice; name every column otherwise")
     if item not in table.column_names:
         raise DataError(f"{path}: no column {item!r} for the item; there are {table.column_names}")
     names = [name for name in table.column_names if name != item]
@@ -42,7 +47,7 @@ def read_item_features(path: str | Path, item: str = "item_id") -> tuple[list[An
     return table[item].to_pylist(), np.concatenate(columns, axis=1)
 
 
-def _table(path: Path) -> Any:
+def _table(path: Path, item: str) -> Any:
     try:
         import pyarrow
         import pyarrow.csv
@@ -54,7 +59,11 @@ def _table(path: Path) -> Any:
     try:
         if path.suffix in _DELIMITERS:
             options = pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix])
-            return pyarrow.csv.read_csv(path, parse_options=options)
+            # Ids as they are written: 007 is no number.
+            kinds = pyarrow.csv.ConvertOptions(
+                column_types={item: pyarrow.string()}, strings_can_be_null=False
+            )
+            return pyarrow.csv.read_csv(path, parse_options=options, convert_options=kinds)
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
@@ -87,40 +96,56 @@ def check_features(features: np.ndarray, item_ids: np.ndarray) -> None:
 
 
 def extended(
-    item_ids: np.ndarray, names: list[str], at: np.ndarray, features: Any
+    item_ids: np.ndarray, places: Callable[[Any], np.ndarray], given: Any, features: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """A catalogue with the items that only features have behind its own, and all their features.
 
     Args:
         item_ids: [n_items] raw ids.
-        names, features: see ``Interactions.with_item_features``; ids as text.
-        at: int64, where each lies in the catalogue; -1 where it does not.
+        places: where raw ids lie in the catalogue; -1 where they do not.
+        given, features: see ``Interactions.with_item_features``.
 
     Returns:
         (raw ids, float32 [their number, F], zeros where nothing is known).
     """
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"item {twice!r} has features twice")
+    names = given.tolist() if hasattr(given, "tolist") else list(given)
+    if not names:
+        raise DataError("item features of no item at all")
+    codes, distinct, _ = encode_column(
+        np.array(names) if isinstance(names[0], (int, float)) else names, "item_ids", _where
+    )
+    if len(distinct) < len(codes):
+        twice = distinct[np.bincount(codes).argmax()]
+        raise DataError(f"item {str(twice)!r} has features twice")
+    ids = distinct[codes]
     vectors = np.asarray(features, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(names):
+    if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DataError(
-            f"features must have shape [{len(names)}, F], one row for each id, got {vectors.shape}"
+            f"features must have shape [{len(ids)}, F], one row for each id, got {vectors.shape}"
         )
-    new = np.flatnonzero(at < 0)
-    all_ids: list[Any] = [*item_ids.tolist(), *(names[place] for place in new)]
-    if item_ids.dtype == np.int64:
-        whole = all(names[place].lstrip("-").isdigit() for place in new)
-        all_ids = [int(name) for name in all_ids] if whole else [str(name) for name in all_ids]
-    places = at.copy()
-    places[new] = len(item_ids) + np.arange(len(new))
-    table = np.zeros((len(all_ids), vectors.shape[1]), dtype=np.float32)
-    table[places] = vectors
-    missing = len(item_ids) - int((at >= 0).sum())
-    if missing:
+    at = places(ids)
+    n_known, new = int((at >= 0).sum()), np.flatnonzero(at < 0)
+    if not n_known:
+        raise DataError(
+            f"none of {len(ids)} items with features (such as {str(ids[0])!r}) is among the "
+            f"{len(item_ids)} of the interactions (such as {str(item_ids[0])!r})"
+        )
+    at[new] = len(item_ids) + np.arange(len(new))
+    table = np.zeros((len(item_ids) + len(new), vectors.shape[1]), dtype=np.float32)
+    table[at] = vectors
+    if n_known < len(item_ids):
         warnings.warn(
-            f"{missing} of {len(item_ids)} items have no features: zeros in their place",
+            f"{len(item_ids) - n_known} of {len(item_ids)} items have no features: zeros in their "
+            f"place; {len(new)} items that have some are new",
             stacklevel=3,
         )
-    whole_numbers = isinstance(all_ids[0], int)
-    return np.array(all_ids, dtype=np.int64 if whole_numbers else object), table
+    if not len(new):
+        return item_ids, table
+    if item_ids.dtype == ids.dtype == np.int64:
+        return np.concatenate([item_ids, ids[new]]), table
+    text = [*map(str, item_ids.tolist()), *map(str, ids[new].tolist())]
+    return np.array(text, dtype=object), table
+
+
+def _where(row: int, column: Any) -> str:
+    return f"{column}, row {row} (counted from 0)"

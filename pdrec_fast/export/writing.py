@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,10 @@ def export_model(
     with whole_directory(path, KIND, CARD, _is_part) as folder:
         for name, (module, outputs) in programs.items():
             program = traced(module, parts.reads_times, f"the {name} of {model.name!r}")
-            torch.export.save(program, str(folder / f"{name}.pt2"))
+            # To memory first: where there is no room, torch ends the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            (folder / f"{name}.pt2").write_bytes(content.getbuffer())
             if onnx:
                 write_onnx(program, folder / f"{name}.onnx", outputs, parts.reads_times)
         matrix = parts.matrix.contiguous()

@@ -74,7 +74,7 @@ class Former:
             models[name] = [None if model is None else model.fingerprint() for model in found]
         return {"models": models, "config": self.config.describe()}
 
-    def check_fits(self, config: RunConfig, new: Models, item_ids: np.ndarray) -> None:
+    def check_fits(self, config: RunConfig, new: Models, split: Split) -> None:
         """Find before the first training what would be found in a later one: models that cannot
         start from these.
 
@@ -84,13 +84,14 @@ class Former:
         Raises:
             ValueError: see ``PDRec.fit``.
         """
+        item_ids = split.data.item_ids
         if config.needs_diffusion and self.selected.diffusion is not None:
             diffusion = DiffRec(config.diffusion, device="cpu")
             diffusion.new_denoiser(item_ids, self.selected.diffusion, tell=False)
         for name in ("guide", "model"):
             model, former = getattr(new, name), getattr(self.selected, name)
             if isinstance(model, PDRec) and former is not None:
-                encoder = model.new_encoder(len(item_ids))
+                encoder = model.encoder_for(split)
                 start_from(former, model, encoder, item_ids, tell=False)
 
     def seen_by(self, split: Split) -> dict[str, list[int | str]]:

@@ -108,7 +108,7 @@ def run(
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
     if former is not None:
-        former.check_fits(config, new, split.data.item_ids)
+        former.check_fits(config, new, split)
         seen = former.seen_by(split)
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}

@@ -12,6 +12,7 @@ import torch
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import Ragged, row_indices
+from pdrec_fast.recommending.queries import as_list
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +114,14 @@ def item_list(catalogue: Interactions, given: Any, name: str, n_people: int) -> 
         return None
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
         raise TypeError(f"{name} must be a list of item ids, or one list per person, got {given!r}")
-    given = given.tolist() if hasattr(given, "tolist") else list(given)
-    nested = [isinstance(row, (list, tuple, set, frozenset, np.ndarray)) for row in given]
+    given = [as_list(row) for row in as_list(given)]
+    nested = [isinstance(row, list) for row in given]
     shared = not (given and all(nested))
     if shared and any(nested):
         raise TypeError(f"{name} mixes lists and single ids: give one list, or one per person")
     if not shared and len(given) != n_people:
         raise ValueError(f"{name} has {len(given)} lists for {n_people} people: give one for each")
-    rows = [given] if shared else [list(row) for row in given]
+    rows = [given] if shared else given
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     flat = np.empty(int(lengths.sum()), dtype=object)
     flat[:] = [item for row in rows for item in row]

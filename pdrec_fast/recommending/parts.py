@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.files import write_json
+from pdrec_fast.files import write_json, writing
 from pdrec_fast.recommending.recommendations import Recommendations
 
 SUFFIXES = (".parquet", ".csv")
@@ -55,11 +55,24 @@ def write_in_parts(
 
     Raises:
         CheckpointError: parts of another job lie beside ``path``.
+        WriteError: no space, no permission; the parts that are finished are kept.
     """
+    with writing(path):
+        _write(path, description, n_people, part_size, recommended, progress)
+
+
+def _write(
+    path: Path,
+    description: dict[str, Any],
+    n_people: int,
+    part_size: int,
+    recommended: Callable[[slice], Recommendations],
+    progress: bool,
+) -> None:
     folder = path.with_name(f".{path.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
     _reserve(folder, path, description | {"people": n_people, "part_size": part_size})
-    starts = range(0, n_people, part_size)
+    starts = range(0, max(n_people, 1), part_size)  # a part of nobody has the columns
     parts = [folder / f"part-{number:06d}{path.suffix}" for number in range(len(starts))]
     with tqdm(total=n_people, desc="recommend", unit="user", disable=not progress) as bar:
         for start, part in zip(starts, parts, strict=True):

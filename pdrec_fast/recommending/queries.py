@@ -119,8 +119,11 @@ def _is_empty(users: Any) -> bool:
 
 def _as_array(ids: Any) -> np.ndarray:
     """One id or several as objects, [n]."""
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
-    ids = [ids] if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__") else list(ids)
+    ids = as_list(ids)
+    ids = ids if isinstance(ids, list) else [ids]
+    nested = [name for name in ids if isinstance(as_list(name), list)]
+    if nested:
+        raise TypeError(f"expected raw ids in one list, got {nested[0]!r} within it")
     array = np.empty(len(ids), dtype=object)
     array[:] = ids
     return array
@@ -209,8 +212,8 @@ def _rows(values: Any, name: str) -> list[Any]:
     """One row for each person: of a flat list, one."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} must be a list for one person, or a list of lists, got {values!r}")
-    rows = [row.tolist() if hasattr(row, "tolist") else row for row in values]
-    nested = [isinstance(row, (list, tuple)) for row in rows]
+    rows = [as_list(row) for row in as_list(values)]
+    nested = [isinstance(row, list) for row in rows]
     if rows and all(nested):
         return rows
     if any(nested):
@@ -218,6 +221,16 @@ def _rows(values: Any, name: str) -> list[Any]:
             f"{name} mixes lists and single values: give one list for one person, or one for each"
         )
     return [rows]
+
+
+def as_list(values: Any) -> Any:
+    """Several ids as a list; one as it is."""
+    for name in ("to_pylist", "tolist", "to_list"):
+        if hasattr(values, name):
+            return getattr(values, name)()
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        return values
+    return list(values)
 
 
 def _joined(before: Histories, after: Histories) -> Histories:

@@ -72,5 +72,15 @@ class Recommendations:
             raise MissingExtraError(
                 f"to_frame({kind!r}) needs {_MODULES[kind]}; pip install pdrec_fast[frames]"
             ) from error
-        make = module.table if kind == "arrow" else module.DataFrame
-        return make(self.columns())
+        columns = self.columns()
+        if kind == "arrow":
+            return module.table(
+                {
+                    name: module.array(values, module.string() if values.dtype == object else None)
+                    for name, values in columns.items()
+                }
+            )
+        if kind == "polars":
+            text = {name: module.String for name, v in columns.items() if v.dtype == object}
+            return module.DataFrame(columns, schema_overrides=text)
+        return module.DataFrame(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
 from pdrec_fast.recommending.best import best_items, pair_scores
 from pdrec_fast.recommending.filters import Filter, item_list
@@ -219,11 +221,18 @@ class Recommender:
             raise ValueError(f"k must lie in 1 .. {most} (the other known items), got {k}")
         directions = self.item_directions()
         at = torch.from_numpy(asked).to(directions.device)
-        cosines = directions[at] @ directions.T
-        cosines[:, torch.from_numpy(~known).to(directions.device)] = -torch.inf
-        cosines[torch.arange(len(at), device=at.device), at] = -torch.inf
-        best = top_items(cosines, k)
-        return catalogue.item_ids[best.cpu().numpy()], cosines.gather(1, best).cpu().numpy()
+        hidden = torch.from_numpy(~known).to(directions.device)
+        ids = np.empty((len(asked), k), dtype=catalogue.item_ids.dtype)
+        found = np.empty((len(asked), k), dtype=np.float32)
+        step = rows_per_block(catalogue.n_items, on_gpu=directions.device.type != "cpu")
+        for start in range(0, len(asked), step):
+            own = at[start : start + step]
+            cosines = (directions[own] @ directions.T).masked_fill_(hidden, -torch.inf)
+            cosines[torch.arange(len(own), device=own.device), own] = -torch.inf
+            best = top_items(cosines, k)
+            ids[start : start + step] = catalogue.item_ids[best.cpu().numpy()]
+            found[start : start + step] = cosines.gather(1, best).cpu().numpy()
+        return ids, found
 
     @own_settings()
     @torch.no_grad()
@@ -233,8 +242,8 @@ class Recommender:
         """Scores of given (user, item) pairs, for a second stage that ranks candidates.
 
         Args:
-            pairs: P pairs of raw ids, an array [P, 2], or a frame whose columns are ``user`` and
-                ``item`` (or, by other names, its first two).
+            pairs: P pairs of raw ids, an array [P, 2], or a frame, Arrow table or dict with the
+                columns ``user`` and ``item`` (or ``user_id`` and ``item_id``).
             data: newer interactions, as in ``recommend``.
             unknown: a pair whose user or item is unknown: ``"raise"``, or ``"skip"`` it (NaN).
 
@@ -248,8 +257,9 @@ class Recommender:
             raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
         catalogue = self.interactions()
         users, items = _columns(pairs)
-        names, rows = np.unique(np.array([str(user) for user in users]), return_inverse=True)
-        people = queries(catalogue, self.known_items(), names, data=data, unknown=unknown)
+        place: dict[Any, int] = {}
+        rows = np.array([place.setdefault(user, len(place)) for user in users], dtype=np.int64)
+        people = queries(catalogue, self.known_items(), list(place), data=data, unknown=unknown)
         found = catalogue.find_items(items) if unknown == "skip" else catalogue.item_index(items)
         scores = np.full(len(rows), np.nan, dtype=np.float32)
         order = np.argsort(rows, kind="stable")
@@ -269,15 +279,25 @@ def _filter(
 
 
 def _columns(pairs: Any) -> tuple[list[Any], list[Any]]:
-    if hasattr(pairs, "columns") and hasattr(pairs, "__getitem__"):
+    names = list(pairs) if isinstance(pairs, Mapping) else getattr(pairs, "column_names", None)
+    if names is None and hasattr(pairs, "columns"):
         names = list(pairs.columns)
-        chosen = ("user", "item") if {"user", "item"} <= set(names) else names[:2]
-        if len(chosen) < 2:
-            raise ValueError(f"pairs need two columns, user and item; there are {names}")
-        user, item = (np.asarray(pairs[name], dtype=object).tolist() for name in chosen)
-        return user, item
-    rows = pairs.tolist() if hasattr(pairs, "tolist") else list(pairs)
+    if names is not None:
+        for user, item in (("user", "item"), ("user_id", "item_id")):
+            if user in names and item in names:
+                return _listed(pairs[user]), _listed(pairs[item])
+        raise ValueError(
+            f"pairs need the columns user and item (or user_id and item_id); there are {names}"
+        )
+    rows = _listed(pairs)
     wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 2]
     if wrong:
         raise ValueError(f"pairs must be (user, item) pairs, got {wrong[0]!r}")
     return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def _listed(values: Any) -> list[Any]:
+    for name in ("to_pylist", "tolist", "to_list"):
+        if hasattr(values, name):
+            return list(getattr(values, name)())
+    return list(values)

@@ -181,7 +181,7 @@ class PDRec(EncoderScorer):
             identity["epochs"] = epochs
         data = split.data if split else interactions
         trained_items = np.bincount(interactions.items, minlength=interactions.n_items) > 0
-        encoder = self._encoder_of(data, trained_items)
+        encoder = self.encoder_for(train)
         if warm_start is not None:
             start_from(warm_start, self, encoder, interactions.item_ids)
             identity["warm start"] = warm_start.fingerprint()
@@ -427,6 +427,11 @@ class PDRec(EncoderScorer):
             start = torch.tensor(math.log(self.config.temperature), dtype=torch.float32)
             encoder.register_parameter("log_temperature", nn.Parameter(start))
         return encoder.to(self.device)
+
+    def encoder_for(self, train: Split | Interactions) -> Any:
+        """The encoder that ``fit`` begins with, before a warm start."""
+        data, part = (train.data, train.train) if isinstance(train, Split) else (train, train)
+        return self._encoder_of(data, np.bincount(part.items, minlength=part.n_items) > 0)
 
     def _encoder_of(self, data: Interactions, trained_items: np.ndarray | None) -> Any:
         """A new encoder that makes items of their features, where the data have some."""

@@ -26,11 +26,17 @@ def test_columns_and_lists_are_the_same(tmp_path: Path) -> None:
         assert vectors.tolist() == [[1, 2.5], [-3, 0]]
 
 
+def test_ids_stay_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("item_id,a\n007,1\n1e5,2\ntrue,3\n12:30,4\n")
+    assert read_item_features(tmp_path / "f.csv")[0] == ["007", "1e5", "true", "12:30"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("item,a\n1,2\n", "no column 'item_id'"),
         ("item_id\n1\n", "no features"),
+        ("item_id,a,a\n1,2,3\n", "'a' occurs twice"),
         ("item_id,a\n1,2\n2,\n", r"column 'a': 1 missing"),
         ("item_id,a\n1,2\n2,blue\n", r"column 'a': neither numbers"),
     ],

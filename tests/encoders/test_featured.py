@@ -126,6 +126,18 @@ def test_an_encoder_without_a_table_of_its_own_is_refused(split: pf.Split) -> No
         pf.PDRec(encoder, **SMALL).fit(split, progress=False)
 
 
+def test_a_warm_start_and_an_update_keep_features(split: pf.Split, tmp_path: Path) -> None:
+    options = {"encoder_options": {"width": 8}, **SMALL}
+    first = pf.PDRec("sasrec", **options).fit(split, progress=False)
+    second = pf.PDRec("sasrec", **options, seed=1).fit(split, warm_start=first, progress=False)
+    assert second.fitted_encoder().item_embedding.projection.shape == (8, 5)
+    config = pf.RunConfig(encoder_options={"width": 8}, pdrec=pf.PDRecConfig(**SMALL))
+    pf.run(split.data, config, out=tmp_path / "old", progress=False)
+    result = pf.update(tmp_path / "old", split.data, out=tmp_path / "new", progress=False)
+    assert result.model is not None
+    assert result.model.fitted_encoder().item_embedding.projection.shape == (8, 5)
+
+
 def test_features_of_other_items_and_bad_ones() -> None:
     data = pf.Interactions.from_arrays(["a", "a", "b"], [1, 2, 1], [0.0, 1.0, 0.0])
     with pytest.warns(UserWarning, match="1 of 2 items have no features"):
@@ -135,7 +147,15 @@ def test_features_of_other_items_and_bad_ones() -> None:
     assert more.item_features.tolist() == [[1, 0], [0, 0], [0, 2]]
     assert more.fingerprint() != data.fingerprint()
     assert replace(more, item_features=None).n_items == 3
+    for ids in (np.array([1.0, 2.0, 9.0]), ["1", "2", "9"], [1, 2, 9]):
+        assert data.with_item_features(ids, np.ones((3, 1))).item_ids.tolist() == [1, 2, 9]
+    text = data.with_item_features([1, 2, "007"], np.ones((3, 1)))
+    assert text.item_ids.tolist() == ["1", "2", "007"]
     for ids, features, text in [
+        ([None, 2], [[1.0], [2.0]], "row 0.*missing"),
+        (["", "2"], [[1.0], [2.0]], "missing"),
+        ([8, 9], [[1.0], [2.0]], "none of 2 items with features"),
+        ([], np.ones((0, 2)), "no item at all"),
         ([1, 1], [[1.0], [2.0]], "'1' has features twice"),
         ([1, 2], [[1.0]], "one row for each id"),
         ([1, 2], [1.0, 2.0], "one row for each id"),

@@ -116,3 +116,17 @@ def test_scores_in_a_csv_file_are_those_of_recommend(model: pf.PDRec, tmp_path: 
     with open(path, newline="") as stream:
         scores = [float(row["score"]) for row in csv.DictReader(stream)]
     np.testing.assert_allclose(scores, model.recommend(k=4).scores.ravel(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_nobody_is_a_table_without_rows(model: pf.PDRec, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"nobody{suffix}"
+    model.recommend_to_file(path, [], 4, progress=False)
+    assert rows_of(path) == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named(model: pf.PDRec, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(pf.WriteError, match=r"all\.csv: cannot be written"):
+        model.recommend_to_file(tmp_path / "file" / "all.csv", k=2, progress=False)

@@ -12,7 +12,7 @@ import torch
 
 import pdrec_fast as pf
 from pdrec_fast.evaluation import vectors
-from pdrec_fast.recommending import best
+from pdrec_fast.recommending import best, recommender
 
 EPOCHS: dict[str, Any] = {"epochs": 2, "lr": 5e-3, "select_by": "full"}
 K = 6
@@ -359,6 +359,50 @@ def test_unknown_pairs(newcomer: pf.PDRec) -> None:
         newcomer.scores_for(["a", 2])
 
 
+def test_tables_of_pairs_go_by_their_column_names(plain: pf.PDRec, data: pf.Interactions) -> None:
+    pd, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pairs = [(data.user_ids[3].item(), data.item_ids[8].item())]
+    expected = plain.scores_for(pairs)
+    columns = {"item_id": [pairs[0][1]], "user_id": [pairs[0][0]]}
+    for table in (columns, pd.DataFrame(columns), pyarrow.table(columns)):
+        assert plain.scores_for(table) == expected
+    with pytest.raises(ValueError, match="columns user and item"):
+        plain.scores_for({"who": [1], "what": [2]})
+
+
+def test_ids_of_every_container(plain: pf.PDRec, data: pf.Interactions) -> None:
+    """Rows of rows of any kind, and whole floats as a join with gaps makes them."""
+    pd, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    rows = [data.item_ids[[5, 9]].tolist(), data.item_ids[[40]].tolist()]
+    expected = plain.recommend(k=K, history=rows).items
+    kinds = [
+        [np.array(row) for row in rows],
+        [torch.tensor(row) for row in rows],
+        [pd.Series(row) for row in rows],
+        pyarrow.array(rows),
+        [[float(item) for item in row] for row in rows],
+    ]
+    users = data.user_ids[[1, 2]]
+    allowed = plain.recommend(users, K, items=rows, filter_seen=False).items
+    for kind in kinds:
+        assert (plain.recommend(k=K, history=kind).items == expected).all()
+        assert (plain.recommend(users, K, items=kind, filter_seen=False).items == allowed).all()
+    assert (plain.recommend(users.astype(float), K).items == plain.recommend(users, K).items).all()
+    with pytest.raises(TypeError, match="in one list"):
+        plain.recommend([[1, 2]], K)
+
+
+def test_similar_items_in_blocks(
+    plain: pf.PDRec, data: pf.Interactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = data.item_ids[plain.trained_items]
+    ids, cosines = plain.similar_items(asked, 5)
+    monkeypatch.setattr(recommender, "rows_per_block", lambda n_items, on_gpu: 7)
+    again, likewise = plain.similar_items(asked, 5)
+    assert (ids == again).all()
+    np.testing.assert_allclose(cosines, likewise, rtol=1e-6)
+
+
 # --- as a table ---------------------------------------------------------------------------------
 
 
@@ -372,6 +416,17 @@ def test_frames(newcomer: pf.PDRec, kind: Any) -> None:
     assert columns["rank"] == [1, 2, 1, 2]
     assert columns["item"] == found.items.ravel().tolist()
     np.testing.assert_array_equal(np.float32(columns["score"]), found.scores.ravel())
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_frames_of_nobody_have_columns_of_text(newcomer: pf.PDRec, kind: Any) -> None:
+    pytest.importorskip({"arrow": "pyarrow"}.get(kind, kind))
+    found = newcomer.recommend(["late"], 2, unknown="skip").to_frame(kind)
+    assert len(found) == 0
+    if kind == "polars":
+        assert str(found.schema["user"]) == "String"
+    if kind == "arrow":
+        assert str(found.schema.field("user").type) == "string"
 
 
 def test_an_unknown_kind_of_frame(newcomer: pf.PDRec) -> None:
