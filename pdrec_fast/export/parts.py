@@ -247,8 +247,8 @@ def _guide_parts(name: str, guide: Any, data: Interactions) -> Parts:
         return model_parts(guide)
     else:
         raise ExportError(
-            f"the guide {name!r} is a {type(guide).__name__}, for which no traced "
-            "program is known; export(fusion=False) writes the encoder alone"
+            f"the guide {name!r} is a {type(guide).__name__}, which no traced program has; "
+            "export(fusion=False) writes the encoder alone"
         )
     return parts
 

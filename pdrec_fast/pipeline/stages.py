@@ -153,8 +153,9 @@ class Stages:
         if self._done("guide"):
             return kind.model.load(self._path("guide"), device=self.device)
         if kind.in_epochs:
+            start = self.former.guide if isinstance(model, PDRec) else None
             epochs, training = _epochs_of(selected), self._training("guide")
-            model.fit(data, warm_start=self.former.guide, epochs=epochs, **training)
+            model.fit(data, warm_start=start, epochs=epochs, **training)
             self._keep("guide", model)
         else:
             started = time.monotonic()

@@ -225,6 +225,7 @@ def test_parts_have_the_scores_of_the_model(likelihood, weighting, times):
         diffusion=(guide, 0.7),
         logged=(guide, 0.2, "log", 1e-2),
         linear=(linear, 0.5, "log", 1e-3),
+        knn=(pf.ItemKNN(neighbors=9).fit(TRAIN), 0.4),
     )
     if not times:
         model.data = pf.Interactions(
@@ -323,7 +324,12 @@ def test_what_cannot_be_traced_is_named_and_nothing_is_written(tmp_path):
             model.export(target, onnx=False)
     model = fitted(epochs=1)
     dense = diffusion(epochs=1, sampling_noise=True)
-    for guide, why in ((Own(), "'mine' is a Own"), (dense, "'mine' is a DiffRec .* dense states")):
+    codigem = pf.Codigem(hidden=(4,), epochs=1, select_by="full").fit(TRAIN, progress=False)
+    for guide, why in (
+        (Own(), "'mine' is a Own"),
+        (codigem, "'mine' is a Codigem"),
+        (dense, "'mine' is a DiffRec .* dense states"),
+    ):
         with pytest.raises(pf.ExportError, match=why + r".*export\(fusion=False\)"):
             fused(model, mine=(guide, 1.0)).export(target, onnx=False)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):

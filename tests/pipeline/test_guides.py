@@ -109,6 +109,15 @@ def test_final_models_and_updates_have_it(guide, data, tmp_path):
     assert third.split.data.n_records == data.n_records + 2 * data.n_users
 
 
+def test_a_run_starts_from_one_that_another_guide_guided(data, tmp_path):
+    options = {"device": "cpu", "progress": False}
+    pf.run(data, config_of("gru4rec", ("nns",)), out=tmp_path / "run", **options)
+    grown, config = grown_by_a_record_each(data), config_of("codigem", ("nns",))
+    result = pf.run(grown, config, warm_start=tmp_path / "run", **options)
+    alone = pf.Codigem(result.guide.config, device="cpu").fit(result.split, progress=False)
+    assert result.guide.history.losses == alone.history.losses
+
+
 def grown_by_a_record_each(data):
     users = np.concatenate([data.record_users, np.arange(data.n_users)])
     new = np.random.default_rng(len(users)).integers(data.n_items, size=data.n_users)
