@@ -85,8 +85,7 @@ def load(port: int, bodies: Sequence[bytes], n_clients: int, seconds: float) -> 
         except BaseException as error:
             failures.append(error)
 
-    watch = HTTPConnection("127.0.0.1", port)
-    before = ask(watch, "GET", "/health")
+    before = ask(HTTPConnection("127.0.0.1", port), "GET", "/health")
     clients = [threading.Thread(target=client, args=(n,)) for n in range(n_clients)]
     began = time.perf_counter()
     for each in clients:
@@ -98,7 +97,7 @@ def load(port: int, bodies: Sequence[bytes], n_clients: int, seconds: float) -> 
     took = time.perf_counter() - began
     if failures:
         raise failures[0]
-    after = ask(watch, "GET", "/health")
+    after = ask(HTTPConnection("127.0.0.1", port), "GET", "/health")  # an idle one is closed
     every = np.concatenate([np.array(each) for each in latencies])
     return {
         "clients": n_clients,
