@@ -11,6 +11,7 @@ from pdrec_fast.data import (
     global_time_split,
     leave_one_out,
     mix_domains,
+    prepare,
     synthetic,
 )
 from pdrec_fast.diffusion import DiffRec, DiffusionConfig, LinearConfig, LinearDenoiser
@@ -143,6 +144,7 @@ __all__ = [
     "global_time_split",
     "leave_one_out",
     "mix_domains",
+    "prepare",
     "run",
     "synthetic",
     "update",

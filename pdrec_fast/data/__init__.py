@@ -1,8 +1,9 @@
-"""Interactions, histories, splits, two domains as one, and the synthetic data set."""
+"""Interactions, histories, splits, two domains as one, stores on disk, synthetic data."""
 
 from pdrec_fast.data.domains import mix_domains
 from pdrec_fast.data.histories import Histories, Holdout
 from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.preparing import prepare
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.data.splits import Split, SplitReport, global_time_split, leave_one_out
 from pdrec_fast.data.synthetic import synthetic
@@ -17,5 +18,6 @@ __all__ = [
     "global_time_split",
     "leave_one_out",
     "mix_domains",
+    "prepare",
     "synthetic",
 ]
