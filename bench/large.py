@@ -1,4 +1,4 @@
-"""Preparing data larger than memory: N generated records, and what it takes to make a store of them.
+"""What it takes to make a store of N generated records, more than memory may hold.
 
     python -m bench.large --records 20000000 --parts 8 --memory 1GB --out FOLDER
 

@@ -82,7 +82,7 @@ def text_ids(column: str) -> tuple[str, str]:
     )
     whole = (
         f"(regexp_full_match({column}, '(0|-?[1-9][0-9]{{0,15}})(\\.0+)?') "
-        f"AND abs(TRY_CAST(split_part({column}, '.', 1) AS BIGINT)) <= {_LARGEST})"
+        f"AND TRY_CAST(split_part({column}, '.', 1) AS BIGINT) BETWEEN -{_LARGEST} AND {_LARGEST})"
     )
     return integer, whole
 

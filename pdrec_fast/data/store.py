@@ -293,7 +293,9 @@ def write_ids(base: Path, ids: np.ndarray, kind: str) -> None:
     parquet = _parquet(file)
     import pyarrow
 
-    parquet.write_table(pyarrow.table({ID_COLUMN: pyarrow.array(ids, pyarrow.string())}), file)
+    parquet.write_table(
+        pyarrow.table({ID_COLUMN: pyarrow.array(ids.tolist(), pyarrow.string())}), file
+    )
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
