@@ -18,7 +18,14 @@ import numpy as np
 
 from pdrec_fast.data.columns_sql import TimeColumn, id_column, text_ids, time_column
 from pdrec_fast.data.filters import Filters, Repeats
-from pdrec_fast.data.ids import as_strings, missing_id
+from pdrec_fast.data.ids import (
+    LIKE_MISSING,
+    MISSING,
+    READ_AS_WHOLE,
+    WITH_SPACES,
+    as_strings,
+    missing_id,
+)
 from pdrec_fast.data.records import (
     ColumnNames,
     Columns,
@@ -368,15 +375,24 @@ class _Preparation:
         )[0]
         if all_integers:
             return f"{name}::BIGINT", "int64"
-        if not (all_whole and n_decimals):
-            return name, "str"
-        place = self._columns.user if name == "u" else self._columns.item
-        warnings.warn(
-            f"{self._place(place)}: ids of {n_decimals} records are written as decimals and read "
-            "as the whole numbers they are",
-            stacklevel=5,
+        if all_whole and n_decimals:
+            self._tell(name, f"contains({name}, '.')", READ_AS_WHOLE)
+            return f"split_part({name}, '.', 1)::BIGINT", "int64"
+        stripped = f"regexp_replace({name}, '^\\s+|\\s+$', '', 'g')"
+        self._tell(
+            name, f"{stripped} IN ({', '.join(map(_quoted, sorted(MISSING)))})", LIKE_MISSING
         )
-        return f"split_part({name}, '.', 1)::BIGINT", "int64"
+        self._tell(name, f"{stripped} != {name}", WITH_SPACES)
+        return name, "str"
+
+    def _tell(self, name: str, condition: str, text: str) -> None:
+        """Warns of ids that are odd, with how many records have such, and the first."""
+        query = f"SELECT count(*), arg_min({name}, seq) FROM staged WHERE {condition}"
+        n, first = self._files.rows(query)[0]
+        if n:
+            place = self._columns.user if name == "u" else self._columns.item
+            text = text.replace("{first}", repr(first)).replace("{whole}", first.partition(".")[0])
+            warnings.warn(f"{self._place(place)}: {text.replace('{n}', str(n))}", stacklevel=6)
 
     def _keep(self, user: str, item: str) -> None:
         """The records that the filters leave, with ids as they are in the end."""

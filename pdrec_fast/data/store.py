@@ -209,19 +209,22 @@ def _joined(
     user_ids = user_ids[order]
     if (user_ids[1:] == user_ids[:-1]).any():
         raise DataError(f"{card.folder}: a user is in two parts; {_REPAIR}")
-    before = np.cumsum([0, *(len(items) for _, items, *_ in opened)])
-    starts = [indptr[:-1] + shift for (indptr, *_), shift in zip(opened, before, strict=False)]
-    lengths = np.concatenate([np.diff(indptr) for indptr, *_ in opened])[order]
-    indptr = indptr_of(lengths)
-    rows = np.repeat(np.concatenate(starts)[order] - indptr[:-1], lengths)
-    rows += np.arange(len(rows))
-    times = [times for _, _, times, _ in opened if times is not None]
-    return (
-        indptr,
-        np.concatenate([items for _, items, *_ in opened])[rows],
-        np.concatenate(times)[rows] if times else None,
-        user_ids,
-    )
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    lengths = np.concatenate([np.diff(indptr) for indptr, *_ in opened])
+    joined = indptr_of(lengths[order])
+    items = np.empty(joined[-1], np.int32)
+    times = np.empty(joined[-1], np.float64) if card.timestamps else None
+    first = 0
+    for indptr, its_items, its_times, ids in opened:
+        users = slice(first, first + len(ids))
+        rows = np.repeat(joined[places[users]] - indptr[:-1], lengths[users])
+        rows += np.arange(len(rows))
+        items[rows] = its_items
+        if times is not None and its_times is not None:
+            times[rows] = its_times
+        first = users.stop
+    return joined, items, times, user_ids
 
 
 class PartWriter:

@@ -361,11 +361,14 @@ def test_commands(tmp_path, monkeypatch):
             pf.Interactions.from_file(store, **options)
 
 
-def test_no_remark_is_lost_silently(tmp_path):
-    file = write_text(tmp_path / "data.csv", [("1.0", 1, 5), ("2", 1, 6)])
+def test_odd_ids_are_told(tmp_path):
+    rows = [("1.0", "NULL", 5), ("2", " a", 6), ("3.0", " nan ", 6), ("4", "a", 7)]
+    file = write_text(tmp_path / "data.csv", rows)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         prepared(file, tmp_path / "store")
-    assert ["ids of 1 records are written as decimals" in str(one.message) for one in told] == [
-        True
-    ]
+    user, missing, spaces = (str(one.message) for one in told)
+    assert "column 'user_id': ids of 2 records are written as decimals" in user
+    assert "'1.0' is 1" in user
+    assert "the id 'NULL' reads like a missing one; 2 records" in missing
+    assert "the id ' a' has spaces at an end, as 2 records have" in spaces
