@@ -13,6 +13,7 @@ from pdrec_fast.data import (
     global_time_split,
     leave_one_out,
     mix_domains,
+    prepare,
     synthetic,
 )
 from pdrec_fast.diffusion import (
@@ -163,6 +164,7 @@ __all__ = [
     "global_time_split",
     "leave_one_out",
     "mix_domains",
+    "prepare",
     "run",
     "synthetic",
     "update",

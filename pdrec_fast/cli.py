@@ -19,6 +19,7 @@ from pdrec_fast import options as opt
 from pdrec_fast.commands.doctor import doctor
 from pdrec_fast.commands.export import export
 from pdrec_fast.commands.finished import model_of
+from pdrec_fast.commands.prepare import prepare
 from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
@@ -318,6 +319,7 @@ def demo(
     run_demo(seed=seed, out=out, device=device, progress=not quiet)
 
 
+app.command()(prepare)
 app.command()(recommend)
 app.command()(export)
 app.command()(doctor)

@@ -45,7 +45,7 @@ SETTINGS_HELP = (
 RunDir = Annotated[Path, typer.Option("--run", help="Directory of a finished run.")]
 FILES_HELP = (
     ".inter, .csv, .tsv, .jsonl, .ndjson (also with .gz, .zst, .zip), .parquet, .arrow, .feather, "
-    ".ipc, or a folder of such parts"
+    ".ipc, a folder of such parts, or a store of prepare"
 )
 _MODULES_HELP = "Comma-separated hbr,dpa,nns,fusion; or none."
 Modules = Annotated[str, typer.Option(help=_MODULES_HELP)]

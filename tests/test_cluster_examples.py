@@ -1,14 +1,18 @@
 """The cluster's files parse, and the commands in them are commands with these options."""
 
+import importlib.util
 import re
 import shlex
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
+import pdrec_fast as pf
 from pdrec_fast.cli import app
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "cluster"
@@ -64,6 +68,37 @@ def test_kubernetes(name):
             assert words[start - 1] == "-m"
             words = words[start + 1 :]
         check(words)
+
+
+@pytest.mark.parametrize("kind", ["int64", "str"])
+def test_spark_writes_a_store(tmp_path, kind):
+    """All that happens on its workers and after them; Spark itself only groups the records."""
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    spec = importlib.util.spec_from_file_location("prepare_spark", FOLDER / "prepare_spark.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    numbers = np.arange(200)
+    users = [f"ü{n}" if kind == "str" else n for n in numbers * 7 % 17]
+    records = pd.DataFrame(
+        {"user_id": users, "item": numbers * numbers % 13, "timestamp": numbers[::-1] + 0.5}
+    )
+    items = sorted(set(records["item"]))
+    records["item"] = np.searchsorted(items, records["item"])
+    example.write_ids(tmp_path / "item_ids", items, "int64")
+    parts = np.array([zlib.crc32(str(user).encode()) % 4 for user in users])
+    parts[parts == 2] = 3  # a part of nobody
+    lines = [
+        example.write_part(tmp_path, part, records[parts == part].sample(frac=1), kind)
+        for part in range(4)
+    ]
+    example.write_card(tmp_path, lines, {"user_id": kind, "item_id": "int64"}, len(items))
+    expected = pf.Interactions.from_arrays(
+        users, np.array(items)[records["item"]], records["timestamp"].to_numpy()
+    )
+    assert pf.Interactions.from_store(tmp_path).fingerprint() == expected.fingerprint()
+    assert lines[2]["n_users"] == 0
+    assert pf.Interactions.from_store(tmp_path, part=(2, 4)).n_items == len(items)
 
 
 def test_the_container_asks_doctor():

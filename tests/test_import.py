@@ -44,7 +44,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_import_needs_no_extra():
-    extras = ["triton", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
+    extras = ["triton", "duckdb", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
     extras += ["optuna", "sqlalchemy", "jinja2", "filelock", "tensorboard"]
     extras += ["onnx", "onnxscript", "onnxruntime", "faiss", "fastapi", "uvicorn"]
     absent = f"import sys; sys.modules.update(dict.fromkeys({extras}))"

@@ -21,7 +21,7 @@ _TABLE_SLOTS_PER_ROW = 4  # a larger table costs more than sorting
 Encoded = tuple[np.ndarray, np.ndarray, tuple[Remark, ...]]
 """Indices, int64 [n]; sorted distinct ids; what is to be told of them."""
 
-_MISSING = frozenset(
+MISSING = frozenset(
     [
         *("nan", "NaN", "NAN", "-nan", "null", "Null", "NULL", "(null)", "nil", "none", "None"),
         *("NONE", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "\\N", "undefined"),
@@ -88,7 +88,7 @@ def encode_names(
     whole = _as_whole_numbers(names)
     if whole is not None:
         decimals = [number for number, name in enumerate(names) if "." in name]
-        found = _remark(codes, names, decimals, column, where, "decimals", _READ_AS_WHOLE)
+        found = _remark(codes, names, decimals, column, where, "decimals", READ_AS_WHOLE)
         return (*_renumber(codes, whole), (found,))
     remarks = [
         _remark(codes, names, chosen, column, where, kind, text)
@@ -232,15 +232,15 @@ def _as_whole_numbers(names: list[str]) -> np.ndarray | None:
     return np.array(numbers) if max(map(abs, numbers)) <= LARGEST_FLOAT else None
 
 
-_READ_AS_WHOLE = (
+READ_AS_WHOLE = (
     "ids of {n} records are written as decimals and read as the whole numbers they are: {first} "
     "is {whole}"
 )
-_LIKE_MISSING = (
+LIKE_MISSING = (
     "the id {first} reads like a missing one; {n} records have such an id, and each spelling "
     "counts as one id: remove these rows, or name them otherwise if they are meant"
 )
-_WITH_SPACES = (
+WITH_SPACES = (
     "the id {first} has spaces at an end, as {n} records have; they are part of the id: strip the "
     "column if they are not meant"
 )
@@ -257,15 +257,15 @@ _IN_QUOTES = (
 def _odd_names(names: list[str], quotes: bool) -> list[tuple[str, str, list[int]]]:
     """Kind, text and the numbers of the names it is about."""
     stripped = list(map(str.strip, names))
-    missing = [number for number, name in enumerate(stripped) if name in _MISSING]
-    odd = [("missing", _LIKE_MISSING, missing)]
+    missing = [number for number, name in enumerate(stripped) if name in MISSING]
+    odd = [("missing", LIKE_MISSING, missing)]
     if stripped != names:
         spaces = [
             n for n, (one, other) in enumerate(zip(names, stripped, strict=True)) if one != other
         ]
-        odd.append(("spaces", _WITH_SPACES, spaces))
+        odd.append(("spaces", WITH_SPACES, spaces))
     if "." in names[0] or "." in names[-1] or missing:
-        present = [name for name in stripped if name not in _MISSING]
+        present = [name for name in stripped if name not in MISSING]
         decimals = [number for number, name in enumerate(names) if "." in name]
         if decimals and all(map(_DECIMAL.fullmatch, present)):
             odd.append(("decimals", _KEPT_DECIMALS, decimals))

@@ -19,9 +19,10 @@ from pdrec_fast.data.filters import Filters, Repeats
 from pdrec_fast.data.frames import check_lengths, column_values, read_columns, read_frame
 from pdrec_fast.data.histories import Histories
 from pdrec_fast.data.item_features import check_features, extended
-from pdrec_fast.data.ordering import stable_order
+from pdrec_fast.data.ordering import check_times, stable_order
 from pdrec_fast.data.readers import read_file
 from pdrec_fast.data.records import ColumnNames, Columns, Label, Records
+from pdrec_fast.data.store import is_store, open_store
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import Ragged, indptr_of, row_indices
 
@@ -103,13 +104,7 @@ class Interactions:
             return
         if len(self.timestamps) != self.n_records:
             raise DataError(f"{len(self.timestamps)} timestamps for {self.n_records} records")
-        if not np.isfinite(self.timestamps).all():
-            raise DataError("timestamps must be finite")
-        backwards = np.diff(self.timestamps, prepend=-np.inf) < 0
-        backwards[self.indptr[:-1][np.diff(self.indptr) > 0]] = False  # a user's first record
-        if backwards.any():
-            record = backwards.argmax()
-            raise DataError(f"timestamps must not decrease within a user; record {record} does")
+        check_times(self.timestamps, self.indptr)
 
     @classmethod
     def from_file(
@@ -129,7 +124,7 @@ class Interactions:
         min_rating: float | None = None,
         limit_users: int | None = None,
     ) -> Interactions:
-        """Read a file, or a folder of parts as Spark and others write it.
+        """Read a file, a folder of parts as Spark and others write it, or a store of ``prepare``.
 
         RecBole ``.inter``, ``.csv``, ``.tsv``, JSON lines (``.jsonl``, ``.ndjson``), which may be
         compressed (``.csv.gz``, ``.zst``, ``.zip`` of one file); Parquet; Arrow (``.arrow``,
@@ -179,7 +174,32 @@ class Interactions:
         """
         filters = Filters(min_user, min_item, repeats, since, until, min_rating, limit_users)
         names = ColumnNames(user, item, timestamp, _rating_column(rating, filters))
+        if is_store(path):
+            if (filters, names, header) != (Filters(), ColumnNames(), True):
+                raise ValueError(
+                    f"{path}: a store is opened as it was prepared; give columns and filters to "
+                    "pdrec-fast prepare"
+                )
+            return cls.from_store(path)
         return cls._from_records(read_file(path, names, header), filters)
+
+    @classmethod
+    def from_store(cls, path: str | Path, *, part: tuple[int, int] | None = None) -> Interactions:
+        """Open what ``pdrec-fast prepare`` wrote: the arrays stay on disk, mapped to memory.
+
+        Args:
+            path: the store (``docs/scale.md``).
+            part: ``(i, n)``, of the users' n shares the i-th, from 0, with the items of all; n is
+                at most the store's number of parts. Every user is in one share. A share of several
+                parts, as None (all) may be, is joined in memory.
+
+        Raises:
+            FileNotFoundError: there is no such store.
+            DataError: it is damaged, of another version, or no store; names the file.
+            ValueError: no such part.
+            MissingExtraError: ids are text, and pyarrow is not installed.
+        """
+        return cls(*open_store(path, part))
 
     @classmethod
     def from_frame(
@@ -454,7 +474,9 @@ class Interactions:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for array in (self.indptr, self.items, self.timestamps):
-            digest.update(b"none" if array is None else str(len(array)).encode() + array.tobytes())
+            digest.update(b"none" if array is None else str(len(array)).encode())
+            if array is not None:
+                digest.update(array.data)  # no copy: it may be a map of a large file
         for ids in (self.user_ids, self.item_ids):
             digest.update(json.dumps(ids.tolist()).encode())
         if self.target_items is not None:

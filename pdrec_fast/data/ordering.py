@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pdrec_fast.errors import DataError
+
+_BLOCK = 1 << 22  # records looked at together: the array may be a map of a file beyond memory
 _DIGIT_BITS = 16  # NumPy's stable sort is a radix sort for keys of 16 bits, and only for these
 
 
@@ -51,6 +54,28 @@ def chronological_order(
         order = stable_order(parts)
         order = order[stable_order(keys[order])]
     return order[stable_order(users[order])]
+
+
+def check_times(times: np.ndarray, indptr: np.ndarray) -> None:
+    """Raises DataError where times are not finite, or decrease within a user.
+
+    Args:
+        times: float64 [n].
+        indptr: int64 [n_users + 1], each user's records.
+    """
+    for start in range(0, len(times), _BLOCK):
+        block = times[start : start + _BLOCK]
+        if not np.isfinite(block).all():
+            raise DataError("timestamps must be finite")
+        before = times[start - 1] if start else -np.inf
+        backwards = np.diff(block, prepend=before) < 0
+        begins = indptr[
+            np.searchsorted(indptr, start) : np.searchsorted(indptr, start + len(block))
+        ]
+        backwards[begins - start] = False  # a user's first record
+        if backwards.any():
+            record = start + int(backwards.argmax())
+            raise DataError(f"timestamps must not decrease within a user; record {record} does")
 
 
 def _are_in_order(users: np.ndarray, times: np.ndarray, parts: np.ndarray | None) -> bool:
