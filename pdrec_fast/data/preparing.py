@@ -100,12 +100,7 @@ def prepare(
         CheckpointError: something else than a store lies at ``out``.
         WriteError: no space, no permission; what lies there is kept.
     """
-    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= _MOST_PARTS:
-        raise ValueError(f"parts must be an integer in 1..{_MOST_PARTS}, got {parts!r}")
-    if not _MEMORY.fullmatch(memory):
-        raise ValueError(f"memory must be a size such as '2GB', got {memory!r}")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads must be an integer of at least 1, got {threads!r}")
+    _check(parts, memory, threads)
     filters = Filters(min_user, min_item, repeats, since, until)
     duckdb = _duckdb()
     sources = _sources(data)
@@ -123,6 +118,15 @@ def prepare(
                 card = _Preparation(source, names, filters, parts).write(fresh)
         shutil.rmtree(scratch)
     return card
+
+
+def _check(parts: int, memory: str, threads: int | None) -> None:
+    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= _MOST_PARTS:
+        raise ValueError(f"parts must be an integer in 1..{_MOST_PARTS}, got {parts!r}")
+    if not _MEMORY.fullmatch(memory):
+        raise ValueError(f"memory must be a size such as '2GB', got {memory!r}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads must be an integer of at least 1, got {threads!r}")
 
 
 def _duckdb() -> Any:
