@@ -1,6 +1,9 @@
 """``pdrec-fast preferences``: what the run itself inferred, by one process or by ranks."""
 
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +108,25 @@ def test_a_run_without_the_model_names_what_to_do(old_run, old_data, tmp_path):
     assert status == 1
     assert "diffusion: this run trained no such model; name the run that did" in err
     assert not (tmp_path / "parts").exists()
+
+
+def test_docs_workers(run_dir, tmp_path, monkeypatch):
+    """The page's plain commands and its Python, as they are printed."""
+    pytest.importorskip("pyarrow")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "workers.md").read_text()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "clicks").symlink_to(run_dir)
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^    (?:.* )?pdrec[-_]fast (.*)$", page, flags=re.MULTILINE)
+    assert len(lines) == 5
+    array = {"$SLURM_ARRAY_TASK_ID": "0", "$SLURM_ARRAY_TASK_COUNT": "1"}
+    for line in lines:
+        words = [array.get(word, word) for word in shlex.split(line)]
+        status, _, err = command(*words, "--quiet")
+        assert (status, err) == (0, "")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["encoder"].history.epochs == 1
+    expected = pf.Preferences.infer(names["model"], names["split"].train, progress=False)
+    assert names["preferences"].fingerprint() == expected.fingerprint()
