@@ -74,6 +74,9 @@ Rank = Annotated[
         "else any part that no other process has."
     ),
 ]
+PartSize = Annotated[
+    int, typer.Option(min=1, help="Users of a part, which one process does at a time.")
+]
 World = Annotated[int | None, typer.Option(help="How many processes share the parts by --rank.")]
 
 

@@ -39,7 +39,7 @@ def preferences(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the draws. Default: the run's.")
     ] = None,
-    part_size: Annotated[int, typer.Option(min=1, help="Users of a part.")] = 1 << 16,
+    part_size: opt.PartSize = 1 << 16,
     rank: opt.Rank = None,
     world: opt.World = None,
     device: opt.Device = "auto",

@@ -85,6 +85,7 @@ def recommend(
             "meanwhile share the work.",
         ),
     ] = None,
+    part_size: opt.PartSize = 1 << 16,
     rank: opt.Rank = None,
     world: opt.World = None,
     output: Annotated[
@@ -99,8 +100,8 @@ def recommend(
     names = _names(users, user, users_file, everybody, history is not None)
     if out is not None and history is not None:
         raise ValueError("--out is for users of the data: leave out --history")
-    if out is None and (rank is not None or world is not None):
-        raise ValueError("--rank and --world share the work of --out: name a file")
+    if out is None and (rank is not None or world is not None or part_size != 1 << 16):
+        raise ValueError("--rank, --world and --part-size share the work of --out: name a file")
     if out is not None:
         rank, world = rank_here(rank, world)
     model = model_of(run_dir, device)
@@ -117,7 +118,14 @@ def recommend(
     if out is not None:
         shown = not (quiet or rank)
         done = model.recommend_to_file(
-            out, names, k, rank=rank, world=world, progress=shown, **options
+            out,
+            names,
+            k,
+            part_size=part_size,
+            rank=rank,
+            world=world,
+            progress=shown,
+            **options,
         )
         if not rank:
             print(opt.what_is_there(out, done, rank, world))

@@ -56,12 +56,14 @@ def test_ranks_of_the_environment_share_it_and_the_first_speaks(run_dir, tmp_pat
 
 def test_recommendations_by_ranks(old_run, tmp_path):
     arguments = "recommend", "--run", old_run, "--all", "--out", tmp_path / "all.csv", "--quiet"
+    arguments += "--part-size", 20
     status, _, err = command(*arguments)
     assert status == 0, err
     alone = (tmp_path / "all.csv").read_bytes()
     (tmp_path / "all.csv").unlink()
-    for rank in (1, 0):  # all users are one part, which is rank 0's
-        status, out, err = command(*arguments, "--rank", rank, "--world", 2)
+    for rank in (1, 2, 0):
+        ranks = "--rank", rank, "--world", 3
+        status, out, err = command(*arguments, *ranks)
         assert status == 0, err
         assert out == ("" if rank else f"written to {tmp_path / 'all.csv'}\n")
     assert (tmp_path / "all.csv").read_bytes() == alone
