@@ -19,6 +19,7 @@ from pdrec_fast import options as opt
 from pdrec_fast.commands.doctor import doctor
 from pdrec_fast.commands.export import export
 from pdrec_fast.commands.finished import model_of
+from pdrec_fast.commands.preferences import preferences
 from pdrec_fast.commands.prepare import prepare
 from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.commands.warmup import warmup
@@ -321,6 +322,7 @@ def demo(
 
 app.command()(prepare)
 app.command()(recommend)
+app.command()(preferences)
 app.command()(export)
 app.command()(doctor)
 app.command()(warmup)

@@ -123,11 +123,11 @@ def whole_directory(
         try:
             yield fresh
             for written in (*fresh.iterdir(), fresh):
-                _sync(written)
+                sync(written)
             if path.exists():
                 os.rename(path, stale)
             os.rename(fresh, path)
-            _sync(path.parent)
+            sync(path.parent)
         except (Exception, KeyboardInterrupt):
             with suppress(OSError):  # leave what was there before, and nothing else
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -176,7 +176,8 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{path.name}.{suffix}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, would outlive a loss of power."""
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no directories
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -79,6 +79,28 @@ Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU where there is one.")
 ]
 
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        help="Do only every WORLD-th part, from this one on. Default: what torchrun or srun says; "
+        "else any part that no other process has."
+    ),
+]
+PartSize = Annotated[
+    int, typer.Option(min=1, help="Users of a part, which one process does at a time.")
+]
+World = Annotated[int | None, typer.Option(help="How many processes share the parts by --rank.")]
+
+
+def what_is_there(out: Path, done: bool, rank: int | None, world: int | None) -> str:
+    """What a process says that shared a job in parts."""
+    if done:
+        return f"written to {out}"
+    return (
+        f"rank {rank} of {world} has done its parts; {out} is complete when the others have done "
+        "theirs"
+    )
+
 
 class LogKind(str, Enum):
     """Where the curves of a run's trainings are written."""

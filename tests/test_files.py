@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_the_bundle_that_was_there(
     path = tmp_path / "model"
     save(path)
 
-    def fail(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    def fail(tensors: dict[str, torch.Tensor], file: Path, metadata: object) -> None:
         file.write_bytes(b"half")
         text = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
         raise SafetensorError(text)

@@ -18,7 +18,7 @@ LAYERS = [
         *("operands", "ragged", "settings", "thread_pool"),
     },
     {"files"},
-    {"buffers", "build_info", "profiling", "random_keys", "settings_format"},
+    {"buffers", "build_info", "part_jobs", "profiling", "random_keys", "settings_format"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"data", "fitting"},

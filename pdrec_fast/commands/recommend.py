@@ -14,6 +14,7 @@ import typer
 from pdrec_fast import options as opt
 from pdrec_fast.commands.finished import model_of
 from pdrec_fast.data import Interactions
+from pdrec_fast.part_jobs import rank_here
 from pdrec_fast.recommending import Recommendations
 
 
@@ -80,9 +81,13 @@ def recommend(
         typer.Option(
             metavar="FILE",
             help="Write a .parquet or .csv file, in blocks, instead of printing. A job that was "
-            "interrupted continues when the same command is given again.",
+            "interrupted continues when the same command is given again; others that are given it "
+            "meanwhile share the work.",
         ),
     ] = None,
+    part_size: opt.PartSize = 1 << 16,
+    rank: opt.Rank = None,
+    world: opt.World = None,
     output: Annotated[
         Format, typer.Option("--format", help="How results are printed.")
     ] = Format.table,
@@ -95,6 +100,10 @@ def recommend(
     names = _names(users, user, users_file, everybody, history is not None)
     if out is not None and history is not None:
         raise ValueError("--out is for users of the data: leave out --history")
+    if out is None and (rank is not None or world is not None or part_size != 1 << 16):
+        raise ValueError("--rank, --world and --part-size share the work of --out: name a file")
+    if out is not None:
+        rank, world = rank_here(rank, world)
     model = model_of(run_dir, device)
     newer = None
     if data is not None:
@@ -107,8 +116,19 @@ def recommend(
         "unknown": unknown.value,
     }
     if out is not None:
-        model.recommend_to_file(out, names, k, progress=not quiet, **options)
-        print(f"written to {out}")
+        shown = not (quiet or rank)
+        done = model.recommend_to_file(
+            out,
+            names,
+            k,
+            part_size=part_size,
+            rank=rank,
+            world=world,
+            progress=shown,
+            **options,
+        )
+        if not rank:
+            print(opt.what_is_there(out, done, rank, world))
         return
     clicks = None if history is None else [_split(history)]
     _print(model.recommend(names, k, history=clicks, **options), output)

@@ -47,9 +47,7 @@ def write_bundle(
         checksums = {}
         for name, tensors in files.items():
             target = fresh / f"{name}.safetensors"
-            _save_tensors(
-                {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, target
-            )
+            save_tensors(tensors, target)
             checksums[target.name] = checksum(target)
         # Through JSON and back, so that the checksum is of what a reader will see.
         meta = json.loads(json.dumps(meta))
@@ -58,14 +56,29 @@ def write_bundle(
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write one safetensors file; raises OSError where that is not possible."""
     try:
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, file)
+        on_host = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
+        save_file(on_host, file, metadata)
     except SafetensorError as error:
         found = re.search(r"\(os error (\d+)\)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
+
+
+def digest_of(contents: Contents) -> str:
+    """16 hexadecimal digits that change with anything that a model saves."""
+    meta, files = contents
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for file, tensors in sorted(files.items()):
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{file} {name}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_bundle(path: str | Path, kind: str) -> Contents:

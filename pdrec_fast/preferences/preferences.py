@@ -20,14 +20,17 @@ from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, VectorScorer, prepared, uses_vectors
-from pdrec_fast.fitting.bundle import read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import digest_of, read_bundle, write_bundle
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.part_jobs import check_rank
 from pdrec_fast.preferences.inference import (
     PreferenceRequest,
     infer_block,
     users_per_block,
     with_room,
 )
+from pdrec_fast.preferences.joined_rows import JoinedRows
+from pdrec_fast.preferences.parts import holds_parts, read_parts, write_parts
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
 from pdrec_fast.ragged import indptr_of, ranges
@@ -115,41 +118,71 @@ class Preferences:
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split.
         """
-        if not isinstance(train, Interactions):
-            raise TypeError(
-                f"preferences are inferred on interactions, got a {type(train).__name__}; of a "
-                "split, pass split.train"
-            )
-        if block_size is None:
-            block_size = users_per_block(scorer, train.n_items)
-        _check_arguments(top_m, omega_m, n_draws, block_size)
-        _check_scorer(scorer, train)
-        n_unobserved = unobserved_counts(train)
-        first_rank = np.floor(omega_m * n_unobserved).astype(np.int64)
-        observed = with_room(train.unique_items(), n_unobserved)
-        request = PreferenceRequest(observed, first_rank, n_unobserved == 0, top_m, n_draws, seed)
-        if not uses_vectors(scorer):
-            scorer = prepared(cast("Scorer", scorer))
-        blocks = []
-        starts = range(0, train.n_users, block_size)
-        for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
-            users = slice(start, min(start + block_size, train.n_users))
-            n_users = users.stop - users.start
-            with unit("preferences", users=n_users, items=n_users * train.n_items):
-                blocks.append(infer_block(scorer, train, users, request))
-        columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
-        observed_scores, top_items, threshold_scores, threshold_items, negatives = columns
-        return cls(
-            n_items=train.n_items,
-            data=train.fingerprint(),
-            omega_m=omega_m,
-            indptr=train.indptr,
-            observed_scores=observed_scores,
-            top_items=top_items,
-            threshold_scores=threshold_scores,
-            threshold_items=threshold_items,
-            negatives=negatives,
-        )
+        inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
+        arrays = inference.arrays(slice(0, train.n_users), progress)
+        return cls(train.n_items, train.fingerprint(), omega_m, **arrays)
+
+    @classmethod
+    @own_settings()
+    def infer_parts(
+        cls,
+        scorer: Scorer | VectorScorer,
+        train: Interactions,
+        out: str | Path,
+        *,
+        top_m: int = 50,
+        omega_m: float = 0.5,
+        n_draws: int = 1024,
+        seed: int = 0,
+        block_size: int | None = None,
+        part_size: int = 1 << 16,
+        rank: int | None = None,
+        world: int | None = None,
+        progress: bool = True,
+    ) -> bool:
+        """``infer`` into a folder of parts, which ``load`` and ``open`` read, to the same bits.
+
+        Parts that are there are skipped, so that a job that was stopped goes on when the same call
+        is made again. Several processes that make it share the parts (``docs/workers.md``). Memory
+        holds one part, beside what the scorer and the data take.
+
+        Args:
+            scorer, train, top_m, omega_m, n_draws, seed, block_size: see ``infer``. A scorer
+                without ``contents()`` is known by its class alone: never let two of them share
+                ``out``.
+            out: the folder.
+            part_size: users of a part, rounded up to whole blocks.
+            rank, world: do only the parts of this one of ``world`` processes, from 0 on, and do not
+                wait for the others; None: any part that nobody has, until all are there.
+            progress: show a bar of the parts.
+
+        Returns:
+            Whether all parts are there; False where other ranks have yet to do theirs.
+
+        Raises:
+            CheckpointError: ``out`` holds parts of other preferences, or something else.
+            WriteError: no space, no permission; parts that are there are kept.
+            DataError, ValueError, TypeError: see ``infer``.
+        """
+        check_rank(rank, world)
+        if part_size < 1:
+            raise ValueError(f"part_size must be at least 1, got {part_size}")
+        inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
+        contents = getattr(scorer, "contents", None)
+        description = {
+            "scorer": type(scorer).__name__ if contents is None else digest_of(contents()),
+            "n_items": train.n_items,
+            "n_users": train.n_users,
+            "data": train.fingerprint(),
+            "top_m": top_m,
+            "omega_m": omega_m,
+            "n_draws": n_draws,
+            "seed": seed,
+            "block_size": inference.block_size,
+            # Blocks as in one piece: a product's last bits may depend on its number of rows.
+            "part_size": -(-part_size // inference.block_size) * inference.block_size,
+        }
+        return write_parts(Path(out), description, inference.arrays, rank, world, progress)
 
     def hbr_weights(
         self, train: Interactions, config: HBRSettings, max_length: int | None = None
@@ -204,11 +237,13 @@ class Preferences:
 
     @classmethod
     def load(cls, path: str | Path) -> Preferences:
-        """Read what ``save`` wrote.
+        """Read what ``save`` or ``infer_parts`` wrote, and verify its checksums.
 
         Raises:
-            CheckpointError: missing, damaged, or no preferences.
+            CheckpointError: missing, damaged, not finished, or no preferences.
         """
+        if holds_parts(Path(path)):
+            return cls._of_parts(path, verify=True)
         meta, files = read_bundle(path, KIND)
         saved = meta.pop("fingerprint", None)
         arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
@@ -219,9 +254,77 @@ class Preferences:
         object.__setattr__(loaded, "_saved_fingerprint", saved)
         return loaded
 
+    @classmethod
+    def open(cls, path: str | Path) -> Preferences:
+        """What ``infer_parts`` wrote, for reading rows of it: nothing but ``indptr`` is loaded.
+
+        The other arrays are ``JoinedRows`` over the files, which are mapped into memory, not
+        verified. Of what ``save`` wrote this is ``load``.
+
+        Raises:
+            CheckpointError: missing, not finished, or no preferences.
+        """
+        return cls._of_parts(path, verify=False) if holds_parts(Path(path)) else cls.load(path)
+
+    @classmethod
+    def _of_parts(cls, path: str | Path, *, verify: bool) -> Preferences:
+        about, parts = read_parts(Path(path), verify=verify)
+        lengths = np.concatenate([np.diff(part["indptr"]) for part in parts])
+        arrays: dict[str, Any] = {"indptr": indptr_of(lengths)}
+        for name in _ARRAYS[1:]:
+            rows = JoinedRows([part[name] for part in parts])
+            arrays[name] = np.asarray(rows) if verify else rows
+        return cls(about["n_items"], about["data"], about["omega_m"], **arrays)
+
     @property
     def _meta(self) -> dict[str, Any]:
         return {"n_items": self.n_items, "data": self.data, "omega_m": self.omega_m}
+
+
+class _Inference:
+    """What ``Preferences.infer`` was asked for, checked, to be done for some users at a time."""
+
+    def __init__(
+        self,
+        scorer: Scorer | VectorScorer,
+        train: Interactions,
+        top_m: int,
+        omega_m: float,
+        n_draws: int,
+        seed: int,
+        block_size: int | None,
+    ) -> None:
+        if not isinstance(train, Interactions):
+            raise TypeError(
+                f"preferences are inferred on interactions, got a {type(train).__name__}; of a "
+                "split, pass split.train"
+            )
+        if block_size is None:
+            block_size = users_per_block(scorer, train.n_items)
+        _check_arguments(top_m, omega_m, n_draws, block_size)
+        _check_scorer(scorer, train)
+        n_unobserved = unobserved_counts(train)
+        first_rank = np.floor(omega_m * n_unobserved).astype(np.int64)
+        observed = with_room(train.unique_items(), n_unobserved)
+        self._request = PreferenceRequest(
+            observed, first_rank, n_unobserved == 0, top_m, n_draws, seed
+        )
+        if not uses_vectors(scorer):
+            scorer = prepared(cast("Scorer", scorer))
+        self._scorer, self._train, self.block_size = scorer, train, block_size
+
+    def arrays(self, users: slice, progress: bool = False) -> dict[str, np.ndarray]:
+        """The arrays of ``Preferences`` of these users; ``indptr`` begins at 0."""
+        blocks = []
+        starts = range(users.start, users.stop, self.block_size)
+        for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
+            block = slice(start, min(start + self.block_size, users.stop))
+            n_users = block.stop - block.start
+            with unit("preferences", users=n_users, items=n_users * self._train.n_items):
+                blocks.append(infer_block(self._scorer, self._train, block, self._request))
+        columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+        indptr = self._train.indptr[users.start : users.stop + 1]
+        return dict(zip(_ARRAYS, (indptr - indptr[0], *columns), strict=True))
 
 
 def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
@@ -235,7 +338,9 @@ def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
 def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256("{n_items} {data} {omega_m}".format(**meta).encode())
     for array in arrays:
-        digest.update(repr((array.dtype.str, array.shape)).encode() + array.tobytes())
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        for piece in getattr(array, "pieces", (array,)):
+            digest.update(piece.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,8 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.files import write_json, writing
+from pdrec_fast.errors import MissingExtraError
+from pdrec_fast.files import writing
+from pdrec_fast.part_jobs import do_parts, join_once, reserve, whole_part
 from pdrec_fast.recommending.recommendations import Recommendations
 
 SUFFIXES = (".parquet", ".csv")
@@ -44,94 +43,71 @@ def write_in_parts(
     n_people: int,
     part_size: int,
     recommended: Callable[[slice], Recommendations],
+    rank: int | None,
+    world: int | None,
     progress: bool,
-) -> None:
-    """Write what is ``recommended`` to the people of one part after another, then join the parts.
+) -> bool:
+    """Write what is ``recommended`` to the people of one part after another, then join the parts;
+    alone or with other processes, see ``part_jobs``.
 
     Args:
         path: a ``.parquet`` or ``.csv`` file; replaced whole, once everything is there.
         description: JSON values that say what is being written. Parts of another description, left
             by a job that was stopped, are refused.
+        rank, world: see ``part_jobs.do_parts``.
+
+    Returns:
+        Whether ``path`` is there; False where other ranks are not done yet.
 
     Raises:
         CheckpointError: parts of another job lie beside ``path``.
-        WriteError: no space, no permission; the parts that are finished are kept.
     """
-    with writing(path):
-        _write(path, description, n_people, part_size, recommended, progress)
-
-
-def _write(
-    path: Path,
-    description: dict[str, Any],
-    n_people: int,
-    part_size: int,
-    recommended: Callable[[slice], Recommendations],
-    progress: bool,
-) -> None:
     folder = path.with_name(f".{path.name}.parts")
-    folder.mkdir(parents=True, exist_ok=True)
-    _reserve(folder, path, description | {"people": n_people, "part_size": part_size})
     starts = range(0, max(n_people, 1), part_size)  # a part of nobody has the columns
     parts = [folder / f"part-{number:06d}{path.suffix}" for number in range(len(starts))]
-    with tqdm(total=n_people, desc="recommend", unit="user", disable=not progress) as bar:
-        for start, part in zip(starts, parts, strict=True):
-            people = slice(start, min(start + part_size, n_people))
-            if not part.exists():
-                _write_part(part, recommended(people))
-            bar.update(people.stop - people.start)
-    whole = folder / f"whole{path.suffix}"
-    (_join_csv if path.suffix == ".csv" else _join_parquet)(parts, whole)
-    os.replace(whole, path)
-    shutil.rmtree(folder)
+    n_own = len(parts[rank or 0 :: world or 1])
+    if not n_own:  # more ranks than parts: the others may be done and have joined them
+        return False
+    reserve(folder, description | {"people": n_people, "part_size": part_size})
 
+    def write(number: int) -> None:
+        start = starts[number]
+        _write_part(parts[number], recommended(slice(start, min(start + part_size, n_people))))
 
-def digest_of(contents: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> str:
-    """16 hexadecimal digits that change with anything that a model saves."""
-    meta, files = contents
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for file, tensors in sorted(files.items()):
-        for name, tensor in sorted(tensors.items()):
-            digest.update(f"{file} {name}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def join() -> None:
+        whole = folder / f"whole{path.suffix}"
+        with whole_part(whole) as fresh:
+            (_join_csv if path.suffix == ".csv" else _join_parquet)(parts, fresh)
+        with writing(path):
+            os.replace(whole, path)
+        # By another name first: processes that look for more to do find none, or all.
+        done = path.with_name(f".{path.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        folder.rename(done)
+        shutil.rmtree(done)
 
-
-def _reserve(folder: Path, path: Path, description: dict[str, Any]) -> None:
-    marker = folder / "job.json"
-    description = json.loads(json.dumps(description))
-    if marker.exists():
-        try:
-            found = json.loads(marker.read_text())
-        except ValueError:
-            found = None
-        if found != description:
-            raise CheckpointError(
-                f"{folder}: parts of another job for {path.name}, of another model, data or "
-                "options; delete the folder, or write to another file"
-            )
-        return
-    write_json(marker, description)
+    with tqdm(total=n_own, desc="recommend", unit="part", disable=not progress) as bar:
+        do_parts(parts, write, rank, world, bar)
+    return join_once(parts, join)
 
 
 def _write_part(part: Path, found: Recommendations) -> None:
     columns = found.columns()
-    fresh = part.with_name(f".{part.name}")
-    if part.suffix == ".csv":
-        with open(fresh, "w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows(_rows(columns))
-    else:
-        import pyarrow
-        import pyarrow.parquet
+    with whole_part(part) as fresh:
+        if part.suffix == ".csv":
+            with open(fresh, "w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows(_rows(columns))
+        else:
+            import pyarrow
+            import pyarrow.parquet
 
-        # Told apart from "no values of any kind" where nobody gets anything.
-        text = {name for name, values in columns.items() if values.dtype == object}
-        arrays = {
-            name: pyarrow.array(values, pyarrow.string() if name in text else None)
-            for name, values in columns.items()
-        }
-        pyarrow.parquet.write_table(pyarrow.table(arrays), fresh)
-    os.replace(fresh, part)
+            # Told apart from "no values of any kind" where nobody gets anything.
+            text = {name for name, values in columns.items() if values.dtype == object}
+            arrays = {
+                name: pyarrow.array(values, pyarrow.string() if name in text else None)
+                for name, values in columns.items()
+            }
+            pyarrow.parquet.write_table(pyarrow.table(arrays), fresh)
 
 
 def _rows(columns: dict[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:

@@ -14,12 +14,14 @@ import torch
 from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
+from pdrec_fast.fitting.bundle import digest_of
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
+from pdrec_fast.part_jobs import check_rank
 from pdrec_fast.recommending.best import best_items, pair_scores
 from pdrec_fast.recommending.filters import Filter, item_list
-from pdrec_fast.recommending.parts import check_path, digest_of, write_in_parts
+from pdrec_fast.recommending.parts import check_path, write_in_parts
 from pdrec_fast.recommending.queries import Unknown, queries
 from pdrec_fast.recommending.recommendations import Recommendations
 
@@ -123,20 +125,28 @@ class Recommender:
         unknown: Unknown = "raise",
         block_size: int | None = None,
         part_size: int = 1 << 16,
+        rank: int | None = None,
+        world: int | None = None,
         progress: bool = True,
-    ) -> None:
+    ) -> bool:
         """``recommend`` for many people, into one table: user, item, score, rank, fallback.
 
         It is written in parts, to a hidden folder beside ``path``, and put together at the end. A
-        job that was stopped goes on when the same call is made again. Memory does not grow with
-        the number of users, beyond what the data themselves take.
+        job that was stopped goes on when the same call is made again. Several processes that make
+        the same call share the parts (``docs/workers.md``), and the last one puts them together.
+        Memory does not grow with the number of users, beyond what the data themselves take.
 
         Args:
             path: a ``.parquet`` or ``.csv`` file, replaced once everything is there.
             users: raw ids; None: everybody of the data.
             items, exclude: raw ids, for all.
             part_size: users of a part.
-            progress: show a bar of the users.
+            rank, world: do only the parts of this one of ``world`` processes, from 0 on, and do not
+                wait for the others; None: any part that nobody has, until all are there.
+            progress: show a bar of the parts.
+
+        Returns:
+            Whether the file is there; False where other ranks have yet to do their parts.
 
         Raises:
             CheckpointError: parts of another job lie beside ``path``.
@@ -147,6 +157,7 @@ class Recommender:
         check_path(path)
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
+        check_rank(rank, world)
         catalogue = self._checked(k)
         people = queries(catalogue, self.known_items(), users, data=data, unknown=unknown)
         rules = _filter(catalogue, items, exclude, filter_seen, len(people))
@@ -169,7 +180,9 @@ class Recommender:
             "filter_seen": filter_seen,
             "unknown": unknown,
         }
-        write_in_parts(path, description, len(people), part_size, recommended, progress)
+        return write_in_parts(
+            path, description, len(people), part_size, recommended, rank, world, progress
+        )
 
     def _checked(self, k: int) -> Interactions:
         """The catalogue, from which ``k`` items can be taken."""

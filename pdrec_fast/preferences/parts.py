@@ -1,0 +1,119 @@
+"""Preferences as a folder of parts, one for every block of users, that many processes can fill."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+
+from pdrec_fast.errors import CheckpointError
+from pdrec_fast.fitting.bundle import save_tensors
+from pdrec_fast.part_jobs import (
+    JOB,
+    do_parts,
+    n_missing,
+    read_job,
+    remove_leftovers,
+    reserve,
+    whole_part,
+)
+
+KIND = "preferences in parts"
+_CHECKSUM = "checksum"
+Arrays = dict[str, np.ndarray]  # of the users of a part; indptr begins at 0
+
+
+def write_parts(
+    folder: Path,
+    description: dict[str, Any],
+    infer: Callable[[slice], Arrays],
+    rank: int | None,
+    world: int | None,
+    progress: bool,
+) -> bool:
+    """Write the parts that are not there; see ``part_jobs``.
+
+    Args:
+        description: JSON values that say what is inferred, with ``n_users`` and ``part_size``.
+        infer: the arrays of some users.
+
+    Returns:
+        Whether all parts are there.
+    """
+    reserve(folder, {"kind": KIND} | description)
+    parts = _parts(folder, description)
+    size, n_users = description["part_size"], description["n_users"]
+
+    def write(number: int) -> None:
+        arrays = infer(slice(number * size, min((number + 1) * size, n_users)))
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        with whole_part(parts[number]) as fresh:
+            save_tensors(tensors, fresh, {_CHECKSUM: _checksum(arrays)})
+
+    n_own = len(parts[rank or 0 :: world or 1])
+    with tqdm(total=n_own, desc="preferences", unit="part", disable=not progress) as bar:
+        do_parts(parts, write, rank, world, bar)
+    if n_missing(parts):
+        return False
+    remove_leftovers(folder)
+    return True
+
+
+def holds_parts(folder: Path) -> bool:
+    """Whether preferences in parts lie at a path, finished or not."""
+    return (folder / JOB).is_file()
+
+
+def read_parts(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[Arrays]]:
+    """(description, the arrays of every part, mapped from the files and read when used).
+
+    Args:
+        verify: read everything once, and compare checksums.
+
+    Raises:
+        CheckpointError: parts are missing or damaged, or of something else.
+    """
+    description = read_job(folder)
+    if description.get("kind") != KIND:
+        raise CheckpointError(f"{folder}: holds no preferences")
+    parts = _parts(folder, description)
+    if missing := n_missing(parts):
+        raise CheckpointError(
+            f"{folder}: {len(parts) - missing} of {len(parts)} parts are there; give the command "
+            "that writes them again"
+        )
+    return description, [_read(part, verify) for part in parts]
+
+
+def _parts(folder: Path, description: dict[str, Any]) -> list[Path]:
+    n_parts = len(range(0, description["n_users"], description["part_size"]))
+    return [folder / f"part-{number:06d}.safetensors" for number in range(n_parts)]
+
+
+def _read(part: Path, verify: bool) -> Arrays:
+    try:
+        with safe_open(part, "pt") as file:
+            expected = (file.metadata() or {}).get(_CHECKSUM)
+        arrays = {name: tensor.numpy() for name, tensor in load_file(part).items()}
+        sound = not verify or _checksum(arrays) == expected
+    except SafetensorError:
+        sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{part}: damaged; delete it, and give the command that wrote it again"
+        )
+    return arrays
+
+
+def _checksum(arrays: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
