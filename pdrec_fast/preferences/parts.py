@@ -53,7 +53,7 @@ def write_parts(
 
     def write(number: int) -> None:
         arrays = infer(slice(number * size, min((number + 1) * size, n_users)))
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         with whole_part(parts[number]) as fresh:
             save_tensors(tensors, fresh, {_CHECKSUM: _checksum(arrays)})
 
@@ -115,5 +115,6 @@ def _read(part: Path, verify: bool) -> Arrays:
 def _checksum(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
