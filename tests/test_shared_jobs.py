@@ -23,11 +23,12 @@ BLOCK, PART = 16, 40  # rounded up to 48 users: 5 parts
 # Arguments: the model's folder, "recommend" or "preferences", where to, rank, world (0: none), and
 # after how many parts the process hangs in the midst of the next.
 WORKER = """
-import pathlib, sys, time
+import pathlib, sys, time, torch
 import pdrec_fast as pf
 from pdrec_fast.preferences import parts as preferences_parts
 from pdrec_fast.recommending import parts as recommending_parts
 
+torch.set_num_threads(1)  # as in this test's own process: products of two differ in their last bit
 model, what, out, rank, world, parts = sys.argv[1:]
 rank, world = (int(rank), int(world)) if world != "0" else (None, None)
 left = int(parts)
