@@ -31,6 +31,11 @@ _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,15})(\.0+)?", re.ASCII)
 
 
+def first_names(names: Sequence[Any] | np.ndarray) -> str:
+    """The first five of several raw ids, for a message: ``'a', 'b', ...``."""
+    return ", ".join(repr(str(name)) for name in names[:5]) + ", ..." * (len(names) > 5)
+
+
 class IdEncoder:
     """Numbers distinct text ids as they come, then renumbers them in sorted order."""
 

@@ -18,6 +18,7 @@ from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.filters import Filters, Repeats
 from pdrec_fast.data.frames import check_lengths, column_values, read_columns, read_frame
 from pdrec_fast.data.histories import Histories
+from pdrec_fast.data.ids import first_names
 from pdrec_fast.data.item_features import check_features, extended
 from pdrec_fast.data.ordering import check_times, stable_order
 from pdrec_fast.data.readers import read_file
@@ -541,8 +542,9 @@ def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
     found = _find(raw_ids, numbers)
     unknown = [name for name, number in zip(_names(raw_ids), found, strict=True) if number < 0]
     if unknown:
-        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise DataError(f"{len(unknown)} unknown {kind} id(s): {shown}; they are not in the data")
+        raise DataError(
+            f"{len(unknown)} unknown {kind} id(s): {first_names(unknown)}; they are not in the data"
+        )
     return found
 
 

@@ -23,15 +23,15 @@ from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows, input_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
+from pdrec_fast.diffusion.selection import validation_on
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, NotFittedError
-from pdrec_fast.evaluation import Evaluator, validation_sample
+from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
-from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fitting.warm_start import (
     former_rows,
     tell_dropped,
@@ -119,7 +119,7 @@ class DiffRec(Recommender):
         config = self.config
         evaluator = validation = None
         if isinstance(data, Split):
-            evaluator, validation = self._validation(data)
+            evaluator, validation = validation_on(data, config)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         denoiser = self.new_denoiser(train.item_ids, warm_start)
         identity: dict[str, Any] = {
@@ -351,17 +351,6 @@ class DiffRec(Recommender):
     def weights_changed(self) -> None:
         """Forget what was derived from the denoiser's weights."""
         self._chain = None
-
-    def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
-        config = self.config
-        evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
-        advice = (
-            f"change the learning rate (lr, {config.lr:g} here): a lower one where the loss is "
-            "restless, a higher one or more epochs where it hardly falls"
-        )
-        popularity = evaluator.popularity_ndcg_at_10(config.select_by)
-        sizes = len(evaluator.split.valid), len(split.valid)
-        return evaluator, Validation(*sizes, popularity, advice)
 
     def _new_denoiser(self, n_items: int) -> Denoiser:
         config = self.config

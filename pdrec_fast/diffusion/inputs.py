@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pdrec_fast.data import Histories
+from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.diffusion.config import DiffusionConfig
+from pdrec_fast.errors import DataError
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
 from pdrec_fast.ragged import indptr_of, ranges, row_indices
 
@@ -149,6 +150,19 @@ def input_rows(histories: Histories, config: DiffusionConfig) -> SparseRows:
 def steps_until(weight: float, decay: float) -> int:
     """How many steps back a weight that falls by ``decay``, below 1, a step has become so small."""
     return math.ceil(math.log(weight) / math.log(decay))
+
+
+def recorded(train: Interactions) -> Histories:
+    """The histories of the users who have one.
+
+    Raises:
+        DataError: nobody has a record.
+    """
+    histories = train.histories()
+    histories = histories[np.flatnonzero(histories.lengths > 0)]
+    if not len(histories):
+        raise DataError("the training data has no records: there is nothing to learn")
+    return histories
 
 
 def unique_rows(

@@ -14,9 +14,9 @@ import torch
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue
-from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows, steps_until
-from pdrec_fast.errors import DataError, NotFittedError
-from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
+from pdrec_fast.diffusion.inputs import SparseRows, interaction_rows, recorded, steps_until
+from pdrec_fast.errors import NotFittedError
+from pdrec_fast.fitting.bundle import Contents, OnCPU
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.denoising.sparse_product import sparse_product
 from pdrec_fast.ops.selection.project import rows_per_block
@@ -32,7 +32,7 @@ Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # sources, targets (i
 ColumnsOf = Callable[[int, int], torch.Tensor]  # of items start .. stop: [stop - start, n_items]
 
 
-class ItemMatrix:
+class ItemMatrix(OnCPU):
     """Scores are ``x B``: x is the history, whose latest item weighs 1 and every earlier one
     ``config.decay`` times the one after it; B is sparse, and found by a subclass's ``fit``.
 
@@ -106,24 +106,6 @@ class ItemMatrix:
         [entries]."""
         return self._indptr, self._targets.numpy(), self._values.numpy()
 
-    def save(self, path: str | Path) -> None:
-        """Write the model to the directory ``path`` (see ``fitting.bundle``).
-
-        Raises:
-            CheckpointError: something other than a bundle lies at ``path``.
-            NotFittedError: there is no B yet.
-        """
-        write_bundle(path, self.KIND, *self.contents())
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Read a model written by ``save``; it scores on the CPU whatever the device.
-
-        Raises:
-            CheckpointError: missing, damaged, or of another kind.
-        """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
-
     def contents(self) -> Contents:
         """What ``save`` writes, and the bundle of a model that this guides."""
         self._check_fitted()
@@ -174,11 +156,7 @@ def user_rows(train: Interactions) -> SparseRows:
     Raises:
         DataError: nobody has one.
     """
-    histories = train.histories()
-    histories = histories[np.flatnonzero(histories.lengths > 0)]
-    if not len(histories):
-        raise DataError("the training data has no records: there is nothing to learn")
-    return interaction_rows(histories, weighting="none", w_min=1.0, w_max=1.0)
+    return interaction_rows(recorded(train), weighting="none", w_min=1.0, w_max=1.0)
 
 
 def among(rows: SparseRows, kept: np.ndarray) -> SparseRows:

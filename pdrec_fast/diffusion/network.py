@@ -27,15 +27,15 @@ from pdrec_fast.data.storage import (
     interactions_to_tensors,
 )
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows
-from pdrec_fast.errors import CheckpointError, DataError, NotFittedError
-from pdrec_fast.evaluation import Evaluator, validation_sample
+from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, recorded
+from pdrec_fast.diffusion.selection import validation_on
+from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy, run_loop
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
-from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.profiling import unit
 from pdrec_fast.random_keys import epoch_seed
@@ -193,7 +193,7 @@ class NetworkRecommender(Recommender):
         train = data.train if isinstance(data, Split) else data
         config, evaluator, validation = self.config, None, None
         if isinstance(data, Split):
-            evaluator, validation = self._validation(data)
+            evaluator, validation = validation_on(data, config)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         self.item_ids, self.catalogue = train.item_ids, train.catalogue
         identity: dict[str, Any] = {
@@ -232,10 +232,7 @@ class NetworkRecommender(Recommender):
         Raises:
             DataError: no user has a record.
         """
-        histories = train.histories()
-        histories = histories[np.flatnonzero(histories.lengths > 0)]
-        if not len(histories):
-            raise DataError("the training data has no records: there is nothing to learn")
+        histories = recorded(train)
         rows = self._rows(histories)
         with self._drawing():
             self.network = self.new_network(train.n_items)
@@ -351,17 +348,6 @@ class NetworkRecommender(Recommender):
 
     def _rows(self, histories: Histories) -> SparseRows:
         return interaction_rows(histories, weighting="none", w_min=1.0, w_max=1.0)
-
-    def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
-        config = self.config
-        evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
-        advice = (
-            f"change the learning rate (lr, {config.lr:g} here): a lower one where the loss is "
-            "restless, a higher one or more epochs where it hardly falls"
-        )
-        popularity = evaluator.popularity_ndcg_at_10(config.select_by)
-        sizes = len(evaluator.split.valid), len(split.valid)
-        return evaluator, Validation(*sizes, popularity, advice)
 
 
 class NetworkTask:

@@ -12,10 +12,10 @@ from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.errors import NotFittedError
-from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, OnCPU
 
 
-class Popularity:
+class Popularity(OnCPU):
     """Scores an item by its number of records in the training interactions, whoever asks.
 
     A scorer as every other, for ``evaluate`` and ``Preferences.infer``. All histories get the same
@@ -40,24 +40,6 @@ class Popularity:
         self.item_scores = np.bincount(train.items, minlength=train.n_items).astype(np.float64)
         self.trained_on, self.catalogue = train.fingerprint(), train.catalogue
         return self
-
-    def save(self, path: str | Path) -> None:
-        """Write the counts to the directory ``path`` (see ``fitting.bundle``).
-
-        Raises:
-            CheckpointError: something other than a bundle lies at ``path``.
-            NotFittedError: nothing was counted.
-        """
-        write_bundle(path, self.KIND, *self.contents())
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Popularity:
-        """Read what ``save`` wrote; it scores on the CPU whatever the device.
-
-        Raises:
-            CheckpointError: missing, damaged, or of another kind.
-        """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     def contents(self) -> Contents:
         """What ``save`` writes, and the bundle of a model that this guides."""

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import checksum, current_directory, whole_directory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Files = dict[str, dict[str, torch.Tensor]]  # tensors by file and name
 Contents = tuple[dict[str, Any], Files]  # of a bundle: JSON values, and the tensors
@@ -127,3 +130,39 @@ def _is_part(file: Path) -> bool:
 def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
     text = json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class OnCPU:
+    """``save`` and ``load`` of a scorer whose ``contents`` are all that it is, on the CPU whatever
+    the device."""
+
+    KIND: str
+
+    def contents(self) -> Contents:
+        """What ``save`` writes, and the bundle of a model that this guides."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_contents(
+        cls, contents: Contents, path: str | Path, *, device: str | torch.device = "cpu"
+    ) -> Self:
+        """The scorer of ``contents``; ``path`` is named in errors."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write the scorer to the directory ``path`` (see ``fitting.bundle``).
+
+        Raises:
+            CheckpointError: something other than a bundle lies at ``path``.
+            NotFittedError: not fitted.
+        """
+        write_bundle(path, self.KIND, *self.contents())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: missing, damaged, or of another kind.
+        """
+        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)

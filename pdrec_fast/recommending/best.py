@@ -15,6 +15,7 @@ from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import top_items
+from pdrec_fast.ragged import Ragged, indptr_of, ranges
 from pdrec_fast.recommending.filters import Filter
 from pdrec_fast.recommending.queries import Queries
 from pdrec_fast.recommending.recommendations import Recommendations
@@ -77,8 +78,10 @@ def _best_of(
     popularity: np.ndarray | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(items, scores), [B, k] each, of one block."""
-    if uses_vectors(scorer) and _suits_vectors(some, rules, block):
-        return _from_vectors(scorer, some, rules, k, block)
+    if uses_vectors(scorer) and rules.allowed is None and some.known.all():
+        left_out = rules.left_out(some.histories, block)
+        if left_out.lengths.max(initial=0) < len(rules.never):  # everybody has some item left
+            return _from_vectors(scorer, some, rules, left_out, k)
     return _from_scores(cast("Scorer", scorer), some, rules, k, block, popularity)
 
 
@@ -102,22 +105,13 @@ def _from_scores(
     return best, scores.gather(1, best)
 
 
-def _suits_vectors(some: Queries, rules: Filter, block: slice) -> bool:
-    """Everybody is known, has some item left, and no allow-list of their own."""
-    if rules.allowed is not None or not some.known.all():
-        return False
-    left_out = rules.left_out(some.histories, block)
-    return bool(left_out.lengths.max(initial=0) < len(rules.never))
-
-
 def _from_vectors(
-    scorer: VectorScorer, some: Queries, rules: Filter, k: int, block: slice
+    scorer: VectorScorer, some: Queries, rules: Filter, left_out: Ragged, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     vectors = scorer.user_vectors(some.histories)
     table, offsets = scorer.item_vectors
     never = torch.from_numpy(rules.never).to(offsets.device)
     offsets = offsets.masked_fill(never, -torch.inf)
-    left_out = rules.left_out(some.histories, block)
     n_people = len(some)
     found = select_projected(
         vectors,
@@ -144,7 +138,7 @@ def pair_scores(
         items: int64 [P].
     """
     counts = np.bincount(rows, minlength=len(histories))
-    indptr = np.concatenate([[0], np.cumsum(counts)])
+    indptr = indptr_of(counts)
     found = np.empty(len(rows), dtype=np.float32)
     step = max(rows_per_block(max(int(counts.max(initial=1)), 1)) // 64, 1)
     scorer = prepared(scorer)
@@ -154,9 +148,7 @@ def pair_scores(
         width = int(counts[start:stop].max(initial=0))
         if width == 0:
             continue
-        within = np.arange(indptr[stop] - indptr[start]) - np.repeat(
-            indptr[start:stop] - indptr[start], counts[start:stop]
-        )
+        within = ranges(np.zeros(stop - start, dtype=np.int64), counts[start:stop])
         table = np.zeros((stop - start, width), dtype=np.int64)
         table[rows[pairs] - start, within] = items[pairs]
         block = checked_scores(scorer, histories[start:stop], torch.from_numpy(table))

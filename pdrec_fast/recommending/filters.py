@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.ids import first_names
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import Ragged, row_indices
 from pdrec_fast.recommending.queries import as_list
@@ -138,7 +139,7 @@ def item_list(catalogue: Interactions, given: Any, name: str, n_people: int) -> 
 def _tell_missing(missing: np.ndarray, of: int) -> None:
     if not len(missing):
         return
-    shown = ", ".join(repr(str(name)) for name in missing[:5]) + ", ..." * (len(missing) > 5)
+    shown = first_names(missing)
     if len(missing) == of:
         raise DataError(f"the model knows none of the {of} item ids of items=: {shown}")
     warnings.warn(

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.ids import first_names
 from pdrec_fast.data.times import BadTimeError, Times, times_of
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of, row_indices
@@ -131,8 +132,7 @@ def _as_array(ids: Any) -> np.ndarray:
 
 def _refuse(names: np.ndarray, what: str, advice: str) -> None:
     if len(names):
-        shown = ", ".join(repr(str(name)) for name in names[:5]) + ", ..." * (len(names) > 5)
-        raise DataError(f"{len(names)} {what}: {shown}; {advice}")
+        raise DataError(f"{len(names)} {what}: {first_names(names)}; {advice}")
 
 
 def _of_catalogue(source: Interactions, numbers: np.ndarray, catalogue: Interactions) -> Histories:
@@ -180,10 +180,9 @@ def _given(catalogue: Interactions, history: Any, times: Any) -> Histories:
         flat, items, when = flat[order], items[order], exact.values[order]
     missing = flat[items < 0]
     if len(missing):
-        shown = ", ".join(repr(str(name)) for name in missing[:5]) + ", ..." * (len(missing) > 5)
         warnings.warn(
             f"{len(missing)} item(s) of the history are left out, the model has never seen them: "
-            f"{shown}",
+            f"{first_names(missing)}",
             stacklevel=4,
         )
     stays = items >= 0

@@ -22,7 +22,7 @@ from pdrec_fast.part_jobs import check_rank
 from pdrec_fast.recommending.best import best_items, pair_scores
 from pdrec_fast.recommending.filters import Filter, item_list
 from pdrec_fast.recommending.parts import check_path, write_in_parts
-from pdrec_fast.recommending.queries import Unknown, queries
+from pdrec_fast.recommending.queries import Unknown, as_list, queries
 from pdrec_fast.recommending.recommendations import Recommendations
 
 
@@ -298,19 +298,12 @@ def _columns(pairs: Any) -> tuple[list[Any], list[Any]]:
     if names is not None:
         for user, item in (("user", "item"), ("user_id", "item_id")):
             if user in names and item in names:
-                return _listed(pairs[user]), _listed(pairs[item])
+                return as_list(pairs[user]), as_list(pairs[item])
         raise ValueError(
             f"pairs need the columns user and item (or user_id and item_id); there are {names}"
         )
-    rows = _listed(pairs)
+    rows = as_list(pairs)
     wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 2]
     if wrong:
         raise ValueError(f"pairs must be (user, item) pairs, got {wrong[0]!r}")
     return [row[0] for row in rows], [row[1] for row in rows]
-
-
-def _listed(values: Any) -> list[Any]:
-    for name in ("to_pylist", "tolist", "to_list"):
-        if hasattr(values, name):
-            return list(getattr(values, name)())
-    return list(values)
