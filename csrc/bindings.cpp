@@ -166,8 +166,8 @@ template <class Out>
 void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& items,
                  const Array<float>& values, const Array<float>& signal, const Array<float>& sigma,
                  bool dropout, std::uint32_t keep_from, float keep_scale, std::uint64_t seed,
-                 std::uint32_t epoch, const Array<std::int64_t>& users, Array<Out> out,
-                 int n_threads) {
+                 std::uint32_t epoch, const Array<std::int64_t>& users, std::uint32_t first_block,
+                 Array<Out> out, int n_threads) {
   require(out.ndim() == 2, "out of shape [n_rows, n_items]");
   const py::ssize_t n_rows = out.shape(0);
   require_csr(indptr, items, n_rows);
@@ -181,7 +181,7 @@ void noisy_input(const Array<std::int64_t>& indptr, const Array<std::int32_t>& i
                                    sigma.data(),  dropout,
                                    keep_from,     keep_scale,
                                    seed,          epoch,
-                                   users.data()};
+                                   users.data(),  first_block};
   Out* data = out.mutable_data();
   const py::gil_scoped_release release;
   pdrec::noisy_input(args, data, n_threads);
@@ -471,7 +471,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("noisy_input", function, arg("indptr").noconvert(), arg("items").noconvert(),
           arg("values").noconvert(), arg("signal").noconvert(), arg("sigma").noconvert(),
           arg("dropout"), arg("keep_from"), arg("keep_scale"), arg("seed"), arg("epoch"),
-          arg("users").noconvert(), arg("out").noconvert(), arg("n_threads"));
+          arg("users").noconvert(), arg("first_block"), arg("out").noconvert(), arg("n_threads"));
   };
   def_noisy_input(&noisy_input<float>);
   def_noisy_input(&noisy_input<std::uint16_t>);

@@ -89,6 +89,7 @@ def noisy_input(
     seed: int,
     epoch: int,
     users: _I64,
+    first_block: int,
     out: _F32 | npt.NDArray[np.uint16],
     n_threads: int,
 ) -> None: ...

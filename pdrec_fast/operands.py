@@ -37,12 +37,15 @@ class ItemRows(NamedTuple):
 class Noise(NamedTuple):
     """What the forward process does to rows x_0: ``keep / (1 - p) * (signal x_0 + sigma eps)``.
 
+    Column n of the rows stands for item ``first_item + n``.
+
     Attributes:
         signal, sigma: float32 [B].
         users: int64 [B], in 0 .. 2**32 - 1: whose random words a row takes.
         dropout: p, the share of what is dropped, in [0, 1).
         seed: 64 bits in two's complement, as custom ops take integers.
         epoch: in 0 .. 2**32 - 1.
+        first_item: a multiple of 4, since random words come four items to a block.
     """
 
     signal: torch.Tensor
@@ -51,6 +54,12 @@ class Noise(NamedTuple):
     dropout: float
     seed: int
     epoch: int
+    first_item: int = 0
+
+    @property
+    def first_block(self) -> int:
+        """The block of words of the first four columns."""
+        return self.first_item // 4
 
     @property
     def keep_from(self) -> int:

@@ -112,7 +112,7 @@ void noisy_input(const NoisyInputArgs& args, Out* out, std::int64_t begin, std::
     const PhiloxStream dropout{args.seed, user, args.epoch, random_keys::DROPOUT};
     Out* out_row = out + row * args.n_items;
     for (std::int32_t first = 0; first < args.n_items; first += kWordsPerCall) {
-      const auto block = static_cast<std::uint32_t>(first / 4);
+      const std::uint32_t block = args.first_block + static_cast<std::uint32_t>(first / 4);
       std::memcpy(state, signal_row + first, sizeof state);
       if (args.sigma[row] != 0.0f) add_noise(noise, block, args.sigma[row], state);
       if (args.dropout) drop_out(dropout, block, args.keep_from, args.keep_scale, state);

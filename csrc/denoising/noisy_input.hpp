@@ -19,6 +19,7 @@ struct NoisyInputArgs {
   std::uint64_t seed;
   std::uint32_t epoch;
   const std::int64_t* users;  // [n_rows]
+  std::uint32_t first_block;  // of random words: those of the first four columns
 };
 
 #ifdef PDREC_ISA

@@ -137,7 +137,8 @@ def histories(n: int) -> ItemRows:
 
 
 def noise(n: int) -> Noise:
-    return Noise(torch.ones(n), torch.ones(n), torch.arange(n), 0.5, 1, 2)
+    """As processes have it that hold the items from 4 n on."""
+    return Noise(torch.ones(n), torch.ones(n), torch.arange(n), 0.5, 1, 2, first_item=4 * n)
 
 
 def noisy_input(dtype: torch.dtype, n: int) -> None:

@@ -19,9 +19,11 @@ NOISE = tl.constexpr(random_keys.NOISE)
 DROPOUT = tl.constexpr(random_keys.DROPOUT)
 NOT_SPECIALIZED = (
     *("seed", "epoch", "keep_from", "n_rows", "n_nonzeros", "n_slabs"),
+    "first_block",  # of the items of a process
     *("items_ptr", "values_ptr"),  # within those of an epoch, aligned or not
 )
-"""They change from batch to batch, and compiling anew for some of their values gains nothing."""
+"""They change from batch to batch or between processes, and compiling anew for some of their values
+gains nothing."""
 
 _PER_PROGRAM = 128  # non-zeros
 _TILE = (4, 512)  # rows, items
@@ -32,6 +34,7 @@ def word_arguments(noise: Noise) -> dict[str, object]:
     return {
         "seed": noise.seed,
         "epoch": noise.epoch,
+        "first_block": noise.first_block,
         "keep_from": noise.keep_from,
         "keep_scale": noise.keep_scale,
         "HAS_DROPOUT": noise.dropout > 0,
@@ -130,6 +133,7 @@ def _nonzeros_kernel(
     n_items,
     seed,
     epoch,
+    first_block,
     keep_from,
     keep_scale,
     HAS_DROPOUT: tl.constexpr,
@@ -149,8 +153,9 @@ def _nonzeros_kernel(
     x = tl.load(values_ptr + places, mask=inside, other=0.0)
     x *= tl.load(signal_ptr + rows, mask=inside, other=0.0)
     at = places.to(tl.int64)
+    blocks = first_block + (items >> 2)
     if INTO_X:
-        word0, word1, word2, word3 = tl.philox(seed, items >> 2, users, epoch, NOISE)
+        word0, word1, word2, word3 = tl.philox(seed, blocks, users, epoch, NOISE)
         noise0, noise1 = _normal_pair(word0, word1)
         noise2, noise3 = _normal_pair(word2, word3)
         sigma = tl.load(sigma_ptr + rows, mask=inside, other=0.0)
@@ -158,7 +163,7 @@ def _nonzeros_kernel(
         at = rows * n_items + items
     x *= keep_scale
     if HAS_DROPOUT:
-        word0, word1, word2, word3 = tl.philox(seed, items >> 2, users, epoch, DROPOUT)
+        word0, word1, word2, word3 = tl.philox(seed, blocks, users, epoch, DROPOUT)
         x = tl.where(_of_four(items, word0, word1, word2, word3) >= keep_from, x, 0.0)
     tl.store(out_ptr + at, x, mask=inside)
 
@@ -172,6 +177,7 @@ def _noise_kernel(
     n_items,
     seed,
     epoch,
+    first_block,
     keep_from,
     keep_scale,
     HAS_DROPOUT: tl.constexpr,
@@ -183,7 +189,7 @@ def _noise_kernel(
     rows = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     first = tl.program_id(0) * BLOCK_ITEMS
     sigma, users = load_rows(sigma_ptr, users_ptr, rows, n_rows)
-    blocks = first // 4 + tl.arange(0, BLOCK_ITEMS // 4)
+    blocks = first_block + first // 4 + tl.arange(0, BLOCK_ITEMS // 4)
     x = noise_tile(sigma, users, blocks, seed, epoch, keep_from, keep_scale, HAS_DROPOUT)
     items = first + tl.arange(0, BLOCK_ITEMS)
     inside = (rows < n_rows)[:, None] & (items < n_items)[None, :]

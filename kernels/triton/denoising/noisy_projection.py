@@ -78,6 +78,7 @@ def _noise_product_kernel(
     slab,
     seed,
     epoch,
+    first_block,
     keep_from,
     keep_scale,
     HIDDEN: tl.constexpr,
@@ -96,7 +97,7 @@ def _noise_product_kernel(
     for start in range(first, tl.minimum(first + slab, n_items), BLOCK_DEPTH):
         items = start + tl.arange(0, BLOCK_DEPTH)
         weight = _load_matrix(weight_ptr, items, columns, n_items, HIDDEN)
-        blocks = start // 4 + tl.arange(0, BLOCK_DEPTH // 4)
+        blocks = first_block + start // 4 + tl.arange(0, BLOCK_DEPTH // 4)
         x = noise_tile(sigma, users, blocks, seed, epoch, keep_from, keep_scale, HAS_DROPOUT)
         sums = _add_product(sums, x.to(weight.dtype), weight)
     at = (tl.program_id(2) * n_rows + rows).to(tl.int64)[:, None] * HIDDEN + columns[None, :]
@@ -151,6 +152,7 @@ def _weight_gradient_kernel(
     n_items,
     seed,
     epoch,
+    first_block,
     keep_from,
     keep_scale,
     HIDDEN: tl.constexpr,
@@ -166,7 +168,7 @@ def _weight_gradient_kernel(
     seed, epoch, keep_from = seed.to(tl.uint64), epoch.to(tl.uint32), keep_from.to(tl.uint32)
     columns = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     first = tl.program_id(1) * BLOCK_ROWS
-    blocks = first // 4 + tl.arange(0, BLOCK_ROWS // 4)
+    blocks = first_block + first // 4 + tl.arange(0, BLOCK_ROWS // 4)
     sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     for start in range(0, n_rows, BLOCK_DEPTH):
         rows = start + tl.arange(0, BLOCK_DEPTH)

@@ -51,7 +51,8 @@ def noised_rows(
     Raises:
         ValueError: see ``noisy_input``.
     """
-    key = float(noise.dropout), signed_seed(noise.seed), noise.epoch
+    _check_items(rows.n_items, noise.first_item)
+    key = float(noise.dropout), signed_seed(noise.seed), noise.epoch, noise.first_item
     if device is None or not _all_on(device, (*rows[:3], *noise[:3])):
         arrays = _checked_noised_rows(rows, noise)
         tensors = _tensors(arrays, device or torch.device("cpu"))
@@ -61,7 +62,7 @@ def noised_rows(
     check_random_key(noise.seed, noise.epoch)
     dtypes = torch.float32, torch.float32, torch.int64
     check_tensors(noise._fields[:3], noise[:3], dtypes, [len(rows.indptr) - 1] * 3)
-    return rows, Noise(*noise[:3], *key)
+    return rows, Noise._make((*noise[:3], *key))
 
 
 def _all_on(device: torch.device, values: tuple[Any, ...]) -> bool:
@@ -83,8 +84,6 @@ def _checked_rows(rows: ItemRows) -> list[npt.NDArray[Any]]:
 
 def _checked_noised_rows(rows: ItemRows, noise: Noise) -> list[npt.NDArray[Any]]:
     """[indptr, items, values, signal, sigma, users]"""
-    if not 1 <= rows.n_items < 2**31:
-        raise ValueError(f"n_items must lie in 1 .. 2**31 - 1, got {rows.n_items}")
     indptr, items, values = _checked_rows(rows)
     n_rows = len(indptr) - 1
     _check_finite("values", values)
@@ -96,6 +95,20 @@ def _checked_noised_rows(rows: ItemRows, noise: Noise) -> list[npt.NDArray[Any]]
     check_dropout(noise.dropout)
     users = random_keys(noise.seed, noise.epoch, noise.users, n_rows)
     return [indptr, items, values, signal, sigma, users]
+
+
+def _check_items(n_items: int, first_item: int) -> None:
+    if not 1 <= n_items < 2**31:
+        raise ValueError(f"n_items must lie in 1 .. 2**31 - 1, got {n_items}")
+    if first_item < 0 or first_item % 4:
+        raise ValueError(
+            f"first_item must be 0 or a positive multiple of 4, got {first_item}: random words "
+            "come four items to a block"
+        )
+    if first_item + n_items >= 2**31:
+        raise ValueError(
+            f"first_item plus the number of items must be below 2**31, got {first_item} + {n_items}"
+        )
 
 
 def _check_finite(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -26,6 +26,7 @@ def noisy_input(
     seed: int,
     epoch: int,
     users: Values,
+    first_item: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     out: torch.Tensor | None = None,
@@ -37,11 +38,12 @@ def noisy_input(
     x_0)`` (Ho et al., 2020), with dropout of the input. ``eps`` is standard normal, by Box and
     Muller, from the stream ``NOISE`` of the counter-based generator; ``keep`` is 1 with probability
     1 - p, from ``DROPOUT``. Both depend on (seed, epoch, user, item) alone, not on the batch or the
-    number of threads.
+    number of threads. Column n stands for item ``first_item + n``: a process that holds a shard of
+    the items makes those columns of the whole, to the bit.
 
     Args:
         indptr: int64 [B + 1]; row b of x0 has ``items[indptr[b]:indptr[b + 1]]``.
-        items: int32 [n], unique within a row, in any order.
+        items: int32 [n], columns of x0, unique within a row, in any order.
         values: float32 [n], x0 at those items; finite.
         n_items: N.
         signal: float32 [B], sqrt(alpha_bar) at each row's step; finite.
@@ -50,6 +52,8 @@ def noisy_input(
         seed: in 0 .. 2**64 - 1.
         epoch: in 0 .. 2**32 - 1.
         users: int64 [B], in 0 .. 2**32 - 1: the user whose random numbers a row takes.
+        first_item: the item of column 0, a multiple of 4 (random words come four items to a
+            block); ``first_item + N`` below 2**31.
         dtype: of the result, float32 or bfloat16 (rounded to nearest even).
         device: of the result. Where all the arrays are tensors on it already, ``"triton"`` checks
             their shapes and dtypes only: to look at the numbers would be to wait for the GPU.
@@ -68,7 +72,7 @@ def noisy_input(
     device = torch.empty(0, device=device).device  # with its index
     chosen = choose("noisy_input", impl, _offered(device))
     rows = ItemRows._make((indptr, items, values, n_items))
-    noise = Noise._make((signal, sigma, users, dropout, seed, epoch))
+    noise = Noise._make((signal, sigma, users, dropout, seed, epoch, first_item))
     rows, noise = noised_rows(rows, noise, device if chosen == "triton" else None)
     result = _output(out, (len(noise.users), n_items), dtype, device)
     if chosen == "triton":
@@ -111,6 +115,7 @@ def _on_host(rows: ItemRows, noise: Noise, out: torch.Tensor) -> None:
         noise.seed % 2**64,
         noise.epoch,
         noise.users.numpy(),
+        noise.first_block,
         out.view(torch.int16).numpy().view(np.uint16) if narrow else out.numpy(),
         torch.get_num_threads(),
     )

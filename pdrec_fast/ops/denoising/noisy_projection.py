@@ -28,6 +28,7 @@ def noisy_projection(
     seed: int,
     epoch: int,
     users: Values,
+    first_item: int = 0,
     impl: str = "auto",
 ) -> torch.Tensor:
     """``F.dropout(signal * x0 + sigma * torch.randn_like(x0), p) @ weight``.
@@ -37,11 +38,12 @@ def noisy_projection(
     once, in ``weight``. Under autocast to bfloat16 the product takes the weight in bfloat16.
 
     Args:
-        indptr, items, values, signal, sigma, dropout, seed, epoch, users: see ``noisy_input``.
-            They are checked and copied to the weight's device; where all the arrays are tensors on
-            it already, ``"triton"`` checks shapes and dtypes only, without waiting for the GPU.
-        weight: [N, H], float32 or bfloat16 (float64 for the reference). x_t is rounded to its
-            dtype; sums are in float32.
+        indptr, items, values, signal, sigma, dropout, seed, epoch, users, first_item: see
+            ``noisy_input``. They are checked and copied to the weight's device; where all the
+            arrays are tensors on it already, ``"triton"`` checks shapes and dtypes only, without
+            waiting for the GPU.
+        weight: [N, H], float32 or bfloat16 (float64 for the reference), of the items from
+            ``first_item`` on. x_t is rounded to its dtype; sums are in float32.
         impl: ``"auto"``, ``"triton"`` (a GPU), ``"materialized"``: ``noisy_input``, kept for the
             gradient, and matrix products, or ``"reference"``: in float64, rounded at the end.
             The same items are dropped in all.
@@ -62,11 +64,12 @@ def noisy_projection(
     if chosen == "materialized":
         weight = _as_autocast(weight)
         arrays = indptr, items, values, len(weight), signal, sigma, dropout
-        key: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
-        x = noisy_input(*arrays, **key, dtype=weight.dtype, device=weight.device)
+        keywords: dict[str, Any] = {"seed": seed, "epoch": epoch, "users": users}
+        keywords |= {"first_item": first_item, "dtype": weight.dtype, "device": weight.device}
+        x = noisy_input(*arrays, **keywords)
         return _input_projection(x, weight)
     rows = ItemRows._make((indptr, items, values, len(weight)))
-    noise = Noise._make((signal, sigma, users, dropout, seed, epoch))
+    noise = Noise._make((signal, sigma, users, dropout, seed, epoch, first_item))
     rows, noise = noised_rows(rows, noise, weight.device if chosen == "triton" else None)
     if chosen == "reference":
         return reference.noisy_projection(rows, noise, weight)

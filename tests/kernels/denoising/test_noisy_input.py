@@ -6,7 +6,7 @@ import torch
 
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.reference.counter_rng import words
-from tests.ops.denoising.test_noisy_input import histories
+from tests.ops.denoising.test_noisy_input import histories, shard
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("pdrec_fast.kernels.triton.denoising.noisy_input")
@@ -35,6 +35,25 @@ def test_close_to_the_reference_with_the_same_mask(device, dropout):
         noisy = torch.from_numpy(rows[-1] > 0)
         assert not found.cpu()[~keep].any()
         assert torch.equal(found.cpu()[noisy] != 0, keep[noisy])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shard_of_the_items_has_the_columns_of_the_whole(device, dtype):
+    rows, keywords = histories(11, 131), KEYS | {"device": device, "dtype": dtype, "impl": "triton"}
+    whole = noisy_input(*rows, 0.3, **keywords)
+    for first, end in ((0, 67), (4, 5), (68, 131), (128, 131)):
+        part = noisy_input(*shard(rows, first, end), 0.3, first_item=first, **keywords)
+        assert torch.equal(part, whole[:, first:end]), (first, end)
+
+
+def test_the_last_items_that_have_words(device):
+    *rows, signal, sigma = histories(11, 7)
+    arguments = *rows, signal, sigma, 0.3
+    keys = KEYS | {"first_item": 2**31 - 8}
+    found = noisy_input(*arguments, **keys, device=device, impl="triton").cpu()
+    expected = noisy_input(*arguments, **keys, impl="reference")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.equal(found == 0, expected == 0)
 
 
 def test_an_item_whose_word_is_the_bound_is_kept(device):
@@ -72,6 +91,8 @@ def test_tensors_on_the_device_and_bfloat16(device):
         noisy_input(*tensors[:3], n_items, tensors[3].double(), tensors[4], 0.3, **keys)
     with pytest.raises(ValueError, match="epoch must lie in"):
         noisy_input(*tensors[:3], n_items, *every_other, 0.3, **keys | {"epoch": -1})
+    with pytest.raises(ValueError, match="first_item must be 0 or a positive multiple of 4, got 2"):
+        noisy_input(*tensors[:3], n_items, *every_other, 0.3, **keys | {"first_item": 2})
 
 
 def test_no_rows_and_no_items(device):
@@ -97,7 +118,7 @@ def small_tensors(device):
 
 def test_custom_op_contract(device):
     *sparse, signal, sigma, users = small_tensors(device)
-    arguments = *sparse, 13, signal, sigma, users, 0.3, -5, 2
+    arguments = *sparse, 13, signal, sigma, users, 0.3, -5, 2, 8
     operation = torch.ops.pdrec_fast.noisy_input.default
     for dtype in (torch.float32, torch.bfloat16):
         out = torch.zeros(3, 13, dtype=dtype, device=device)
@@ -108,6 +129,7 @@ def test_compiles_without_a_graph_break(device):
     *sparse, signal, sigma, users = small_tensors(device)
     arguments = *sparse, 13, signal, sigma, 0.3
     keys = {"seed": 2**63 + 5, "epoch": 2, "users": users, "device": device, "impl": "triton"}
+    keys["first_item"] = 8
     compiled = torch.compile(noisy_input, fullgraph=True, backend="aot_eager")
     expected = noisy_input(*arguments, **keys)
     assert torch.equal(compiled(*arguments, **keys), expected)

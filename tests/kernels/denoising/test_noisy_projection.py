@@ -8,6 +8,7 @@ import torch
 
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from tests.ops.denoising.test_noisy_input import histories
+from tests.ops.denoising.test_noisy_projection import shards_and_whole
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("pdrec_fast.kernels.triton.denoising.noisy_projection")
@@ -84,6 +85,13 @@ def test_the_product_of_the_identity_is_the_noised_input(device):
     torch.testing.assert_close(grad_eye[:, :ROWS].T, truth, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shards_of_the_items_add_up_to_the_whole(device, dtype):
+    for found, expected in zip(*shards_and_whole("triton", dtype, device), strict=True):
+        assert expected.count_nonzero() > 37 * 30
+        assert torch.equal(found, expected)
+
+
 def test_the_result_depends_neither_on_strides_nor_on_where_the_arrays_lie(device):
     sparse, weight, scales, grad_out = inputs(device, hidden=3)
     *sparse_there, signal, sigma, users = tensors(device, sparse, scales)
@@ -154,7 +162,7 @@ def one_tile(device):
 def test_custom_op_contract(device):
     torch.use_deterministic_algorithms(False)
     (*sparse, signal, sigma, users), weight, grad_out = one_tile(device)
-    arguments = *sparse, len(weight), signal, sigma, users, 0.3, -5, 2
+    arguments = *sparse, len(weight), signal, sigma, users, 0.3, -5, 2, 8
     ops = torch.ops.pdrec_fast
     torch.library.opcheck(ops.noisy_projection.default, (weight, *arguments))
     torch.library.opcheck(ops.noisy_projection_backward.default, (grad_out, *arguments))
@@ -163,7 +171,7 @@ def test_custom_op_contract(device):
 def test_compiles_without_a_graph_break(device):
     torch.use_deterministic_algorithms(False)
     (*sparse, signal, sigma, users), weight, grad_out = one_tile(device)
-    keywords = {"seed": 1, "epoch": 2, "users": users, "impl": "triton"}
+    keywords = {"seed": 1, "epoch": 2, "users": users, "first_item": 8, "impl": "triton"}
     compiled = torch.compile(noisy_projection, fullgraph=True, backend="aot_eager")
     out = compiled(*sparse, weight, signal, sigma, 0.3, **keywords)
     found = out.detach(), torch.autograd.grad(out, weight, grad_out)[0]

@@ -44,6 +44,14 @@ def histories(n_rows, n_items, seed=0):
     return indptr, items, values, n_items, signal, sigma
 
 
+def shard(rows, first, end):
+    """``histories`` of the items first .. end - 1, renumbered from 0."""
+    indptr, items, values, _, signal, sigma = rows
+    inside = (items >= first) & (items < end)
+    indptr = np.concatenate(([0], inside.cumsum()))[indptr]
+    return indptr, items[inside] - np.int32(first), values[inside], end - first, signal, sigma
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_noise_or_dropout_it_is_signal_times_x0(dtype, impl):
     found = noisy_input(
@@ -211,6 +219,28 @@ def test_a_users_row_depends_neither_on_batch_nor_on_threads(impl):
         assert torch.equal(one[0], whole[row])
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shard_of_the_items_has_the_columns_of_the_whole(dtype, dropout, impl):
+    n_items = 1003
+    rows = histories(23, n_items)
+    keywords = {"seed": 5, "epoch": 2, "users": np.arange(23) * 3, "dtype": dtype, "impl": impl}
+    whole = noisy_input(*rows, dropout, **keywords)
+    for first, end in ((0, 131), (4, 5), (132, 260), (128, 1001), (996, n_items), (1000, n_items)):
+        part = noisy_input(*shard(rows, first, end), dropout, first_item=first, **keywords)
+        assert torch.equal(part, whole[:, first:end]), (first, end)
+
+
+def test_the_last_items_that_have_words(impl):
+    first, users = 2**31 - 8, np.array([2, 2**32 - 1])
+    keep = words(3, 1, users, 7, 1, first_block=first // 4) >= round(0.4 * 2**32)
+    keywords = {"seed": 3, "epoch": 1, "dropout": 0.4, "first_item": first}
+    found = noise(users, 7, impl=impl, **keywords)
+    assert torch.equal(found != 0, keep)
+    torch.testing.assert_close(found, noise(users, 7, impl="reference", **keywords))
+    assert not torch.equal(found, noise(users, 7, impl=impl, **keywords | {"first_item": 0}))
+
+
 def test_no_rows(impl):
     assert noise(np.zeros(0, dtype=np.int64), 5, impl=impl).shape == (0, 5)
 
@@ -222,6 +252,9 @@ def test_no_rows(impl):
         ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
         ({"dropout": math.nan}, "dropout must lie in"),
         ({"n_items": 0}, "n_items must lie in"),
+        ({"first_item": 6}, "first_item must be 0 or a positive multiple of 4, got 6: random"),
+        ({"first_item": -4}, "first_item must be 0 or a positive multiple of 4, got -4"),
+        ({"first_item": 2**31 - 8}, r"must be below 2\*\*31, got 2147483640 \+ 9"),
         ({"items": np.array([9], dtype=np.int32)}, "items must lie in 0 .. 8, got 9 at 0"),
         ({"indptr": np.array([0, 2])}, "indptr must rise from 0 to 1"),
         ({"indptr": np.zeros(0, dtype=np.int64)}, r"indptr must have shape \[1\]"),

@@ -7,6 +7,7 @@ import torch
 from pdrec_fast.errors import BackendError
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
+from tests.ops.denoising.test_noisy_input import histories, shard
 
 IMPLS = ["materialized", "reference"]
 KEYS = {"seed": 5, "epoch": 2, "users": np.array([3, 9, 4])}
@@ -28,6 +29,34 @@ def test_without_noise_it_gathers_rows_of_the_weight(impl):
     found = noisy_projection(*ROWS, weight, SCALES[0], np.zeros(3), 0.0, **KEYS, impl=impl)
     expected = torch.stack((0.5 * weight[4] + 0.25 * weight[1], 0 * weight[0], 0.5 * weight[0]))
     torch.testing.assert_close(found, expected)
+
+
+def shards_and_whole(impl, dtype, device="cpu"):
+    """Result and gradient, by shards of the items and at once, of a weight that is the identity.
+
+    Every product is then an element of x_t or 0, so that sums over items lose nothing.
+    """
+    n_rows, n_items = 37, 69
+    rows, eye = histories(n_rows, n_items), torch.eye(n_items, dtype=dtype, device=device)
+    keys = {"seed": 2**63 + 5, "epoch": 2**31 + 1, "users": np.arange(n_rows) * 110_000_003}
+
+    def project(first, end):
+        *sparse, _, signal, sigma = shard(rows, first, end)
+        weight = eye[first:end].clone().requires_grad_()
+        keywords = {**keys, "first_item": first, "impl": impl}
+        out = noisy_projection(*sparse, weight, signal, sigma, 0.4, **keywords)
+        return out.detach(), torch.autograd.grad(out, weight, eye[:n_rows])[0]
+
+    shards = [project(*ends) for ends in ((0, 36), (36, 40), (40, n_items))]
+    outs, gradients = zip(*shards, strict=True)
+    return (sum(outs), torch.cat(gradients)), project(0, n_items)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_shards_of_the_items_add_up_to_the_whole(impl):
+    for found, expected in zip(*shards_and_whole(impl, torch.float32), strict=True):
+        assert expected.count_nonzero() > 37 * 30
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -88,6 +117,8 @@ def test_a_named_implementation_does_not_fall_back(monkeypatch):
         ({"weight": torch.zeros(4, 3)}, "items must lie in 0 .. 3, got 4 at 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"sigma": -np.ones(3, np.float32)}, "sigma must be at least 0, got -1.0"),
+        ({"first_item": 3}, "first_item must be 0 or a positive multiple of 4, got 3"),
+        ({"first_item": 2**31 - 4}, r"must be below 2\*\*31, got 2147483644 \+ 5"),
         ({"users": np.array([1, 2])}, r"users must have shape \[3\]"),
         ({"seed": 2**64}, "seed must lie in"),
     ],
