@@ -62,6 +62,7 @@ from pdrec_fast.errors import (
     NonFiniteScoresError,
     NotFittedError,
     PDRecError,
+    RankLostError,
     WriteError,
 )
 from pdrec_fast.evaluation import (
@@ -80,6 +81,7 @@ from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run, update
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
+from pdrec_fast.ranks import Mesh
 from pdrec_fast.recommending import Recommendations
 from pdrec_fast.settings import with_settings
 from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
@@ -128,6 +130,7 @@ __all__ = [
     "LinearDenoiser",
     "MLP4Rec",
     "MLP4RecConfig",
+    "Mesh",
     "MissingExtraError",
     "NonFiniteLossError",
     "NonFiniteScoresError",
@@ -141,6 +144,7 @@ __all__ = [
     "Popularity",
     "Preferences",
     "PrefixEncoder",
+    "RankLostError",
     "Recommendations",
     "Results",
     "RunConfig",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,7 +27,7 @@ from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
 from pdrec_fast.encoders import ENCODERS
-from pdrec_fast.errors import CheckpointError, PDRecError
+from pdrec_fast.errors import CheckpointError, PDRecError, RankLostError
 from pdrec_fast.evaluation import Popularity, Results, format_results, format_sets
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.pipeline import (
@@ -56,6 +58,7 @@ app = typer.Typer(
 )
 
 _ENCODER_NAMES = (*ENCODERS, DIFFUSION)
+_FIRST_TELLS = 3.0  # seconds
 
 
 CudaGraphs = Annotated[
@@ -79,8 +82,19 @@ def main() -> None:
     try:
         app()
     except (PDRecError, ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         raise SystemExit(1) from None
+
+
+def _tell(error: Exception) -> None:
+    """One line for an error; of a job's processes one tells what several have met."""
+    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    if not rank:
+        print(f"error: {error}", file=sys.stderr)
+    elif not isinstance(error, RankLostError):
+        # Where the first process has met it too, torchrun ends this one meanwhile.
+        time.sleep(_FIRST_TELLS)
+        print(f"error in process {rank}: {error}", file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)
@@ -149,6 +163,7 @@ def run(
     final: Final = False,
     log: opt.Log = None,
     device: opt.Device = "auto",
+    mesh: opt.MeshSizes = None,
     cuda_graphs: CudaGraphs = False,
     threads: opt.Threads = None,
     profile: Annotated[
@@ -164,28 +179,35 @@ def run(
     """Train diffusion and encoder, test both, and write OUT/metrics.json.
 
     A run that was interrupted continues when the same command is given again; one that is finished
-    goes on when it is given again with more pdrec.epochs, if all of them were used.
+    goes on when it is given again with more pdrec.epochs, if all of them were used. On many
+    processes: torchrun --nproc-per-node P -m pdrec_fast run ...
     """
     opt.use_threads(threads)
-    config = replace(chosen.config(data.split), final=final)
-    interactions = data.read_all(valid_file, test_file)
-    fitted = None
-    if diffusion is not None:
-        if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
-            raise ValueError("--set diffusion.* has no effect with --diffusion: leave one of them")
-        fitted = opt.diffusion_of(diffusion, device)
-    profiled = Profile(profile) if profile else None
-    with profiled or nullcontext(), _interruptible():
-        result = run_pipeline(
-            interactions,
-            config,
-            out=out,
-            diffusion=fitted,
-            device=device,
-            cuda_graphs=cuda_graphs,
-            progress=not quiet,
-            callbacks=opt.loggers(log, out),
-        )
+    with opt.mesh_of(mesh, device) as processes:
+        config = replace(chosen.config(data.split), final=final)
+        interactions = data.read_all(valid_file, test_file)
+        fitted = None
+        if diffusion is not None:
+            if any(setting.startswith("diffusion.") for setting in chosen.settings or []):
+                raise ValueError(
+                    "--set diffusion.* has no effect with --diffusion: leave one of them"
+                )
+            fitted = opt.diffusion_of(diffusion, device)
+        profiled = Profile(profile) if profile and processes.is_first else None
+        with profiled or nullcontext(), _interruptible():
+            result = run_pipeline(
+                interactions,
+                config,
+                out=out,
+                diffusion=fitted,
+                device=device,
+                cuda_graphs=cuda_graphs,
+                progress=not quiet,
+                callbacks=opt.loggers(log, out) if processes.is_first else (),
+                mesh=processes,
+            )
+    if not processes.is_first:
+        return
     _report(result, diffusion)
     if profiled is not None:
         print(f"\n{profiled.table()}")

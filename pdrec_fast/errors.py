@@ -40,3 +40,7 @@ class NonFiniteLossError(PDRecError, FloatingPointError):
 
 class ExportError(PDRecError, ValueError):
     """A model, or a part of it, that cannot be written for other programs; names the part."""
+
+
+class RankLostError(PDRecError, RuntimeError):
+    """Another process of a job over many ended, or cannot be reached."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
@@ -22,6 +24,7 @@ from pdrec_fast.encoders import ENCODER_CONFIGS
 from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
 from pdrec_fast.pipeline import RunConfig, SplitSpec, tested_models
 from pdrec_fast.presets import FORMER_NAMES, preset_names
+from pdrec_fast.ranks import ALONE, Mesh, mesh_sizes
 from pdrec_fast.settings import field_values, own_settings
 from pdrec_fast.training import MODULES, Module
 
@@ -90,6 +93,28 @@ PartSize = Annotated[
     int, typer.Option(min=1, help="Users of a part, which one process does at a time.")
 ]
 World = Annotated[int | None, typer.Option(help="How many processes share the parts by --rank.")]
+
+
+MeshSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="users=A,items=B",
+        help="Under torchrun: A x B processes, of which A share the users of a step and B whatever "
+        "has a row for each item. Default: all of them share the users.",
+    ),
+]
+
+
+def mesh_of(sizes: str | None, device: str) -> Mesh:
+    """The mesh of this process and the others that torchrun started; of one process alone where
+    it started none. The first one alone is to print."""
+    if sizes is None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    mesh = Mesh(*mesh_sizes(sizes or "items=1"), device=device)
+    if not mesh.is_first:
+        warnings.simplefilter("ignore")
+    return mesh
 
 
 def what_is_there(out: Path, done: bool, rank: int | None, world: int | None) -> str:

@@ -19,6 +19,7 @@ LAYERS = [
     },
     {"files"},
     {"buffers", "build_info", "part_jobs", "profiling", "random_keys", "settings_format"},
+    {"ranks"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"data", "fitting"},
@@ -102,6 +103,7 @@ def test_every_error_of_the_package_is_exported_and_below_one():
         pf.NonFiniteScoresError: ValueError,
         pf.NonFiniteLossError: FloatingPointError,
         pf.WriteError: OSError,
+        pf.RankLostError: RuntimeError,
     }
     for error, base in former.items():
         assert issubclass(error, base)

@@ -12,7 +12,6 @@ import torch
 
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.catalogue import Catalogue
-from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.data.storage import (
     id_array,
     interactions_from_tensors,
@@ -21,9 +20,10 @@ from pdrec_fast.data.storage import (
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
-from pdrec_fast.diffusion.inputs import SparseRows, input_rows
+from pdrec_fast.diffusion.inputs import SparseRows, scored_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
 from pdrec_fast.diffusion.selection import validation_on
+from pdrec_fast.diffusion.sharded import ShardedScorer, check_shardable, whole_denoiser
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, NotFittedError
@@ -41,6 +41,7 @@ from pdrec_fast.fitting.warm_start import (
 from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.recommending import Recommender
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
@@ -93,6 +94,7 @@ class DiffRec(Recommender):
         progress: bool = True,
         on_epoch_end: OnEpochEnd | None = None,
         callbacks: Sequence[Callback] = (),
+        mesh: Mesh = ALONE,
     ) -> DiffRec:
         """Train on ``data.train``, stopping early on ``data.valid``.
 
@@ -107,19 +109,23 @@ class DiffRec(Recommender):
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
             on_epoch_end, callbacks: see ``run_loop``.
+            mesh: the processes that train together, each of which makes this call with the same
+                arguments and has the whole model at its end (``docs/ranks.md``).
 
         Raises:
             DataError: no user has a record; with ``target="later"``, two.
             ValueError: ``warm_start`` has other shapes or no item in common; ``epochs`` is out of
                 range.
             TypeError: ``warm_start`` is no ``DiffRec``.
-            NonFiniteLossError, CheckpointError: see ``run_loop``.
+            NonFiniteLossError, CheckpointError, RankLostError: see ``run_loop``.
         """
         train = data.train if isinstance(data, Split) else data
         config = self.config
+        if mesh.items.size > 1:
+            check_shardable(config)
         evaluator = validation = None
         if isinstance(data, Split):
-            evaluator, validation = validation_on(data, config)
+            evaluator, validation = validation_on(data, config, mesh)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         denoiser = self.new_denoiser(train.item_ids, warm_start)
         identity: dict[str, Any] = {
@@ -134,8 +140,9 @@ class DiffRec(Recommender):
         self.denoiser = denoiser
         self.item_ids, self.catalogue = train.item_ids, train.catalogue
         try:
+            task = self.training_task(train, evaluator, mesh)
             self.history = run_loop(
-                self.training_task(train, evaluator),
+                task,
                 config.loop().up_to(epochs),
                 name=self.name,
                 select_by=config.select_by,
@@ -146,7 +153,11 @@ class DiffRec(Recommender):
                 progress=progress,
                 on_epoch_end=on_epoch_end,
                 callbacks=callbacks,
+                mesh=mesh,
             )
+            if mesh.items.size > 1:
+                self.denoiser = whole_denoiser(task)
+                self._chain = None
         except BaseException:
             self.denoiser = None  # half-trained weights are no model
             raise
@@ -155,21 +166,30 @@ class DiffRec(Recommender):
         return self
 
     def training_task(
-        self, train: Interactions, evaluator: Evaluator | None = None
+        self, train: Interactions, evaluator: Evaluator | None = None, mesh: Mesh = ALONE
     ) -> DiffusionTask:
-        """What ``fit`` runs epoch by epoch, on this model's denoiser.
+        """What ``fit`` runs epoch by epoch, on this model's denoiser; over a mesh that shares the
+        items, on this process's share of it.
 
         Raises:
             DataError: see ``fit``.
         """
+        denoiser, scorer = self.fitted_denoiser(), self
+        sharded = None
+        if mesh.items.size > 1:
+            sharded = ShardedScorer(self, mesh)
+            denoiser = sharded.denoiser
+            self.denoiser = None  # the memory is that of a share
         return DiffusionTask(
-            self.fitted_denoiser(),
+            denoiser,
             self.schedule,
             self.config,
             TrainingRows(train.histories(), self.config),
             device=self.device,
-            scorer=self,
+            scorer=sharded or scorer,
             evaluator=evaluator,
+            mesh=mesh,
+            n_items=train.n_items,
         )
 
     @property
@@ -253,11 +273,8 @@ class DiffRec(Recommender):
         Raises:
             DataError: the histories are over other items.
         """
-        config = self.config
-        check_catalogue(histories, self.fitted_denoiser().n_items, self.catalogue)
-        if config.skip_cold_items and self.trained_items is not None:
-            histories = histories.only(self.trained_items)
-        return input_rows(histories, config)
+        n_items = self.fitted_denoiser().n_items
+        return scored_rows(histories, n_items, self.catalogue, self.trained_items, self.config)
 
     def save(self, path: str | Path) -> None:
         """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pdrec_fast.data import Histories, Interactions
+from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.errors import DataError
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
@@ -38,6 +40,13 @@ class SparseRows:
         indptr = indptr_of(lengths)
         at = ranges(self.indptr[rows], lengths)
         return SparseRows(indptr, self.items[at], self.values[at], self.n_items)
+
+    def of_items(self, items: slice) -> tuple[SparseRows, np.ndarray]:
+        """(the rows over some items alone, renumbered from 0; bool [nnz], those left)."""
+        kept = (self.items >= items.start) & (self.items < items.stop)
+        counts = np.bincount(row_indices(self.indptr)[kept], minlength=len(self))
+        found = self.items[kept] - np.int32(items.start), self.values[kept]
+        return SparseRows(indptr_of(counts), *found, items.stop - items.start), kept
 
     def coordinates(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(row int64 [nnz], item int64 [nnz], value float32 [nnz])."""
@@ -145,6 +154,24 @@ def input_rows(histories: Histories, config: DiffusionConfig) -> SparseRows:
         decay=config.decay,
         half_life=config.half_life,
     )
+
+
+def scored_rows(
+    histories: Histories,
+    n_items: int,
+    catalogue: Catalogue | None,
+    trained_items: np.ndarray | None,
+    config: DiffusionConfig,
+) -> SparseRows:
+    """``input_rows`` of histories to score: of this catalogue, without items that say nothing.
+
+    Raises:
+        DataError: the histories are over other items.
+    """
+    check_catalogue(histories, n_items, catalogue)
+    if config.skip_cold_items and trained_items is not None:
+        histories = histories.only(trained_items)
+    return input_rows(histories, config)
 
 
 def steps_until(weight: float, decay: float) -> int:

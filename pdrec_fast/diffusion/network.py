@@ -39,6 +39,8 @@ from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, 
 from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.profiling import unit
 from pdrec_fast.random_keys import epoch_seed
+from pdrec_fast.ranks import ALONE, Mesh
+from pdrec_fast.ranks.gradients import sum_gradients
 from pdrec_fast.recommending import Recommender
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
@@ -169,6 +171,7 @@ class NetworkRecommender(Recommender):
         progress: bool = True,
         on_epoch_end: OnEpochEnd | None = None,
         callbacks: Sequence[Callback] = (),
+        mesh: Mesh = ALONE,
     ) -> Self:
         """Train on ``data.train``, stopping early on ``data.valid``.
 
@@ -180,6 +183,7 @@ class NetworkRecommender(Recommender):
             checkpoint: directory to resume from and to write to.
             progress: show a bar of the epochs.
             on_epoch_end, callbacks: see ``run_loop``.
+            mesh: the processes that train together, see ``DiffRec.fit``.
 
         Raises:
             DataError: no user has a record.
@@ -193,7 +197,7 @@ class NetworkRecommender(Recommender):
         train = data.train if isinstance(data, Split) else data
         config, evaluator, validation = self.config, None, None
         if isinstance(data, Split):
-            evaluator, validation = validation_on(data, config)
+            evaluator, validation = validation_on(data, config, mesh)
         self.trained_items = np.bincount(train.items, minlength=train.n_items) > 0
         self.item_ids, self.catalogue = train.item_ids, train.catalogue
         identity: dict[str, Any] = {
@@ -204,7 +208,7 @@ class NetworkRecommender(Recommender):
         }
         if epochs is not None:
             identity["epochs"] = epochs
-        task = self.training_task(train, evaluator)
+        task = self.training_task(train, evaluator, mesh)
         try:
             self.history = run_loop(
                 task,
@@ -218,6 +222,7 @@ class NetworkRecommender(Recommender):
                 progress=progress,
                 on_epoch_end=on_epoch_end,
                 callbacks=callbacks,
+                mesh=mesh,
             )
         except BaseException:
             self.network = None  # half-trained weights are no model
@@ -226,7 +231,9 @@ class NetworkRecommender(Recommender):
         self.data = data.data if isinstance(data, Split) else data
         return self
 
-    def training_task(self, train: Interactions, evaluator: Evaluator | None = None) -> NetworkTask:
+    def training_task(
+        self, train: Interactions, evaluator: Evaluator | None = None, mesh: Mesh = ALONE
+    ) -> NetworkTask:
         """What ``fit`` runs epoch by epoch, on a new network.
 
         Raises:
@@ -239,7 +246,7 @@ class NetworkRecommender(Recommender):
             self.prepare(rows)
         self.network.to(self.device)
         self.weights_changed()
-        return NetworkTask(self, rows, histories.users, evaluator)
+        return NetworkTask(self, rows, histories.users, evaluator, mesh)
 
     def inputs(self, histories: Histories) -> SparseRows:
         """The interaction vectors of B histories, of items with training records.
@@ -357,6 +364,7 @@ class NetworkTask:
         model: with a new network.
         rows: the interaction vectors trained on; users: int64 [B], keys of their noise.
         evaluator: None validates nothing.
+        mesh: the processes that train together; they share the users of a step.
     """
 
     def __init__(
@@ -365,7 +373,9 @@ class NetworkTask:
         rows: SparseRows,
         users: np.ndarray,
         evaluator: Evaluator | None,
+        mesh: Mesh = ALONE,
     ) -> None:
+        self.axis = mesh.all
         self.model, self.rows, self.users, self.evaluator = model, rows, users, evaluator
         config = model.config
         self.network = model.fitted_network()
@@ -399,15 +409,20 @@ class NetworkTask:
         starts = range(0, len(order), config.batch_size)
         losses = []
         for number, start in enumerate(starts):
-            some = slice(start, min(start + config.batch_size, len(order)))
+            n_users = min(start + config.batch_size, len(order)) - start
+            own = self.axis.share(n_users)
+            some = slice(start + own.start, start + own.stop)
             entries = slice(int(rows.bounds[some.start]), int(rows.bounds[some.stop]))
             step = epoch * len(starts) + number
             given = rows[some], users[some], draws[some], entry_draws[entries]
-            loss = self.model.losses(Batch(*given, epoch, step)).mean()
-            loss.backward()
+            loss = torch.zeros((), dtype=torch.float32, device=device)
+            if own.start < own.stop:
+                loss = self.model.losses(Batch(*given, epoch, step)).sum() / n_users
+                loss.backward()
+            sum_gradients(self.network.parameters(), self.axis)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())
+            losses.append(self.axis.sum_(loss.detach().clone()))
         return torch.stack(losses)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,13 @@ class HiddenChain:
             self.x0_coefficient,
             self.xt_coefficient,
         )
+
+    def run_from(self, first: torch.Tensor) -> torch.Tensor:
+        """``run`` where ``x_0 item_in`` [B, H] is known."""
+        n_rows = len(first)
+        indptr, items = np.arange(n_rows + 1), np.arange(n_rows, dtype=np.int32)
+        each_its_own = SparseRows(indptr, items, np.ones(n_rows, dtype=np.float32), n_rows)
+        return replace(self, item_in=first).run(each_its_own)
 
 
 @torch.no_grad()

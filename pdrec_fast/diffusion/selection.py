@@ -8,6 +8,7 @@ from pdrec_fast.data import Split
 from pdrec_fast.evaluation import Evaluator, validation_sample
 from pdrec_fast.fitting.loop import SelectBy
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.ranks import ALONE, Mesh
 
 
 class Selection(Protocol):
@@ -26,9 +27,12 @@ class Selection(Protocol):
     def seed(self) -> int: ...
 
 
-def validation_on(split: Split, config: Selection) -> tuple[Evaluator, Validation]:
+def validation_on(
+    split: Split, config: Selection, mesh: Mesh = ALONE
+) -> tuple[Evaluator, Validation]:
     """What gives the validation figure on ``split``, and what it is held against."""
-    evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
+    sample = validation_sample(split, config.validation_users, config.seed)
+    evaluator = Evaluator(sample, mesh=mesh)
     advice = (
         f"change the learning rate (lr, {config.lr:g} here): a lower one where the loss is "
         "restless, a higher one or more epochs where it hardly falls"

@@ -89,13 +89,18 @@ class TrainingRows:
         return len(self.users)
 
     def epoch(
-        self, order: np.ndarray, generator: torch.Generator, device: torch.device
+        self,
+        order: np.ndarray,
+        generator: torch.Generator,
+        device: torch.device,
+        items: slice | None = None,
     ) -> TrainingBlock:
         """The rows of an epoch in some order, on a device.
 
         Args:
             order: int64 [b], indices of rows.
             generator: of the cuts and of what is masked, on the CPU.
+            items: which of them the rows are over, renumbered; None for all.
         """
         if self._whole is not None:
             noised = predicted = self._whole[order]
@@ -105,6 +110,11 @@ class TrainingRows:
         masks = self._config.noise == "mask"
         n_draws = len(noised.items) if masks else 0
         draws = torch.rand(n_draws, dtype=torch.float32, generator=generator)
+        if items is not None:
+            alike = predicted is noised
+            noised, kept = noised.of_items(items)
+            predicted = noised if alike else predicted.of_items(items)[0]
+            draws = draws[torch.from_numpy(kept)] if masks else draws
         on_device = noised.to(device)
         return TrainingBlock(
             on_device,

@@ -10,7 +10,7 @@ import torch
 from pdrec_fast.buffers import Buffers
 from pdrec_fast.devices import multiplies_bfloat16
 from pdrec_fast.diffusion.config import DiffusionConfig, Precision
-from pdrec_fast.diffusion.denoiser import Denoiser
+from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import projected
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.schedule import NoiseSchedule
@@ -25,6 +25,9 @@ from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
 from pdrec_fast.random_keys import epoch_seed
+from pdrec_fast.ranks import ALONE, Mesh
+from pdrec_fast.ranks.gradients import sum_backward, sum_forward, sum_gradients
+from pdrec_fast.ranks.shards import RowShards
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
@@ -47,14 +50,20 @@ class DiffusionTask:
 
     An epoch's inputs are copied to the device at its start; its steps avoid host synchronisation.
 
+    Over a mesh each step's users are shared along one axis. Along the other each process has some
+    items' rows of the denoiser, x_t and the prediction: what is a sum over items, ``x_t item_in``,
+    a row's error and the gradient of the hidden layer, is summed over the processes, B x H numbers.
+
     Args:
-        denoiser: on ``device``.
+        denoiser: on ``device``; of this process's items alone, those of ``item_shards``.
         schedule: of the noise.
         config: all settings.
         rows: what is noised and what is predicted of the users trained on.
         device: where it is trained.
         scorer: the model that ``evaluator`` validates; told when the weights have changed.
         evaluator: None validates nothing.
+        mesh: the processes that train together.
+        n_items: N, of all processes.
     """
 
     def __init__(
@@ -67,9 +76,12 @@ class DiffusionTask:
         device: torch.device,
         scorer: DenoiserScorer,
         evaluator: Evaluator | None = None,
+        mesh: Mesh = ALONE,
+        n_items: int | None = None,
     ) -> None:
         self.denoiser, self.config, self.device = denoiser, config, device
-        self.scorer, self.evaluator = scorer, evaluator
+        self.scorer, self.evaluator, self.mesh = scorer, evaluator, mesh
+        self.shards = RowShards(mesh.items, n_items or denoiser.n_items, ITEM_WEIGHTS)
         self.rows = rows
         self.working = WorkingCopy(denoiser, dtype_of(config.precision, device))
         self.buffers = Buffers()  # of the steps: inputs, errors and gradients over all items
@@ -96,7 +108,7 @@ class DiffusionTask:
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         n_users = len(self.rows)
-        counts = {"tokens": self.rows.n_tokens, "items": n_users * self.denoiser.n_items}
+        counts = {"tokens": self.rows.n_tokens, "items": n_users * self.shards.n_rows}
         with unit("diffusion", users=n_users, **counts), self.buffers.lent():
             losses = self._train_epoch(epoch)
         self.scorer.weights_changed()
@@ -110,24 +122,30 @@ class DiffusionTask:
         generator = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
         order = torch.randperm(len(self.rows), generator=generator).numpy()
         fractions = torch.rand(len(order), dtype=torch.float64, generator=generator)
-        block = self.rows.epoch(order, generator, self.device)
+        items = self.shards.rows if self.mesh.items.size > 1 else None
+        block = self.rows.epoch(order, generator, self.device, items)
         fractions = fractions.to(self.device)
         losses = []
         for start in range(0, len(order), config.batch_size):
-            batch = slice(start, start + config.batch_size)
+            stop = min(start + config.batch_size, len(order))
+            own = self.mesh.users.share(stop - start)
             self.working.load_weights()
-            steps, correction = self.sampler.sample(fractions[batch])
+            steps, correction = self.sampler.sample(fractions[start:stop])
             with span("forward"):
-                per_user = self.step_losses(block[batch], steps, epoch)
-            self.sampler.update(steps, per_user)
-            loss = (per_user / correction).mean()
+                users = slice(start + own.start, start + own.stop)
+                per_user = self.step_losses(block[users], steps[own], epoch)
+            # Whatever the mesh, the sampler learns from the whole batch.
+            everybody = torch.cat(self.mesh.users.gathered(per_user.detach()))
+            self.sampler.update(steps, everybody)
+            loss = (per_user / correction[own]).sum() / (stop - start)
             with span("backward"):
                 loss.backward()
             with span("optimizer"):
                 self.working.hand_over_gradients()
+                sum_gradients(self.denoiser.parameters(), self.mesh.users)
                 self.optimizer.step()
                 self.working.drop_gradients()
-            losses.append(loss.detach())
+            losses.append(self.mesh.users.sum_(loss.detach().clone()))
         return torch.stack(losses)
 
     def step_losses(self, block: TrainingBlock, steps: torch.Tensor, epoch: int) -> torch.Tensor:
@@ -135,11 +153,15 @@ class DiffusionTask:
         multinomial negative log-likelihood: float64 [B]."""
         config, denoiser = self.config, self.working.denoiser
         keys: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "users": block.users}
-        hidden = denoiser.hidden_from(self._first_layer(block, steps, keys), steps)
+        items = self.mesh.items
+        first_layer = sum_forward(self._first_layer(block, steps, keys), items)
+        hidden = sum_backward(denoiser.hidden_from(first_layer, steps), items)
         if config.prediction == "x0":
             error = corpus_error if config.likelihood == "gaussian" else corpus_cross_entropy
             table = denoiser.item_out, denoiser.item_bias
             errors = error(hidden, *table, *block.predicted.coordinates())
+            if items.size > 1:  # means over the process's own items
+                errors = sum_forward(errors * (denoiser.n_items / self.shards.n_rows), items)
         else:
             noise = standard_noise(len(block), denoiser.n_items, **keys, device=self.device)
             errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)
@@ -161,7 +183,8 @@ class DiffusionTask:
         x0 = rows.indptr, rows.items, rows.values
         noised = self.signal[steps], self.sigma[steps]
         if not config.normalize_input:
-            return noisy_projection(*x0, weight, *noised, config.dropout, **keys)
+            first = self.shards.rows.start
+            return noisy_projection(*x0, weight, *noised, config.dropout, **keys, first_item=first)
         # The length is that of x_t before dropout, which keeps the same noise.
         corpus: dict[str, Any] = {**keys, "dtype": weight.dtype, "device": self.device}
         x, full = (
@@ -183,6 +206,14 @@ class DiffusionTask:
     def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         self.denoiser.load_state_dict(weights)
         self.scorer.weights_changed()
+
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See ``fitting.loop.ShardedTask``."""
+        return self.shards.whole(tensors)
+
+    def own(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See ``fitting.loop.ShardedTask``."""
+        return self.shards.own(tensors)
 
     def state(self) -> dict[str, torch.Tensor]:
         state = {f"timesteps.{key}": value for key, value in self.sampler.state_dict().items()}

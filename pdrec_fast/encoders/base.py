@@ -80,6 +80,11 @@ class PrefixEncoder(Protocol):
 class ContrastiveEncoder(Protocol):
     """A ``SequenceEncoder`` with these methods has a loss of its own, on random views of the
     training sequences; it is added to the objective. Such steps are not recorded as CUDA graphs.
+
+    Over many processes such a loss needs the views of all. An encoder that is to be trained so has
+    ``auxiliary_loss(views) = contrast(view_states(views))`` as well: ``view_states`` gives
+    [2 B, d], the first views of B sequences, then their second ones, and ``contrast`` a mean over
+    any number of them.
     """
 
     def augment(self, sequences: PackedSequences) -> PackedSequences:

@@ -68,12 +68,20 @@ class CL4SRec(SASRec):
 
     def auxiliary_loss(self, views: PackedSequences) -> torch.Tensor:
         """λ times the ``info_nce`` of the views' last states: float32 []."""
+        return self.contrast(self.view_states(views))
+
+    def view_states(self, views: PackedSequences) -> torch.Tensor:
+        """The last states of all sequences' first views, then of their second ones: [2 B, d]."""
         masked = views.items == self.item_embedding.num_embeddings
         items = self.item_embedding(views.items.masked_fill(masked, 0))
         items = torch.where(masked.unsqueeze(1), self.mask_embedding, items)
         states = self._states(items, views)
         order = to_device(torch.from_numpy(views.sources.argsort()), states.device)
-        first, second = states.index_select(0, views.last.index_select(0, order)).chunk(2)
+        return states.index_select(0, views.last.index_select(0, order))
+
+    def contrast(self, states: torch.Tensor) -> torch.Tensor:
+        """λ times the ``info_nce`` of what ``view_states`` gives: float32 []."""
+        first, second = states.chunk(2)
         return self.contrast_weight * info_nce(first, second, self.temperature)
 
 

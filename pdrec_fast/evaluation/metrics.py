@@ -60,6 +60,11 @@ class Ranks:
         return len(self.greater)
 
     @classmethod
+    def nothing(cls) -> Ranks:
+        """Of no case."""
+        return cls(*np.zeros((3, 0), dtype=np.int64))
+
+    @classmethod
     def concatenate(cls, parts: Sequence[Ranks]) -> Ranks:
         """The cases of all ``parts``, in order."""
         return cls(

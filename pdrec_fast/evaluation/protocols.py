@@ -23,8 +23,10 @@ from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, summarize
 from pdrec_fast.evaluation.popularity import Popularity
 from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, can_sample, sample_negatives
 from pdrec_fast.evaluation.scoring import Scorer, rank_among, rank_in_corpus
+from pdrec_fast.evaluation.sharded import gathered_ranks, rank_by_shards
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.profiling import unit
+from pdrec_fast.ranks import ALONE, Mesh
 
 PROTOCOLS = {
     "paper": f"1 target vs {PAPER_NEGATIVES} sampled negatives",
@@ -43,7 +45,14 @@ class Evaluator:
     model is judged on the same candidates.
     """
 
-    def __init__(self, split: Split, *, seed: int = 0, block_size: int | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        seed: int = 0,
+        block_size: int | None = None,
+        mesh: Mesh = ALONE,
+    ) -> None:
         """
         Args:
             split: the data and their held-out cases.
@@ -51,6 +60,8 @@ class Evaluator:
             block_size: cases scored at once; None takes as many as make 16 MiB of scores, which
                 stay in a CPU's cache, or 512 MiB where the scorer's ``device`` is a GPU. It bounds
                 the memory and does not change the candidates.
+            mesh: processes that share the cases; every one of them must make the same calls, and
+                has the ranks of all cases.
         """
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative")
@@ -59,6 +70,7 @@ class Evaluator:
         self.split = split
         self.seed = seed
         self.block_size = block_size
+        self.mesh = mesh
         self._negatives: dict[str, npt.NDArray[np.int32]] = {}
         self._sampled: dict[str, Holdout] = {}  # the cases of ``paper``
 
@@ -81,9 +93,18 @@ class Evaluator:
         alike = getattr(scorer, "item_scores", None) is not None
         counts = {"users": n_users, "items": n_users * n_candidates}
         with nullcontext() if alike else unit("evaluation", **counts):
-            if protocol == "full":
-                return rank_in_corpus(scorer, holdout, data.target_items, block_size=blocks)
-            return rank_among(scorer, holdout, self.negatives(on), block_size=blocks)
+            sharded = getattr(scorer, "item_shard", None) is not None
+            axis = self.mesh.users if sharded else self.mesh.all
+            own = axis.share(len(holdout))
+            rank = rank_by_shards if sharded else rank_in_corpus
+            ranks = Ranks.nothing()
+            if axis.size == 1 or own.start < own.stop:
+                if protocol == "full":
+                    ranks = rank(scorer, holdout[own], data.target_items, block_size=blocks)
+                else:
+                    negatives = self.negatives(on)[own]
+                    ranks = rank_among(scorer, holdout[own], negatives, block_size=blocks)
+            return gathered_ranks(ranks, axis)
 
     def all_ranks(
         self,
@@ -154,12 +175,13 @@ def evaluate(
     seed: int = 0,
     block_size: int | None = None,
     ks: Iterable[int] = CUTOFFS,
+    mesh: Mesh = ALONE,
 ) -> Results:
     """All metrics of ``scorer``: protocol -> split name -> metric name -> value.
 
     Arguments are those of ``Evaluator`` and ``summarize``, which also say what is refused.
     """
-    evaluator = Evaluator(split, seed=seed, block_size=block_size)
+    evaluator = Evaluator(split, seed=seed, block_size=block_size, mesh=mesh)
     return summarize_all(evaluator.all_ranks(scorer, protocols, on), ks)
 
 

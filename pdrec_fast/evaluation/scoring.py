@@ -151,7 +151,7 @@ class CorpusCases:
         candidates: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self._targets = torch.from_numpy(targets.astype(np.int64))
-        self._excluded = _excluded(histories, targets, candidates)
+        self._excluded = excluded_pairs(histories, targets, candidates)
         self._kept = None
         if candidates is not None:
             self._kept = torch.from_numpy(np.flatnonzero(candidates))
@@ -192,7 +192,7 @@ def _rank_alike(
     for start in range(0, len(holdout), _CASES_PER_GPU_BLOCK):
         block = slice(start, start + _CASES_PER_GPU_BLOCK)
         targets = holdout.targets[block]
-        rows, columns = _excluded(holdout.histories[block], targets, candidates).numpy()
+        rows, columns = excluded_pairs(holdout.histories[block], targets, candidates).numpy()
         wanted, theirs = item_scores[targets], kept[columns]
         above = len(ordered) - np.searchsorted(ordered, wanted, side="right")
         level = len(ordered) - np.searchsorted(ordered, wanted, side="left") - above
@@ -221,7 +221,7 @@ def case_blocks(
         yield slice(start, min(start + block_size, n_cases))
 
 
-def _excluded(
+def excluded_pairs(
     histories: Histories,
     targets: npt.NDArray[np.int32],
     candidates: npt.NDArray[np.bool_] | None,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from tqdm.auto import tqdm
@@ -20,6 +20,7 @@ from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, Callbacks, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.validation import Validation
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 logger = logging.getLogger("pdrec_fast")
@@ -52,6 +53,20 @@ class TrainingTask(Protocol):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take on a state that ``state`` gave."""
+        ...
+
+
+@runtime_checkable
+class ShardedTask(TrainingTask, Protocol):
+    """A task over a mesh whose processes have but their shares of some weights."""
+
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights, or a state, of which this process has its shares, as one process would have
+        them, on the host; every process of the mesh must call it."""
+        ...
+
+    def own(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """This process's shares of what ``whole`` gave."""
         ...
 
 
@@ -105,6 +120,7 @@ def run_loop(
     progress: bool = True,
     on_epoch_end: OnEpochEnd | None = None,
     callbacks: Sequence[Callback] = (),
+    mesh: Mesh = ALONE,
 ) -> History:
     """Train ``task`` until it stops improving and leave it with its best weights.
 
@@ -122,17 +138,20 @@ def run_loop(
         on_epoch_end: called with the history after every epoch, and first with that of a
             checkpoint; an exception from it ends the training.
         callbacks: told likewise, and of start and end; see ``Callback``.
+        mesh: the processes that train together. The first one alone shows the bar, writes the
+            checkpoint, which all of them read, and is told.
 
     Raises:
         TypeError: something else is among the callbacks.
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
         CheckpointError: the checkpoint is damaged or belongs to another run.
+        RankLostError: another process of the mesh is gone.
     """
-    told = Callbacks(callbacks, on_epoch_end)
+    told = Callbacks(callbacks, on_epoch_end) if mesh.is_first else Callbacks((), None)
     history, best = History(), None
     # As a checkpoint gives it back.
     identity = json.loads(json.dumps({"format": FORMAT} | dict(identity)))
-    if checkpoint is not None and bundle_exists(checkpoint):
+    if checkpoint is not None and mesh.agreed(bundle_exists(checkpoint)):
         history, best = _resume(task, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
     told.on_fit_start(name, identity)
@@ -141,12 +160,16 @@ def run_loop(
     _note(history, validation, name)
     saved_at = -math.inf
     with tqdm(
-        total=config.epochs, initial=history.epochs, desc=name, unit="epoch", disable=not progress
+        total=config.epochs,
+        initial=history.epochs,
+        desc=name,
+        unit="epoch",
+        disable=not (progress and mesh.is_first),
     ) as bar:
         while not history.finished:
             epoch, started = history.epochs, time.monotonic()
             history.losses.append(_checked_mean(task.train_epoch(epoch), name, epoch, checkpoint))
-            _check_weights(task, name, epoch, checkpoint)
+            _check_weights(task, name, epoch, checkpoint, mesh)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 best = _validate(task, history, best, name, epoch, checkpoint)
             history.finished = _is_over(config, history)
@@ -155,9 +178,9 @@ def run_loop(
             history.elapsed.append(history.seconds)
             bar.set_postfix_str(_describe(history, select_by, validation), refresh=False)
             bar.update()
-            due = time.monotonic() - saved_at >= config.checkpoint_seconds
-            if checkpoint is not None and (due or history.finished):
-                _save(task, history, best, checkpoint, identity)
+            due = history.finished or time.monotonic() - saved_at >= config.checkpoint_seconds
+            if checkpoint is not None and mesh.agreed(due):
+                _save(task, history, best, checkpoint, identity, mesh)
                 saved_at = time.monotonic()
             told.on_epoch_end(name, history)
     if best is not None:
@@ -255,14 +278,16 @@ def _checked_mean(
 
 
 def _check_weights(
-    task: TrainingTask, name: str, epoch: int, checkpoint: str | Path | None
+    task: TrainingTask, name: str, epoch: int, checkpoint: str | Path | None, mesh: Mesh
 ) -> None:
-    for key, tensor in task.weights().items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
-            raise NonFiniteLossError(
-                f"{name}: the weights {key} became NaN or infinite at the last step of epoch "
-                f"{epoch + 1}; " + _advice(checkpoint)
-            )
+    weights = {key: w for key, w in task.weights().items() if w.is_floating_point()}
+    bad = [key for key, tensor in weights.items() if not _is_finite(tensor)]
+    if mesh.any(bool(bad)):
+        which = bad[0] if bad else "of another process"
+        raise NonFiniteLossError(
+            f"{name}: the weights {which} became NaN or infinite at the last step of epoch "
+            f"{epoch + 1}; " + _advice(checkpoint)
+        )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -287,12 +312,15 @@ def _save(
     best: dict[str, torch.Tensor] | None,
     checkpoint: str | Path,
     identity: Mapping[str, Any],
+    mesh: Mesh,
 ) -> None:
     files = {"weights": task.weights(), "state": task.state()}
     if best is not None:
         files["best"] = best
+    if isinstance(task, ShardedTask):
+        files = {name: task.whole(tensors) for name, tensors in files.items()}
     meta = {"identity": identity, "history": asdict(history)}
-    write_bundle(checkpoint, KIND, meta, files)
+    mesh.once(lambda: write_bundle(checkpoint, KIND, meta, files))
 
 
 def _resume(
@@ -312,6 +340,8 @@ def _resume(
             f"{checkpoint}: belongs to another run (different {', '.join(differing)}); "
             "use another directory or delete it"
         )
+    if isinstance(task, ShardedTask):
+        files = {name: task.own(tensors) for name, tensors in files.items()}
     task.load_weights(files["weights"])
     task.load_state(files["state"])
     return History(**meta["history"]), files.get("best")

@@ -32,6 +32,7 @@ from pdrec_fast.evaluation import (
 )
 from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.ranks import ALONE, Axis, Mesh
 
 logger = logging.getLogger("pdrec_fast")
 
@@ -57,6 +58,7 @@ def choose_shares(
     select_by: SelectFusionBy = "both",
     least_gain: float = 1.0,
     progress: bool = True,
+    mesh: Mesh = ALONE,
 ) -> Fusion:
     """The shares that rank the validation targets of ``split`` best, 0 among the choices.
 
@@ -75,6 +77,7 @@ def choose_shares(
         least_gain: a share is taken where the gain on cases it was not chosen on is more than so
             many of its standard errors (paired, over users), and under no protocol a loss;
             otherwise, and with fewer than 30 users, it is 0.
+        mesh: processes that share the cases; every one must make the same call.
 
     Raises:
         ValueError: no such protocol; or a scorer is of another catalogue, or says (``trained_on``)
@@ -93,9 +96,9 @@ def choose_shares(
             len(split.valid),
             _LEAST_CASES,
         )
-    search = _Search(model, guides, split, select_by, least_gain)
+    search = _Search(model, guides, split, select_by, least_gain, mesh.all)
     shares = dict.fromkeys(guides, Share())
-    with tqdm(desc="fusion", unit="share", disable=not progress) as bar:
+    with tqdm(desc="fusion", unit="share", disable=not (progress and mesh.is_first)) as bar:
         for _ in range(_ROUNDS):
             before = dict(shares)
             for name in guides:
@@ -117,8 +120,9 @@ class _Search:
         split: Split,
         select_by: SelectFusionBy,
         least_gain: float,
+        axis: Axis,
     ) -> None:
-        self.model, self.least_gain = prepared(model), least_gain
+        self.model, self.least_gain, self.axis = prepared(model), least_gain, axis
         self.guides = {name: prepared(guide) for name, guide in guides.items()}
         self.protocols = list(PROTOCOLS) if select_by == "both" else [select_by]
         enough = can_sample(split.data, split.valid.users)
@@ -175,11 +179,18 @@ class _Search:
     ) -> npt.NDArray[np.float64]:
         """The metric of all cases with the others' weights times every factor, and every share of a
         guide: [factors x shares, protocols, cases]. The first share is that of 0."""
-        parts = []
-        n_items = self.holdout.histories.n_items
-        for block in case_blocks(self.model, len(self.holdout), None, n_items):
-            parts.append(self._of_block(block, name, others, factors, tried))
-        return np.concatenate(parts, axis=2)
+        n_items, own = self.holdout.histories.n_items, self.axis.share(len(self.holdout))
+        parts = [np.zeros((len(factors) * len(tried), len(self.protocols), 0))]
+        if self.axis.size == 1 or own.start < own.stop:
+            for block in case_blocks(self.model, own.stop - own.start, None, n_items):
+                cases = slice(own.start + block.start, own.start + block.stop)
+                parts.append(self._of_block(cases, name, others, factors, tried))
+        figures = np.concatenate(parts, axis=2)
+        if self.axis.size == 1:
+            return figures
+        by_case = torch.from_numpy(np.moveaxis(figures, 2, 0).copy())
+        gathered = torch.cat(self.axis.gathered(by_case)).numpy()
+        return np.moveaxis(gathered, 0, 2).copy()
 
     def _of_block(
         self,

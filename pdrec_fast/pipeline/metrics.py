@@ -44,7 +44,7 @@ def figures_of(
         "encoder": trained.model,
     }
     started = time.monotonic()
-    evaluator = Evaluator(split, seed=config.evaluation_seed)
+    evaluator = Evaluator(split, seed=config.evaluation_seed, mesh=stages.mesh)
     recommender = models["encoder"] or models["diffusion"]
     assert recommender is not None
     ranks = evaluator.all_ranks(recommender, protocols)
@@ -87,6 +87,7 @@ def figures_of(
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
             "device": device_name(stages.device),
+            "processes": stages.mesh.all.size,
         },
     }
     return metrics, ranks

@@ -28,6 +28,7 @@ from pdrec_fast.pipeline.stages import (
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.training import PDRec
 
 
@@ -60,6 +61,7 @@ def run(
     cuda_graphs: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    mesh: Mesh = ALONE,
 ) -> RunResult:
     """Train the diffusion model or another guide, infer preferences, train the encoder, test all.
 
@@ -83,6 +85,9 @@ def run(
             ``"pdrec_fast"``) is yours to show.
         callbacks: told of every training; with ``config.final`` those of the final models have
             names that begin with ``"final "``.
+        mesh: the processes that run it together, each of which makes this call with the same
+            arguments and has the result; the first one writes ``out``, which all must see. A run
+            continues on any mesh (``docs/ranks.md``).
 
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings, or ``warm_start`` none.
@@ -91,7 +96,7 @@ def run(
             trained on more than a tenth of what is held out here.
         ValueError: ``diffusion`` is not needed, or there is no such device.
     """
-    device = resolve_device(device)
+    device = mesh.device if mesh.all.size > 1 else resolve_device(device)
     config = config or RunConfig()
     out = None if out is None else Path(out)
     split = data if isinstance(data, Split) else config.split.apply(data)
@@ -113,12 +118,10 @@ def run(
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}
     if out is not None:
-        reserve_directory(out, "run", description, beside=LOG)
-        if isinstance(data, Split):
-            save_split(data, out / SPLIT)
+        mesh.once(lambda: _reserve(out, description, data))
     tested = out / SELECTION if out is not None and config.final else out
     start = None if former is None else former.selected
-    stages = Stages(tested, device, progress, callbacks, start)
+    stages = Stages(tested, device, progress, callbacks, start, mesh)
     models = _train(stages, config, split, new._replace(diffusion=diffusion))
     untested = () if diffusion is None else ("diffusion",)
     metrics, ranks = figures_of(config, split, protocols, stages, models, untested)
@@ -126,14 +129,20 @@ def run(
     if config.final:
         told = [Prefixed(each, "final ") for each in callbacks]
         start = None if former is None else former.final
-        stages = Stages(out, device, progress, told, start)
+        stages = Stages(out, device, progress, told, start, mesh)
         selected, new = models, _new_models(config, device, cuda_graphs)
         models = _train(stages, config, split.data, new, selected)
         metrics["final"] = final_of(split.data, stages, models)
     if out is not None:
-        write_json(out / "metrics.json", metrics)
+        mesh.once(lambda: write_json(out / "metrics.json", metrics))
     kept = models.diffusion, models.preferences, models.model, models.guide
     return RunResult(metrics, ranks, split, *kept, selected)
+
+
+def _reserve(out: Path, description: dict[str, Any], data: Interactions | Split) -> None:
+    reserve_directory(out, "run", description, beside=LOG)
+    if isinstance(data, Split):
+        save_split(data, out / SPLIT)
 
 
 def _new_models(config: RunConfig, device: torch.device, cuda_graphs: bool) -> Models:

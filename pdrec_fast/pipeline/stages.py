@@ -34,6 +34,7 @@ from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.guides import DIFFUSION, GuideKind
 from pdrec_fast.pipeline.more_epochs import may_go_on
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.training import PDRec
 from pdrec_fast.training.batches import check_trainable
 
@@ -61,6 +62,7 @@ class Stages:
     Args:
         callbacks: told of every training.
         former: models that trainings start from, where there are any.
+        mesh: the processes that run them together; the first one alone writes.
 
     Attributes:
         seconds: time of every stage, that of earlier processes included; 0 where there is none.
@@ -75,8 +77,9 @@ class Stages:
         progress: bool,
         callbacks: Sequence[Callback] = (),
         former: Models | None = None,
+        mesh: Mesh = ALONE,
     ) -> None:
-        self.out, self.device, self.progress = out, device, progress
+        self.out, self.device, self.progress, self.mesh = out, device, progress, mesh
         self.callbacks, self.former = callbacks, former or Models()
         # Kept on disk too: a stage done by an earlier, killed process still counts.
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -132,9 +135,10 @@ class Stages:
             n_draws=config.n_draws,
             seed=config.pdrec.seed,
             progress=self.progress,
+            mesh=self.mesh,
         )
         if self.out is not None:
-            result.save(self._path("preferences"))
+            self.mesh.once(lambda: result.save(self._path("preferences")))
         self.record("preferences", time.monotonic() - started)
         return result
 
@@ -218,7 +222,7 @@ class Stages:
         self.seconds[stage] = seconds
         measured = [peak for peak in (self.peak_rss_gib, peak_rss_gib()) if peak is not None]
         self.peak_rss_gib = max(measured, default=None)
-        if self.out is not None:
+        if self.out is not None and self.mesh.is_first:
             found = {"seconds": self.seconds, "peak_rss_gib": self.peak_rss_gib}
             write_json(self.out / "stages.json", found)
 
@@ -232,10 +236,11 @@ class Stages:
             "checkpoint": None if self.out is None else self.out / f"{name}.checkpoint",
             "progress": self.progress,
             "callbacks": self.callbacks,
+            "mesh": self.mesh,
         }
 
     def _done(self, name: str) -> bool:
-        return self.out is not None and bundle_exists(self.out / name)
+        return self.out is not None and bool(self.mesh.agreed(bundle_exists(self.out / name)))
 
     def _keep(
         self,
@@ -252,11 +257,12 @@ class Stages:
             last: no other training builds on this one, so that more epochs may be had of it.
         """
         if self.out is not None:
-            model.save(self._path(name))
+            self.mesh.once(lambda: model.save(self._path(name)))
         if seconds is None:
             seconds = model.history.seconds
         self.record("encoder" if name == "model" else name, seconds)
-        if self.out is not None and not (last and may_go_on(model.config, model.history)):
+        going_on = last and may_go_on(model.config, model.history)
+        if self.out is not None and self.mesh.is_first and not going_on:
             shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
 
 

@@ -34,6 +34,7 @@ from pdrec_fast.preferences.parts import holds_parts, read_parts, write_parts
 from pdrec_fast.preferences.reweighting import HBRSettings, hbr_weights
 from pdrec_fast.profiling import unit
 from pdrec_fast.ragged import indptr_of, ranges
+from pdrec_fast.ranks import ALONE, Mesh
 
 KIND = "preferences"
 _ARRAYS = (
@@ -97,6 +98,7 @@ class Preferences:
         seed: int = 0,
         block_size: int | None = None,
         progress: bool = True,
+        mesh: Mesh = ALONE,
     ) -> Preferences:
         """Score the corpus for every user, in blocks, and keep what is needed.
 
@@ -111,6 +113,8 @@ class Preferences:
             block_size: users scored at once; memory is ``block_size * N`` floats, or bits where
                 scores are not stored. None takes as many as make 16 MiB (512 MiB on a GPU). Does
                 not change the draws.
+            mesh: processes that share the users, in whole blocks; every one must make the same
+                call, and has the preferences of all. Larger ones are for ``infer_parts``.
 
         Raises:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
@@ -119,7 +123,13 @@ class Preferences:
                 split.
         """
         inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
-        arrays = inference.arrays(slice(0, train.n_users), progress)
+        own = mesh.all.share(train.n_users, inference.block_size)
+        arrays = inference.arrays(own, progress and mesh.is_first)
+        if mesh.all.size > 1:
+            for name in _ARRAYS[1:]:
+                parts = mesh.all.gathered(torch.from_numpy(arrays[name]))
+                arrays[name] = torch.cat(parts).numpy()
+            arrays["indptr"] = train.indptr
         return cls(train.n_items, train.fingerprint(), omega_m, **arrays)
 
     @classmethod
@@ -322,6 +332,9 @@ class _Inference:
             n_users = block.stop - block.start
             with unit("preferences", users=n_users, items=n_users * self._train.n_items):
                 blocks.append(infer_block(self._scorer, self._train, block, self._request))
+        if not blocks:  # of a process of many, where there are few users
+            blocks = [infer_block(self._scorer, self._train, slice(0, 1), self._request)]
+            blocks = [[array[:0] for array in block] for block in blocks]
         columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
         indptr = self._train.indptr[users.start : users.stop + 1]
         return dict(zip(_ARRAYS, (indptr - indptr[0], *columns), strict=True))

@@ -17,6 +17,7 @@ from pdrec_fast.preferences import Preferences
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import ranges
 from pdrec_fast.random_keys import COMPLETE_USERS, check_users
+from pdrec_fast.ranks import ALONE, Axis
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance
 from pdrec_fast.training.negatives import without_negatives
@@ -119,15 +120,23 @@ class TrainingBatches:
         items = n_tokens * (1 + self.guidance.n_negatives) + n_users * n_soft
         return {"users": n_users, "tokens": n_tokens, "items": items}
 
-    def epoch(self, order: np.ndarray, epoch: int) -> Iterator[Batch]:
-        """Batches of the sequences in ``order``, rows of ``tokens``."""
+    def epoch(
+        self, order: np.ndarray, epoch: int, axis: Axis = ALONE.all
+    ) -> Iterator[Batch | None]:
+        """Batches of the sequences in ``order``, rows of ``tokens``; of each step this process's
+        share along ``axis``, which in a short last step may be none."""
         with span("negatives"):
             negatives = self.guidance.token_negatives(epoch)
         shared = self.guidance.shared_negatives
         size = self.users_per_step
         for step in range(-(-len(order) // size)):
+            chosen = order[step * size : (step + 1) * size]
+            chosen = chosen[axis.share(len(chosen))]
+            if not len(chosen):
+                yield None
+                continue
             with span("batch"):
-                batch = self.batch(order[step * size : (step + 1) * size], negatives, epoch)
+                batch = self.batch(chosen, negatives, epoch)
                 if shared is not None:
                     batch = replace(batch, shared=shared.draw(epoch, step))
             yield batch

@@ -50,6 +50,7 @@ from pdrec_fast.fusion.fusion import check_trained_on
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.isolation import drawing_from, own_settings, seeded_globally
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 from pdrec_fast.training.config import PDRecConfig
 from pdrec_fast.training.guidance import Guidance, check_preferences
@@ -136,6 +137,7 @@ class PDRec(EncoderScorer):
         progress: bool = True,
         on_epoch_end: OnEpochEnd | None = None,
         callbacks: Sequence[Callback] = (),
+        mesh: Mesh = ALONE,
     ) -> PDRec:
         """Train the encoder.
 
@@ -160,13 +162,15 @@ class PDRec(EncoderScorer):
             on_epoch_end: called with the history after every epoch, and first with that of a
                 checkpoint; an exception from it ends the training and leaves no model.
             callbacks: see ``run_loop``.
+            mesh: the processes that train together, each of which makes this call with the same
+                arguments and has the whole model at its end (``docs/ranks.md``).
 
         Raises:
             ValueError: a module is on and ``preferences`` is missing or of other data, or
                 ``"fusion"`` is and there are no guides, or neither a validation split nor shares;
                 ``warm_start`` has other shapes or no item in common; ``epochs`` is out of range.
             TypeError: ``warm_start`` is no ``PDRec``.
-            NonFiniteLossError, CheckpointError: see ``run_loop``.
+            NonFiniteLossError, CheckpointError, RankLostError: see ``run_loop``.
         """
         split = train if isinstance(train, Split) else None
         interactions = train.train if isinstance(train, Split) else train
@@ -175,7 +179,7 @@ class PDRec(EncoderScorer):
         loop = self.config.loop().up_to(epochs)
         evaluator = validation = None
         if split is not None:
-            evaluator, validation = self._validation(split)
+            evaluator, validation = self._validation(split, mesh)
         identity = self._identity(interactions, split, preferences)
         if epochs is not None:
             identity["epochs"] = epochs
@@ -189,8 +193,9 @@ class PDRec(EncoderScorer):
         self._item_vectors = self.fusion = None
         self.data, self.trained_items = data, trained_items
         try:
+            task = self.training_task(interactions, preferences, evaluator, mesh)
             self.history = run_loop(
-                self.training_task(interactions, preferences, evaluator),
+                task,
                 loop,
                 name=self.name,
                 select_by=self.config.select_by,
@@ -201,7 +206,9 @@ class PDRec(EncoderScorer):
                 progress=progress,
                 on_epoch_end=on_epoch_end,
                 callbacks=callbacks,
+                mesh=mesh,
             )
+            task.join_table()
         except BaseException:
             self.encoder = None  # half-trained weights are no model
             raise
@@ -209,11 +216,18 @@ class PDRec(EncoderScorer):
         if guides and shares is not None:
             self.fusion = Fusion(guides, shares)
         elif guides and split is not None:
-            self.fuse(guides, split, progress=progress)
+            self.fuse(guides, split, progress=progress, mesh=mesh)
         return self
 
     @own_settings()
-    def fuse(self, guides: Mapping[str, Scorer], split: Split, *, progress: bool = True) -> PDRec:
+    def fuse(
+        self,
+        guides: Mapping[str, Scorer],
+        split: Split,
+        *,
+        progress: bool = True,
+        mesh: Mesh = ALONE,
+    ) -> PDRec:
         """Choose anew what each of ``guides`` adds to the logits; see ``fusion.choose_shares``.
 
         Raises:
@@ -230,6 +244,7 @@ class PDRec(EncoderScorer):
             validation_sample(split, config.validation_users, config.seed),
             select_by=config.fusion_select_by,
             progress=progress,
+            mesh=mesh,
         )
         self.fusion_seconds = time.monotonic() - started
         return self
@@ -239,6 +254,7 @@ class PDRec(EncoderScorer):
         train: Interactions,
         preferences: Preferences | None = None,
         evaluator: Evaluator | None = None,
+        mesh: Mesh = ALONE,
     ) -> PDRecTask:
         """What ``fit`` runs epoch by epoch, on this model's encoder."""
         encoder = self.fitted_encoder()
@@ -250,6 +266,7 @@ class PDRec(EncoderScorer):
             scorer=self,
             evaluator=evaluator,
             cuda_graphs=self.cuda_graphs,
+            mesh=mesh,
         )
 
     def fingerprint(self) -> str:
@@ -367,9 +384,10 @@ class PDRec(EncoderScorer):
             model.fusion = fusion_from_contents(meta["fusion"], files, kinds, path, device)
         return model
 
-    def _validation(self, split: Split) -> tuple[Evaluator, Validation]:
+    def _validation(self, split: Split, mesh: Mesh) -> tuple[Evaluator, Validation]:
         config = self.config
-        evaluator = Evaluator(validation_sample(split, config.validation_users, config.seed))
+        sample = validation_sample(split, config.validation_users, config.seed)
+        evaluator = Evaluator(sample, mesh=mesh)
         advice = (
             f"try another learning rate (lr, {config.lr:g} here): a lower one, with a slow rise "
             f"(warmup_steps, {config.warmup_steps} here) and clipping (clip_norm=1), where the "

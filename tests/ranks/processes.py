@@ -1,0 +1,42 @@
+"""Starts the processes of a mesh as torchrun does, without its seconds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+def start(n: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
+    """n processes of ``python words...``; of one, without what torchrun sets."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        environment.pop(name, None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(n):
+        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
+        own |= {"RANK": str(rank), "WORLD_SIZE": str(n)}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *words],
+                env=environment | own if n > 1 else environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def finished(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """(exit status, output, errors) of each."""
+    ended = [process.communicate(timeout=300) for process in processes]
+    return [(p.returncode, *texts) for p, texts in zip(processes, ended, strict=True)]
