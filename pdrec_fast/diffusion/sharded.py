@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 def check_shardable(config: DiffusionConfig) -> None:
     """Raise a ValueError where a step is no sum over items, so that they cannot be shared."""
-    other = {
-        "prediction": config.prediction != "x0",
-        "likelihood": config.likelihood != "gaussian",
-        "normalize_input": config.normalize_input,
-        "sampling_steps": config.sampling_steps != 0,
-        "sampling_noise": config.sampling_noise,
-        "hidden": len(config.hidden) != 1,
-    }
+    other = {"prediction": config.prediction != "x0", "normalize_input": config.normalize_input}
+    if config.likelihood == "gaussian":  # scored by the chain of reverse steps
+        other |= {
+            "sampling_steps": config.sampling_steps != 0,
+            "sampling_noise": config.sampling_noise,
+            "hidden": len(config.hidden) != 1,
+        }
     for name, is_other in other.items():
         if is_other:
             raise ValueError(
@@ -114,6 +113,9 @@ class ShardedScorer:
         first = self.items.sum_(
             projected(on_device, on_device.values, self.denoiser.item_in.detach())
         )
+        if self.config.likelihood == "multinomial":
+            step = torch.zeros(len(first), dtype=torch.int64, device=self.device)
+            return self.denoiser.hidden_from(first, step)
         if self._chain is None:
             self._chain = self._whole_chain()
         return self._chain.run_from(first)

@@ -14,13 +14,12 @@ from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import projected
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.schedule import NoiseSchedule
+from pdrec_fast.diffusion.shared_errors import shared_corpus_error, shared_cross_entropy
 from pdrec_fast.diffusion.targets import TrainingBlock, TrainingRows
 from pdrec_fast.diffusion.timesteps import TimestepSampler
 from pdrec_fast.diffusion.working_copy import WorkingCopy
 from pdrec_fast.evaluation import Evaluator, Scorer
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
-from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
-from pdrec_fast.ops.denoising.corpus_error import corpus_error
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.profiling import span, unit
@@ -157,11 +156,12 @@ class DiffusionTask:
         first_layer = sum_forward(self._first_layer(block, steps, keys), items)
         hidden = sum_backward(denoiser.hidden_from(first_layer, steps), items)
         if config.prediction == "x0":
-            error = corpus_error if config.likelihood == "gaussian" else corpus_cross_entropy
-            table = denoiser.item_out, denoiser.item_bias
-            errors = error(hidden, *table, *block.predicted.coordinates())
-            if items.size > 1:  # means over the process's own items
-                errors = sum_forward(errors * (denoiser.n_items / self.shards.n_rows), items)
+            layer = hidden, denoiser.item_out, denoiser.item_bias
+            target = block.predicted.coordinates()
+            if config.likelihood == "gaussian":
+                errors = shared_corpus_error(*layer, target, items, self.shards.n_rows)
+            else:
+                errors = shared_cross_entropy(*layer, target, items)
         else:
             noise = standard_noise(len(block), denoiser.n_items, **keys, device=self.device)
             errors = (denoiser.decode(hidden).float() - noise).square().mean(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def reaching_others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
+        # "[.../pair.cc:553] Connection closed by peer [127.0.0.1]:46740. This is typically ..."
+        first = re.sub(r"^\[[^]]*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
         raise RankLostError(
             "another process of this job ended or cannot be reached; the last checkpoint is whole, "
             f"and the same command continues from it, on any mesh ({first})"

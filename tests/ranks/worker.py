@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import pdrec_fast as pf
@@ -91,10 +92,9 @@ def trainings(mesh: pf.Mesh, split: pf.Split) -> dict[str, Any]:
     diffusion = pf.DiffRec(**SMALL).fit(split, mesh=mesh, progress=False)
     found["diffusion"] = history(diffusion), diffusion.denoiser.state_dict()
     found["diffusion, evaluation"] = pf.evaluate(diffusion, split, mesh=mesh)
-    if mesh.items.size == 1:
-        later = {"target": "later", "likelihood": "multinomial", "noise": "mask", "dropout": 0.3}
-        model = pf.DiffRec(**SMALL, **later).fit(split, mesh=mesh, progress=False)
-        found["multinomial"] = history(model), model.denoiser.state_dict()
+    later = {"target": "later", "likelihood": "multinomial", "noise": "mask", "dropout": 0.3}
+    model = pf.DiffRec(**SMALL, **later).fit(split, mesh=mesh, progress=False)
+    found["multinomial"] = history(model), model.denoiser.state_dict()
     codigem = pf.Codigem(epochs=1, batch_size=64).fit(split, mesh=mesh, progress=False)
     found["codigem"] = history(codigem), codigem.network.state_dict()
     for name, settings in ENCODERS.items():
@@ -124,20 +124,46 @@ def a_run(mesh: pf.Mesh, out: Path, dies_in: int | None = None) -> dict[str, Any
         config,
         {f"diffusion.{name}": value for name, value in SMALL.items() if name != "hidden"}
         | {f"pdrec.{name}": value for name, value in SETTINGS.items()}
-        | {"diffusion.hidden": 16, "pdrec.epochs": 4, "n_draws": 32, "encoder.width": 16}
-        # The preset's own diffusion cannot be trained over shares of the items.
-        | {"diffusion.target": "all", "diffusion.noise": "gaussian"}
-        | {"diffusion.likelihood": "gaussian"},
+        | {"diffusion.hidden": 16, "pdrec.epochs": 4, "n_draws": 32, "encoder.width": 16},
     )
     return pf.run(data().data, config, out=out, progress=False, mesh=mesh).metrics
+
+
+def costs(mesh: pf.Mesh) -> dict[str, Any]:
+    """Bytes that an epoch of both models sums over processes, by their number, and keeps."""
+    split = pf.leave_one_out(pf.synthetic(n_users=512, n_items=1003, seed=0))
+    summed: dict[int, int] = {}
+    all_reduce = dist.all_reduce
+
+    def counted(tensor: torch.Tensor, **given: Any) -> Any:
+        size = dist.get_world_size(given["group"])
+        summed[size] = summed.get(size, 0) + tensor.numel() * tensor.element_size()
+        return all_reduce(tensor, **given)
+
+    dist.all_reduce = counted
+    diffusion = pf.DiffRec(hidden=(64,), batch_size=256, epochs=1, seed=0, device="cpu")
+    diffusion.denoiser = diffusion.new_denoiser(split.train.item_ids)
+    model = pf.PDRec("sasrec", modules=(), loss="shared_softmax", batch_size=128, min_steps=1)
+    model.encoder = model.encoder_for(split)
+    found = {}
+    for name, kind in {"diffusion": diffusion, "encoder": model}.items():
+        task = kind.training_task(split.train, mesh=mesh)
+        summed.clear()
+        losses = task.train_epoch(0)
+        numbers = sum(p.numel() for group in task.optimizer.param_groups for p in group["params"])
+        found[name] = {"steps": len(losses), "summed": dict(summed), "numbers": numbers}
+    items = np.unique(split.train.items)
+    own = task.encoder.item_embedding.weight.numel()
+    found["encoder"] |= {"layers": numbers - own, "rows": len(items)}
+    return found
 
 
 def main() -> None:
     job, users, items, out = sys.argv[1:]
     torch.set_num_threads(1)
     with pf.Mesh(int(users), int(items), device="cpu") as mesh:
-        if job == "trainings":
-            found = trainings(mesh, data())
+        if job in ("trainings", "costs"):
+            found = trainings(mesh, data()) if job == "trainings" else costs(mesh)
             if mesh.is_first:
                 torch.save(found, out)
             return
