@@ -36,15 +36,22 @@ def calls(text):
     return [shlex.split(call.removesuffix("&")) for call in found]
 
 
-@pytest.mark.parametrize("name", ["run.sbatch", "study.sbatch"])
-def test_slurm(name):
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("run.sbatch", ["doctor", "run"]),
+        ("study.sbatch", ["doctor", "study"]),
+        ("ranks.sbatch", ["run"]),
+    ],
+)
+def test_slurm(name, commands):
     if not shutil.which("bash"):
         pytest.skip("there is no bash")
     done = subprocess.run(["bash", "-n", FOLDER / name], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = (FOLDER / name).read_text()
     found = calls(text)
-    assert [words[0] for words in found] == ["doctor", name.removesuffix(".sbatch")]
+    assert [words[0] for words in found] == commands
     for words in found:
         check(words)
     # Slurm reads its options up to the first command.
