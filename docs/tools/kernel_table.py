@@ -45,9 +45,8 @@ def _operations(family: Path) -> list[Path]:
 
 def _kernels(root: Path, family: str, op: str) -> Iterator[str]:
     for kind, (folder, suffix) in KERNELS.items():
-        file = f"{folder}/{family}/{op}.{suffix}"
-        if (root / file).is_file():
-            yield f"{kind} `{file}`"
+        if (root / folder / family / f"{op}.{suffix}").is_file():
+            yield kind
 
 
 def _users(root: Path) -> dict[tuple[str, str], set[str]]:
