@@ -5,7 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import pdrec_fast as pf
 from tests.test_pipeline import command
@@ -93,6 +95,19 @@ def check_own_loop(names, shown):
     assert len(losses) == 3
     assert losses[-1] < losses[0]
     assert names["fusion"].shares.keys() == {"guide"}
+    check_loss(names["pdrec_loss"], names["train"])
+
+
+def check_loss(loss_of, train):
+    """The page's loss on a batch: every state and item has its share of it."""
+    users = np.flatnonzero(np.diff(train.indptr) >= 2)[:5]
+    items = torch.from_numpy(train.items[train.indptr[users + 1] - 1]).long()
+    states, last, table = (torch.randn(n, 8, requires_grad=True) for n in (5, 5, train.n_items))
+    loss = loss_of(torch.from_numpy(users), items, states, last, table, 0, 0)
+    loss.backward()
+    assert loss > 0
+    for part in (states.grad, last.grad, table.grad[items]):
+        assert part.norm(dim=1).min() > 0
 
 
 def check_two_domains(names, shown):
