@@ -75,8 +75,8 @@ def test_the_table_has_every_operation_with_its_kernels_and_users(tool):
     assert "not used by the package itself" not in table
     kernels, users = rows["packed_dropout"].strip("| ").split(" | ")
     assert kernels == "C++, Triton"
-    assert rows["interval_weights"].startswith("Numba |")
-    assert rows["project"].startswith("PyTorch alone |")
+    assert rows["interval_weights"].startswith("| Numba |")
+    assert rows["project"].startswith("| PyTorch alone |")
     assert {"`encoders/sasrec.py`", "`ops/packed/sasrec_block.py`"} <= {*users.split(", ")}
     # A module that takes the size of blocks from an operation's file does not run the operation.
     assert "evaluation/scoring.py" not in rows["project"]
