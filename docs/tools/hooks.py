@@ -50,7 +50,7 @@ def link_pages(markdown: str, here: str, files: Files) -> str:
         uri = found[1].removeprefix("docs/") if found[1] not in ELSEWHERE else ELSEWHERE[found[1]]
         if files.get_file_from_path(uri) is None or uri == here:
             return found[0]
-        title = Path(uri).stem.replace("-", " ")
+        title = Path(uri).stem.replace("-", " ").capitalize()
         return f"[{title}]({'../' * here.count('/')}{uri})"
 
     names = "|".join(map(re.escape, ELSEWHERE))
