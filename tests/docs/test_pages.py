@@ -3,13 +3,14 @@
 import csv
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 import pdrec_fast as pf
-from tests.test_addresses import ROOT
 from tests.test_pipeline import SHORT, command
 
+ROOT = Path(__file__).resolve().parents[2]
 EXTRA = {
     "run": [*SHORT, "--quiet", "--threads", 1],
     "tune": ["--trials", 2, "--epochs", 1, "--quiet"],

@@ -82,6 +82,7 @@ def check_own_data(names, shown):
     found = json.loads(Path("runs/clicks/metrics.json").read_text())
     assert found["protocols"] == names["result"].metrics["protocols"]
     assert len(names["items"]) == 2
+    assert re.search(r"^\d+\.\d% of the test targets", shown, re.MULTILINE)
 
 
 def check_own_encoder(names, shown):
