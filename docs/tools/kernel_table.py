@@ -59,7 +59,9 @@ def _users(root: Path) -> dict[tuple[str, str], set[str]]:
         if module.startswith("reference/"):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
-            parts = (getattr(node, "module", None) or "").split(".")
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            parts = (node.module or "").split(".")
             if parts[:2] != ["pdrec_fast", "ops"] or len(parts) != 4 or parts[3].startswith("_"):
                 continue
             family, op = parts[2:]
