@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test bench gpu-report lint format wheels wheelhouse
+.PHONY: setup demo test docs bench gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -30,6 +30,12 @@ format: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The documentation, into build/site, without network; warnings, dead links and whatever would be
+# loaded from elsewhere are errors. To read it: "python -m http.server -d build/site".
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/tools/check_site.py build/site
 
 # Kernels against their references; the whole suite is "python -m bench run".
 bench: setup
