@@ -79,6 +79,13 @@ def jobs() -> list[Job]:
         Job("run --final", ("run", *guided, "--final", "--out", "{out}/run")),
         Job("run of two", ("run", *guided, "--mesh", "users=2", "--out", "{out}/run"), 2),
         Job("run of two by items", ("run", *guided, "--mesh", "items=2", "--out", "{out}/run"), 2),
+        Job(
+            "study",
+            (
+                *("study", "ablation", *data, "--encoders", "sasrec", "--seeds", "1", "--jobs", "1"),
+                *("--only", "*sasrec-0", "--quiet", "--out", "{out}/study", *settings),
+            ),
+        ),
         Job("update", ("update", *of_run, *data, "--out", "{out}/run", "--quiet")),
         Job("prepare", ("prepare", *data, "--out", "{out}/store", "--parts", "3", "--quiet")),
         Job("preferences", ("preferences", *of_run, "--out", "{out}/parts", "--part-size", "16")),
@@ -172,8 +179,8 @@ def _digest(file: Path) -> str:
                 opened.keys()
         except SafetensorError as error:
             raise ValueError(f"{file}: {error}") from None
-    if file.suffix in (".pt2", ".txt", ".csv") and file.name != "all.csv":
-        return "there"  # archives with times, and tables with seconds
+    if file.suffix in (".pt2", ".txt", ".csv", ".db") and file.name != "all.csv":
+        return "there"  # archives with times, tables with seconds, a data base
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
@@ -208,7 +215,7 @@ class Campaign:
 
     def undisturbed(self, job: Job) -> tuple[float, dict[str, str]]:
         """(seconds, contents) of the job when nothing ends it."""
-        out = self._fresh("undisturbed")
+        out = self._fresh()
         start = time.monotonic()
         ends = waited(started(job, self.inputs, out), 600)
         if len(ends) < job.processes or any(ends.values()):
@@ -223,7 +230,7 @@ class Campaign:
         seconds, expected = self.undisturbed(job)
         left = n_ends
         while left > 0:
-            out = self._fresh("disturbed")
+            out = self._fresh()
             left -= self._until_done(job, out, seconds, expected, left)
         self.tell(f"{job.name}: ended {n_ends} times, {len(self.faults)} faults so far")
 
@@ -263,11 +270,12 @@ class Campaign:
         for process in some:
             os.kill(process, kind)
         # Where one of two is gone, torchrun ends the other.
-        left = [each for each in processes if each not in waited(some, _PATIENCE)]
-        for process in set(left) - set(some):
+        others = [each for each in processes if each not in some]
+        gone = waited(some, _PATIENCE)
+        for process in others:
             os.kill(process, signal.SIGTERM)
-        still = set(left) - waited(sorted(set(left) - set(some)), _PATIENCE).keys()
-        for process in still:
+        gone |= waited(others, _PATIENCE)
+        for process in set(processes) - gone.keys():
             self.faults.append(f"{job.name}: hang after {kind.name}")
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
@@ -281,8 +289,8 @@ class Campaign:
             except (ValueError, OSError) as error:
                 self.faults.append(f"{job.name}: half-written: {file.name}: {error}")
 
-    def _fresh(self, name: str) -> Path:
-        out = self.folder / name
+    def _fresh(self) -> Path:
+        out = self.folder / "job"  # one name for all, as commands are written down
         shutil.rmtree(out, ignore_errors=True)
         out.with_suffix(".log").unlink(missing_ok=True)
         out.mkdir()
