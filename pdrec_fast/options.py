@@ -21,8 +21,9 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODER_CONFIGS
 from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
 from pdrec_fast.pipeline import RunConfig, SplitSpec, tested_models
+from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import FORMER_NAMES, preset_names
-from pdrec_fast.settings import field_values, own_settings
+from pdrec_fast.settings import field_values, own_settings, parse_settings
 from pdrec_fast.training import MODULES, Module
 
 EPOCHS_CSV, TENSORBOARD = "epochs.csv", "tensorboard"
@@ -63,6 +64,15 @@ Set = Annotated[
 DiffusionRun = Annotated[
     Path | None,
     typer.Option(help="Use the diffusion model of this other run of the same data."),
+]
+PreferencesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--preferences",
+        metavar="FOLDER",
+        help="Train with what the command preferences wrote for this data, instead of inferring "
+        "it; top_m, omega_m and n_draws are the folder's.",
+    ),
 ]
 
 
@@ -335,6 +345,27 @@ def known_preset(value: str) -> str:
 def diffusion_of(run_dir: Path, device: str) -> DiffRec:
     """The diffusion model of a run that ``--diffusion`` names."""
     return DiffRec.load(tested_models(run_dir) / "diffusion", device=device)
+
+
+def preferences_of(folder: Path | None, settings: Collection[str] | None) -> Preferences | None:
+    """The preferences that ``--preferences`` names, mapped from their files and verified.
+
+    Args:
+        settings: what ``--set`` says.
+
+    Raises:
+        ValueError: one of them is the preferences' own.
+        CheckpointError: see ``Preferences.open``.
+    """
+    if folder is None:
+        return None
+    for key in ("top_m", "omega_m", "n_draws"):
+        if key in parse_settings(settings or ()):
+            raise ValueError(
+                f"--set {key} has no effect with --preferences, which were inferred with theirs: "
+                "leave one of them out"
+            )
+    return Preferences.open(folder, verify=True)
 
 
 def use_threads(threads: int | None) -> None:

@@ -243,7 +243,7 @@ class Preferences:
             CheckpointError: missing, damaged, not finished, or no preferences.
         """
         if holds_parts(Path(path)):
-            return cls._of_parts(path, verify=True)
+            return cls._of_parts(path, verify=True, mapped=False)
         meta, files = read_bundle(path, KIND)
         saved = meta.pop("fingerprint", None)
         arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
@@ -255,25 +255,31 @@ class Preferences:
         return loaded
 
     @classmethod
-    def open(cls, path: str | Path) -> Preferences:
+    def open(cls, path: str | Path, *, verify: bool = False) -> Preferences:
         """What ``infer_parts`` wrote, for reading rows of it: nothing but ``indptr`` is loaded.
 
-        The other arrays are ``JoinedRows`` over the files, which are mapped into memory, not
-        verified. Of what ``save`` wrote this is ``load``.
+        The other arrays are ``JoinedRows`` over the files, which are mapped into memory. Of what
+        ``save`` wrote this is ``load``.
+
+        Args:
+            verify: read everything once, and compare checksums.
 
         Raises:
-            CheckpointError: missing, not finished, or no preferences.
+            CheckpointError: missing, not finished, or no preferences; damaged, where that is
+                looked for.
         """
-        return cls._of_parts(path, verify=False) if holds_parts(Path(path)) else cls.load(path)
+        if holds_parts(Path(path)):
+            return cls._of_parts(path, verify=verify, mapped=True)
+        return cls.load(path)
 
     @classmethod
-    def _of_parts(cls, path: str | Path, *, verify: bool) -> Preferences:
+    def _of_parts(cls, path: str | Path, *, verify: bool, mapped: bool) -> Preferences:
         about, parts = read_parts(Path(path), verify=verify)
         lengths = np.concatenate([np.diff(part["indptr"]) for part in parts])
         arrays: dict[str, Any] = {"indptr": indptr_of(lengths)}
         for name in _ARRAYS[1:]:
             rows = JoinedRows([part[name] for part in parts])
-            arrays[name] = np.asarray(rows) if verify else rows
+            arrays[name] = rows if mapped else np.asarray(rows)
         return cls(about["n_items"], about["data"], about["omega_m"], **arrays)
 
     @property
@@ -331,7 +337,8 @@ def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
     """Raise a DataError where the preferences are of other interactions."""
     if preferences.data != train.fingerprint():
         raise DataError(
-            "preferences were inferred on other interactions than these training interactions"
+            "preferences were inferred on other interactions than these training interactions: "
+            "infer them on the training part of the same data, read and split in the same way"
         )
 
 
@@ -340,7 +347,7 @@ def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         for piece in getattr(array, "pieces", (array,)):
-            digest.update(piece.tobytes())
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()[:16]
 
 
