@@ -149,7 +149,7 @@ class Recommender:
             Whether the file is there; False where other ranks have yet to do their parts.
 
         Raises:
-            CheckpointError: parts of another job lie beside ``path``.
+            CheckpointError: parts of another job lie beside ``path``, or a part is damaged.
             MissingExtraError: a ``.parquet`` file without pyarrow.
             DataError, ValueError, TypeError: see ``recommend``; all before anything is written.
         """
