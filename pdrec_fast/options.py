@@ -187,6 +187,15 @@ class ReadingOptions:
         int | None, typer.Option(min=1, help="At most so many users, always the same sample.")
     ] = None
 
+    def given(self) -> list[str]:
+        """The options whose values are not the default."""
+        parameters = inspect.signature(type(self)).parameters.items()
+        return [
+            f"--{name.replace('_', '-')}"
+            for name, parameter in parameters
+            if getattr(self, name) != parameter.default
+        ]
+
     def reading(self) -> dict[str, Any]:
         """As arguments of ``Interactions.from_file``."""
         return {
@@ -283,11 +292,9 @@ class DataOptions(ReadingOptions):
     def arguments(self) -> list[str]:
         """The options that give these values."""
         words = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            value = getattr(self, name)
-            if value != parameter.default:
-                option = f"--{name.replace('_', '-')}"
-                words += [option] if value is True else [option, str(value)]
+        for option in self.given():
+            value = getattr(self, option.removeprefix("--").replace("-", "_"))
+            words += [option] if value is True else [option, str(value)]
         return words
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
@@ -116,7 +117,7 @@ class Preferences:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
             DataError: ``scorer`` was fitted on other interactions.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
-                split.
+                split; or a number is not whole.
         """
         inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
         arrays = inference.arrays(slice(0, train.n_users), progress)
@@ -165,6 +166,7 @@ class Preferences:
             DataError, ValueError, TypeError: see ``infer``.
         """
         check_rank(rank, world)
+        check_whole(part_size=part_size)
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
         inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
@@ -307,6 +309,7 @@ class _Inference:
             )
         if block_size is None:
             block_size = users_per_block(scorer, train.n_items)
+        check_whole(top_m=top_m, n_draws=n_draws, seed=seed, block_size=block_size)
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_scorer(scorer, train)
         n_unobserved = unobserved_counts(train)
