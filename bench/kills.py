@@ -82,8 +82,17 @@ def jobs() -> list[Job]:
         Job(
             "study",
             (
-                *("study", "ablation", *data, "--encoders", "sasrec", "--seeds", "1", "--jobs", "1"),
-                *("--only", "*sasrec-0", "--quiet", "--out", "{out}/study", *settings),
+                *("study", "ablation", *data, "--encoders", "sasrec", "--seeds", "1"),
+                *(
+                    "--jobs",
+                    "1",
+                    "--only",
+                    "*sasrec-0",
+                    "--quiet",
+                    "--out",
+                    "{out}/study",
+                    *settings,
+                ),
             ),
         ),
         Job("update", ("update", *of_run, *data, "--out", "{out}/run", "--quiet")),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +28,14 @@ import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 import pdrec_fast as pf
 
 RawId = int | str
+MOST_ERRORS, LONGEST_NAME = 10, 100  # that one answer tells of
 
 
 class Request(BaseModel):
@@ -198,7 +202,15 @@ def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> 
     Args:
         batch_size: requests scored at once, at most.
         wait_ms: how long the first of a batch waits for others.
+
+    Raises:
+        ValueError: a batch of less than one request, or a negative time.
     """
+    if batch_size < 1 or not 0 <= wait_ms < math.inf:
+        raise ValueError(
+            "batch_size must be at least 1 and wait_ms not negative, got "
+            f"{batch_size} and {wait_ms}"
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -209,6 +221,15 @@ def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> 
         await worker
 
     app = FastAPI(title="pdrec_fast", version=pf.__version__, lifespan=lifespan)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
+        """What is wrong and where, without the input, which may be long or private."""
+        found = [
+            {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
+            for each in error.errors()[:MOST_ERRORS]
+        ]
+        return JSONResponse({"detail": found}, 422)
 
     @app.post("/recommend")
     async def recommend_items(request: Request) -> Response:
@@ -243,6 +264,12 @@ def main() -> None:
     parser.add_argument("--wait-ms", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=None, help="of the model")
     options = parser.parse_args()
+    if options.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
+    if not 0 <= options.wait_ms < math.inf:
+        parser.error(f"--wait-ms must not be negative, got {options.wait_ms}")
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads must be at least 1, got {options.threads}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     app = make_app(load(options.model), batch_size=options.batch_size, wait_ms=options.wait_ms)

@@ -1,4 +1,4 @@
-"""Checks that settings share; each names the setting and its value in a ValueError."""
+"""Checks that settings and arguments share; each names what is wrong and its value."""
 
 from __future__ import annotations
 
@@ -42,9 +42,22 @@ def check_counts(config: Any, *names: str) -> None:
 def check_integers(config: Any, *names: str) -> None:
     """Each named setting is a whole number."""
     for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if not _is_whole(getattr(config, name)):
+            raise ValueError(f"{name} must be a whole number, got {getattr(config, name)!r}")
+
+
+def check_whole(**arguments: Any) -> None:
+    """Raises TypeError unless each argument is a whole number."""
+    for name, value in arguments.items():
+        if not _is_whole(value):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+
+
+def check_ordered(**arguments: Any) -> None:
+    """Raises TypeError where an argument whose order counts is a set."""
+    for name, value in arguments.items():
+        if isinstance(value, (set, frozenset)):
+            raise TypeError(f"{name} is a {type(value).__name__}, which has no order: give a list")
 
 
 def check_ratios(config: Any, *names: str) -> None:
@@ -64,6 +77,10 @@ def check_seed(config: Any) -> None:
     """The seed fits into 32 bits."""
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in 0 .. 2**32 - 1, got {config.seed}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check_finite(config: Any, name: str) -> None:

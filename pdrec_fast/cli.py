@@ -160,6 +160,7 @@ def run(
     valid_file: opt.ValidFile = None,
     test_file: opt.TestFile = None,
     diffusion: opt.DiffusionRun = None,
+    preferences: opt.PreferencesFolder = None,
     final: Final = False,
     log: opt.Log = None,
     device: opt.Device = "auto",
@@ -193,6 +194,7 @@ def run(
                     "--set diffusion.* has no effect with --diffusion: leave one of them"
                 )
             fitted = opt.diffusion_of(diffusion, device)
+        inferred = opt.preferences_of(preferences, chosen.settings)
         profiled = Profile(profile) if profile and processes.is_first else None
         with profiled or nullcontext(), _interruptible():
             result = run_pipeline(
@@ -200,6 +202,7 @@ def run(
                 config,
                 out=out,
                 diffusion=fitted,
+                preferences=inferred,
                 device=device,
                 cuda_graphs=cuda_graphs,
                 progress=not quiet,
@@ -224,6 +227,7 @@ def update(
     test_file: opt.TestFile = None,
     settings: opt.Set = None,
     diffusion: opt.DiffusionRun = None,
+    preferences: opt.PreferencesFolder = None,
     final: Annotated[
         bool | None,
         typer.Option("--final/--no-final", help="As in run; default: as the run did."),
@@ -242,6 +246,7 @@ def update(
     opt.use_threads(threads)
     if out.resolve() == run_dir.resolve():
         raise ValueError(f"--out {out}: is the run to update; choose another directory")
+    inferred = opt.preferences_of(preferences, settings)
     with _interruptible():
         result = pdrec_fast.update(
             run_dir,
@@ -251,6 +256,7 @@ def update(
             split=data.split if data.split != SplitSpec() else None,
             final=final,
             diffusion=None if diffusion is None else opt.diffusion_of(diffusion, device),
+            preferences=inferred,
             device=device,
             cuda_graphs=cuda_graphs,
             progress=not quiet,

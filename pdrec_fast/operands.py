@@ -208,9 +208,9 @@ class Similarity(NamedTuple):
 
     def detached(self) -> Similarity:
         """With the learned temperature in float32, without its history."""
-        return self._replace(
-            learned=None if self.learned is None else self.learned.detach().float()
-        )
+        learned = None if self.learned is None else self.learned.detach().float()
+        # Not by _replace, which torch.compile of torch 2.6 cannot trace.
+        return Similarity(self.similarity, self.temperature, learned)
 
     @property
     def cosine(self) -> bool:

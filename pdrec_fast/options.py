@@ -23,9 +23,10 @@ from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODER_CONFIGS
 from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
 from pdrec_fast.pipeline import RunConfig, SplitSpec, tested_models
+from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import FORMER_NAMES, preset_names
 from pdrec_fast.ranks import ALONE, Mesh, mesh_sizes
-from pdrec_fast.settings import field_values, own_settings
+from pdrec_fast.settings import field_values, own_settings, parse_settings
 from pdrec_fast.training import MODULES, Module
 
 EPOCHS_CSV, TENSORBOARD = "epochs.csv", "tensorboard"
@@ -66,6 +67,15 @@ Set = Annotated[
 DiffusionRun = Annotated[
     Path | None,
     typer.Option(help="Use the diffusion model of this other run of the same data."),
+]
+PreferencesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--preferences",
+        metavar="FOLDER",
+        help="Train with what the command preferences wrote for this data, instead of inferring "
+        "it; top_m, omega_m and n_draws are the folder's.",
+    ),
 ]
 
 
@@ -202,6 +212,15 @@ class ReadingOptions:
         int | None, typer.Option(min=1, help="At most so many users, always the same sample.")
     ] = None
 
+    def given(self) -> list[str]:
+        """The options whose values are not the default."""
+        parameters = inspect.signature(type(self)).parameters.items()
+        return [
+            f"--{name.replace('_', '-')}"
+            for name, parameter in parameters
+            if getattr(self, name) != parameter.default
+        ]
+
     def reading(self) -> dict[str, Any]:
         """As arguments of ``Interactions.from_file``."""
         return {
@@ -298,11 +317,9 @@ class DataOptions(ReadingOptions):
     def arguments(self) -> list[str]:
         """The options that give these values."""
         words = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
-            value = getattr(self, name)
-            if value != parameter.default:
-                option = f"--{name.replace('_', '-')}"
-                words += [option] if value is True else [option, str(value)]
+        for option in self.given():
+            value = getattr(self, option.removeprefix("--").replace("-", "_"))
+            words += [option] if value is True else [option, str(value)]
         return words
 
 
@@ -360,6 +377,27 @@ def known_preset(value: str) -> str:
 def diffusion_of(run_dir: Path, device: str) -> DiffRec:
     """The diffusion model of a run that ``--diffusion`` names."""
     return DiffRec.load(tested_models(run_dir) / "diffusion", device=device)
+
+
+def preferences_of(folder: Path | None, settings: Collection[str] | None) -> Preferences | None:
+    """The preferences that ``--preferences`` names, mapped from their files and verified.
+
+    Args:
+        settings: what ``--set`` says.
+
+    Raises:
+        ValueError: one of them is the preferences' own.
+        CheckpointError: see ``Preferences.open``.
+    """
+    if folder is None:
+        return None
+    for key in ("top_m", "omega_m", "n_draws"):
+        if key in parse_settings(settings or ()):
+            raise ValueError(
+                f"--set {key} has no effect with --preferences, which were inferred with theirs: "
+                "leave one of them out"
+            )
+    return Preferences.open(folder, verify=True)
 
 
 def use_threads(threads: int | None) -> None:

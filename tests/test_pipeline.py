@@ -482,6 +482,16 @@ def test_another_model_does_not_stand_in_for_a_lost_one(finished, tmp_path):
     assert "model: no PDRec model is saved here" in result.stderr
 
 
+def test_recommend_refuses_how_to_read_what_is_not_given(finished):
+    options = "--user-column", "u", "--no-header", "--since", "2020-01-01"
+    result = command("recommend", "--run", finished[0], "--all", *options)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: --user-column, --no-header, --since: say how --data is read; give --data too, or "
+        "leave out what has no effect\n"
+    )
+
+
 def test_recommend_into_a_file_for_anyone(finished, data, tmp_path):
     out, clicks = finished[0], data.item_ids[[3, 8]].tolist()
     run = ("recommend", "--run", out, "-k", 3)

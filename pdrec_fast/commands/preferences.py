@@ -13,6 +13,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.part_jobs import rank_here
 from pdrec_fast.pipeline import DIFFUSION, RunConfig, read_run, tested_models
+from pdrec_fast.pipeline.given import split_of
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.training import PDRec
 
@@ -56,7 +57,7 @@ def preferences(
     scorer = _scorer(run_dir, config, device)
     done = Preferences.infer_parts(
         scorer,
-        config.split.apply(scorer.interactions()).train,
+        split_of(run_dir, config.split, scorer.interactions()).train,
         out,
         top_m=config.top_m if top_m is None else top_m,
         omega_m=config.omega_m if omega_m is None else omega_m,

@@ -102,6 +102,11 @@ def recommend(
         raise ValueError("--out is for users of the data: leave out --history")
     if out is None and (rank is not None or world is not None or part_size != 1 << 16):
         raise ValueError("--rank, --world and --part-size share the work of --out: name a file")
+    if data is None and (given := reading.given()):
+        raise ValueError(
+            f"{', '.join(given)}: say how --data is read; give --data too, or leave out what has "
+            "no effect"
+        )
     if out is not None:
         rank, world = rank_here(rank, world)
     model = model_of(run_dir, device)

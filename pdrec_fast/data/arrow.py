@@ -48,7 +48,7 @@ def read_arrow_file(source: Source, names: ColumnNames) -> Records:
         if len(set(labels)) < len(labels):
             table = file.read()
             return _read(columns, table.column, table.num_rows, str(source.path))
-        table = file.read(columns=list({labels[place] for place in columns.used}))
+        table = file.read(columns=[labels[place] for place in columns.used])
     except (pyarrow.ArrowException, OSError) as error:
         kind = "Parquet" if source.kind in PARQUET else "Arrow"
         raise DataError(f"{source.path}: not a readable {kind} file ({error})") from error

@@ -36,7 +36,7 @@ def read_frame(frame: Any, names: ColumnNames) -> Records:
     if hasattr(frame, "collect_schema") and hasattr(frame, "collect"):  # polars, lazy
         labels = frame.collect_schema().names()
         columns = resolve_columns(names, labels, _SOURCE)
-        frame = frame.select(list({labels[place] for place in columns.used})).collect()
+        frame = frame.select([labels[place] for place in columns.used]).collect()
         values = [column_values(frame[labels[place]]) for place in columns.used]
         return read_columns(values, columns, _SOURCE)
     if isinstance(frame, Mapping):

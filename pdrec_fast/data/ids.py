@@ -27,6 +27,7 @@ MISSING = frozenset(
         *("NONE", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaT", "\\N", "undefined"),
     ]
 )
+TRUTH_VALUES = ("true", "false")  # of a boolean column that was written as text, in lower case
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,15})(\.0+)?", re.ASCII)
 
@@ -82,11 +83,13 @@ def encode_names(
         quotes: whether quotation marks around an id were taken off where it was read.
 
     Raises:
-        DataError: an id is blank.
+        DataError: an id is blank, or all are truth values.
     """
     blank = [number for number, name in enumerate(names) if not name or name.isspace()]
     if blank:
         raise DataError(missing_id(where(int(_rows_of(codes, blank)[0]), column)))
+    if names and all(name.lower() in TRUTH_VALUES for name in names):
+        raise DataError(truth_values(where(0, column)))
     numbers = _as_integers(names)
     if numbers is not None:
         return (*_renumber(codes, numbers), ())
@@ -156,6 +159,10 @@ def as_strings(values: Any, column: Any, where: Where) -> list[str]:
 
 def missing_id(place: str) -> str:
     return f"{place}: the id is missing; give every record an id or remove the row"
+
+
+def truth_values(place: str) -> str:
+    return f"{place}: all ids are true or false, as if of another column; name the column of ids"
 
 
 def _as_string(value: Any, row: int, column: Any, where: Where) -> str:

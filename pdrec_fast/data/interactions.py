@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pdrec_fast.checks import check_ordered
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.filters import Filters, Repeats
 from pdrec_fast.data.frames import check_lengths, column_values, read_columns, read_frame
@@ -549,6 +550,7 @@ def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
 
 
 def _names(raw_ids: Any) -> list[str]:
+    check_ordered(raw_ids=raw_ids)
     ids = np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()
     return [str(int(name)) if _is_whole(name) else str(name) for name in ids]
 

@@ -43,8 +43,6 @@ def read_plain_text(source: Source, names: ColumnNames, header: bool = True) -> 
         return None
     labels = labels_of(first, source) if header else list(range(len(first)))
     columns = resolve_columns(names, labels, str(source.path))
-    if len(set(columns.used)) < len(columns.used):
-        return None
 
     def parse(types: list[Any]) -> list[Any]:
         """The columns to read, of these types."""

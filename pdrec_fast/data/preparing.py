@@ -22,9 +22,11 @@ from pdrec_fast.data.ids import (
     LIKE_MISSING,
     MISSING,
     READ_AS_WHOLE,
+    TRUTH_VALUES,
     WITH_SPACES,
     as_strings,
     missing_id,
+    truth_values,
 )
 from pdrec_fast.data.records import (
     ColumnNames,
@@ -373,10 +375,14 @@ class _Preparation:
         if not self._is_text[name]:
             return name, "int64"
         integer, whole = text_ids(name)
-        all_integers, all_whole, n_decimals = self._files.rows(
+        truths = f"lower({name}) IN ({', '.join(map(_quoted, TRUTH_VALUES))})"
+        all_integers, all_whole, n_decimals, all_truths = self._files.rows(
             f"SELECT bool_and({integer}), bool_and({whole}), "
-            f"count(*) FILTER (contains({name}, '.')) FROM staged"
+            f"count(*) FILTER (contains({name}, '.')), bool_and({truths}) FROM staged"
         )[0]
+        if all_truths:
+            place = self._columns.user if name == "u" else self._columns.item
+            raise DataError(truth_values(self._place(place)))
         if all_integers:
             return f"{name}::BIGINT", "int64"
         if all_whole and n_decimals:

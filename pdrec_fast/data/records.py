@@ -118,7 +118,7 @@ def resolve_columns(names: ColumnNames, labels: Sequence[Any], source: str) -> C
     """Where the columns to read stand.
 
     Raises:
-        DataError: a column is missing or occurs more than once.
+        DataError: a column is missing or occurs more than once, or is given as two.
         TypeError: a column is given by something else than a name or a position.
     """
     for argument, name in names._asdict().items():
@@ -132,7 +132,21 @@ def resolve_columns(names: ColumnNames, labels: Sequence[Any], source: str) -> C
         timestamp = _find(wanted, "timestamp", labels, source)
     if names.rating is not None:
         rating = _find(names.rating, "rating", labels, source)
-    return Columns(user, item, timestamp, rating, labels)
+    columns = Columns(user, item, timestamp, rating, labels)
+    _check_distinct(columns, source)
+    return columns
+
+
+def _check_distinct(columns: Columns, source: str) -> None:
+    taken: dict[int, str] = {}
+    for argument, place in zip(ColumnNames._fields, columns[:4], strict=True):
+        if place is not None and place in taken:
+            raise DataError(
+                f"{source}: column {columns.labels[place]!r} is given as {taken[place]} and as "
+                f"{argument}: pass another {argument}=, on the command line --{argument}-column"
+            )
+        if place is not None:
+            taken[place] = argument
 
 
 def _find(name: Label, argument: str, labels: Sequence[Any], source: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from pdrec_fast.data.ids import IdEncoder
+from pdrec_fast.data.ids import TRUTH_VALUES, IdEncoder
 from pdrec_fast.data.records import (
     ColumnNames,
     Columns,
@@ -118,13 +118,13 @@ class RecordBuilder:
 
 
 def as_ratings(values: Sequence[Any], column: Any, first_row: int, where: Where) -> np.ndarray:
-    """Ratings as float64.
+    """Ratings as float64; true is 1 and false is 0, as values or as text.
 
     Raises:
         DataError: one is not a finite number.
     """
     try:
-        ratings = np.fromiter(map(float, values), np.float64, len(values))
+        ratings = np.fromiter(map(_rating, values), np.float64, len(values))
         row = int((~np.isfinite(ratings)).argmax())
         if np.isfinite(ratings).all():
             return ratings
@@ -136,9 +136,18 @@ def as_ratings(values: Sequence[Any], column: Any, first_row: int, where: Where)
     )
 
 
+def _rating(value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        if str(value).lower() not in TRUTH_VALUES:
+            raise
+        return float(str(value).lower() == "true")
+
+
 def _is_number(value: Any) -> bool:
     try:
-        float(value)
+        _rating(value)
     except (ValueError, TypeError, OverflowError):
         return False
     return True

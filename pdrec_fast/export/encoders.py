@@ -62,7 +62,8 @@ class PlainGRU4Rec(nn.Module):
     def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
         """See the module."""
         # A loop that a traced program keeps as one; torch.gru would be unrolled to a fixed length.
-        from torch._higher_order_ops.scan import scan
+        # This is where torch's documentation takes it from: scan has no public name yet.
+        from torch._higher_order_ops import scan
 
         encoder = self.encoder
         ids, _ = latest(items, keep, back, encoder.max_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pdrec_fast.checks import check_whole
 from pdrec_fast.errors import CheckpointError, MissingExtraError
 from pdrec_fast.files import checksum, current_directory, whole_directory
 from pdrec_fast.ops.selection.project import project, rows_per_block
@@ -100,6 +101,7 @@ class ItemIndex:
             MissingExtraError: Faiss is not installed.
         """
         matrix = _checked_matrix(matrix)
+        check_whole(k=k)
         if not 0 < recall <= 1:
             raise ValueError(f"recall must lie in (0, 1], got {recall}")
         kept = np.arange(len(matrix)) if rows is None else np.flatnonzero(np.asarray(rows))
@@ -145,8 +147,10 @@ class ItemIndex:
 
         Raises:
             ValueError: a shape or a row that does not fit.
+            TypeError: rows that are no list or array, such as a set; ``k`` is no whole number.
         """
         vectors = self._checked_vectors(vectors)
+        check_whole(k=k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if self.index is not None:
@@ -303,7 +307,8 @@ class ItemIndex:
         """One list of places in the index for all vectors, or one for each."""
         if given is None:
             return [None]
-        if len(given) == 0 or np.ndim(given[0]) == 0:
+        _check_rows(name, given)
+        if len(given) == 0 or (np.ndim(given[0]) == 0 and not isinstance(given[0], Set)):
             lists: list[Any] = [given]
         elif len(given) == len(vectors):
             lists = list(given)
@@ -312,6 +317,7 @@ class ItemIndex:
         return [self._places(name, each) for each in lists]
 
     def _places(self, name: str, rows: Rows) -> npt.NDArray[np.int64]:
+        _check_rows(name, rows)
         wanted = np.unique(np.asarray(rows, dtype=np.int64))
         outside = wanted[(wanted < 0) | (wanted >= len(self.matrix))]
         if len(outside):
@@ -334,6 +340,14 @@ class ItemIndex:
             row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise ValueError(f"vector {row} is not finite")
         return vectors
+
+
+def _check_rows(name: str, rows: Any) -> None:
+    if not isinstance(rows, (Sequence, np.ndarray)) or isinstance(rows, (str, bytes)):
+        raise TypeError(
+            f"{name} must be a list or an array of rows, or one for each vector, got a "
+            f"{type(rows).__name__}"
+        )
 
 
 def _best(

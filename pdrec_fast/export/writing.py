@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import pdrec_fast
+from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.export.parts import (
     Model,
@@ -45,6 +46,7 @@ def export_model(
         check_onnx()
     data = model.data
     assert data is not None
+    check_whole(k=k)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     parts = model_parts(model, fusion=fusion)

@@ -47,6 +47,11 @@ class Callbacks(Callback):
     """Several callbacks, and a plain function of the history, as one."""
 
     def __init__(self, callbacks: Sequence[Callback], on_epoch_end: OnEpochEnd | None) -> None:
+        if not isinstance(callbacks, Sequence):
+            raise TypeError(
+                f"callbacks must be a list, got a {type(callbacks).__name__}: write "
+                "callbacks=[...] around it"
+            )
         for each in callbacks:
             if not isinstance(each, Callback):
                 raise TypeError(

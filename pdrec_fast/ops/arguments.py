@@ -12,6 +12,17 @@ import torch
 from pdrec_fast.ragged import Ragged
 
 _WORD = 2**32
+# Asked once, as torch.compile of torch 2.6 cannot trace the question.
+_AUTOCAST_DEVICES = frozenset(
+    filter(torch.amp.is_autocast_available, ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla"))
+)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast casts to on a kind of device, ``"cpu"`` or another; None where it is off."""
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def per_row(name: str, values: Any, dtype: npt.DTypeLike, n_rows: int) -> npt.NDArray[Any]:

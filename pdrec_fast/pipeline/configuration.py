@@ -200,8 +200,13 @@ class RunConfig:
         return "fusion" in self.pdrec.modules and self.encoder != DIFFUSION
 
     @property
+    def fuses_guide(self) -> bool:
+        """Whether the guide is among those scorers."""
+        return self.fuses and "guide" in self.fusion_guides
+
+    @property
     def needs_guide(self) -> bool:
-        return self.needs_preferences or (self.fuses and "guide" in self.fusion_guides)
+        return self.needs_preferences or self.fuses_guide
 
     @property
     def needs_diffusion(self) -> bool:

@@ -25,6 +25,7 @@ from pdrec_fast.pipeline.stages import (
     Models,
     Stages,
     check_before_training,
+    with_given_preferences,
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
@@ -56,6 +57,7 @@ def run(
     *,
     out: str | Path | None = None,
     diffusion: DiffRec | None = None,
+    preferences: Preferences | None = None,
     warm_start: str | Path | None = None,
     device: str | torch.device = "auto",
     cuda_graphs: bool = False,
@@ -75,6 +77,9 @@ def run(
         diffusion: a model already fitted on this data's training part, instead of a new one;
             its settings replace ``config.diffusion``. As a guide it is not tested here: the metrics
             have None for it.
+        preferences: of this data's training part, to train the encoder with instead of inferring
+            them; no guide is trained for them. Their ``top_m``, ``omega_m`` and ``n_draws``
+            replace those of ``config``. ``Preferences.open`` reads large ones row by row.
         warm_start: directory of a finished run whose models are the start of these, see
             ``PDRec.fit``; ``update`` also says for how many epochs. Held-out records that they were
             trained on are not tested, and the split's report counts them.
@@ -92,9 +97,10 @@ def run(
     Raises:
         CheckpointError: ``out`` holds a run of other data or settings, or ``warm_start`` none.
         DataError: nobody has enough interactions to learn from, or nothing is left to recommend; or
-            ``diffusion`` was fitted on other interactions, or the models of ``warm_start`` were
-            trained on more than a tenth of what is held out here.
-        ValueError: ``diffusion`` is not needed, or there is no such device.
+            ``diffusion`` was fitted or ``preferences`` were inferred on other interactions, or the
+            models of ``warm_start`` were trained on more than a tenth of what is held out here.
+        ValueError: ``diffusion`` or ``preferences`` are not needed, or the latter are not enough
+            or given with ``config.final``; or there is no such device.
     """
     device = mesh.device if mesh.all.size > 1 else resolve_device(device)
     config = config or RunConfig()
@@ -103,6 +109,8 @@ def run(
     config, protocols = with_possible_protocols(config, split)
     if diffusion is not None:
         config = replace(config, diffusion=diffusion.config)
+    if preferences is not None:
+        config = with_given_preferences(config, split.train, preferences, diffusion)
     new = _new_models(config, device, cuda_graphs)
     encoders = [each for each in (new.model, new.guide) if isinstance(each, PDRec)]
     check_before_training(config, split, diffusion, encoders)
@@ -112,6 +120,8 @@ def run(
         "data": fingerprint_of(data) if isinstance(data, Split) else data.fingerprint(),
         "diffusion": diffusion.fingerprint() if diffusion else None,
     }
+    if preferences is not None:
+        description["preferences"] = preferences.fingerprint()
     if former is not None:
         former.check_fits(config, new, split)
         seen = former.seen_by(split)
@@ -122,7 +132,8 @@ def run(
     tested = out / SELECTION if out is not None and config.final else out
     start = None if former is None else former.selected
     stages = Stages(tested, device, progress, callbacks, start, mesh)
-    models = _train(stages, config, split, new._replace(diffusion=diffusion))
+    given = new._replace(diffusion=diffusion, preferences=preferences)
+    models = _train(stages, config, split, given)
     untested = () if diffusion is None else ("diffusion",)
     metrics, ranks = figures_of(config, split, protocols, stages, models, untested)
     selected = None
@@ -167,17 +178,18 @@ def _train(
     Args:
         data: a split, to select epochs and shares on; or all records, to train on as ``selected``
             was.
-        new: an encoder and a guide to train, and a diffusion model where one is given.
+        new: an encoder and a guide to train, and a diffusion model and preferences where they are
+            given.
     """
     selected = selected or Models()
     train = data.train if isinstance(data, Split) else data
     diffusion, guide, preferences, model = new
-    if config.needs_diffusion:
+    if config.needs_diffusion and (preferences is None or config.fuses_guide):
         diffusion = stages.diffusion(config, data, diffusion, selected.diffusion)
     if guide is not None:
         guide = stages.guide(GUIDES[config.guide], guide, data, selected.guide)
     scorer = diffusion if guide is None else guide
-    if config.needs_preferences:
+    if config.needs_preferences and preferences is None:
         assert scorer is not None
         preferences = stages.preferences(config, train, scorer)
     if model is not None:

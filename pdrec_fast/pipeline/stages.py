@@ -37,6 +37,7 @@ from pdrec_fast.preferences import Preferences
 from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.training import PDRec
 from pdrec_fast.training.batches import check_trainable
+from pdrec_fast.training.guidance import check_preferences
 
 try:
     import resource
@@ -292,6 +293,45 @@ def with_possible_protocols(config: RunConfig, split: Split) -> tuple[RunConfig,
         codigem=replace(config.codigem, select_by="full"),
         latent=replace(config.latent, select_by="full"),
     ), ("full",)
+
+
+def with_given_preferences(
+    config: RunConfig, train: Interactions, preferences: Preferences, diffusion: DiffRec | None
+) -> RunConfig:
+    """The configuration with what preferences were inferred with that take the guide's place.
+
+    Args:
+        diffusion: the model that was given as well.
+
+    Raises:
+        ValueError: nothing would use them, or they are not enough, or there is more that they
+            would take the place of.
+        DataError: they were inferred on other interactions.
+    """
+    if not config.needs_preferences:
+        raise ValueError(
+            "preferences were given, but no module that would use them: leave them out, or choose "
+            "modules among hbr, dpa and nns"
+        )
+    if not config.fuses_guide and (diffusion is not None or config.guide != DIFFUSION):
+        other = f"guide={config.guide!r}" if diffusion is None else "the diffusion model"
+        raise ValueError(
+            f"{other} has no effect beside the preferences that were given: leave out one of the "
+            "two"
+        )
+    if config.final:
+        raise ValueError(
+            "final=True trains on all records, and the preferences that were given are of the "
+            "training part: leave out one of the two"
+        )
+    check_preferences(config.pdrec, train, preferences)
+    top_m, n_draws = preferences.top_items.shape[1], preferences.negatives.shape[1]
+    if "nns" in config.pdrec.modules and config.pdrec.safe_negatives > n_draws:
+        raise ValueError(
+            f"safe_negatives={config.pdrec.safe_negatives} is more than the preferences' "
+            f"n_draws={n_draws}: infer them with more draws, or set fewer safe negatives"
+        )
+    return replace(config, top_m=top_m, omega_m=preferences.omega_m, n_draws=n_draws)
 
 
 def check_before_training(

@@ -17,6 +17,7 @@ from pdrec_fast.pipeline.configuration import RunConfig, SplitSpec
 from pdrec_fast.pipeline.former import first_config, read_run
 from pdrec_fast.pipeline.given import SPLIT
 from pdrec_fast.pipeline.runner import RunResult, run
+from pdrec_fast.preferences import Preferences
 from pdrec_fast.settings import with_settings
 
 # What is left to learn takes few epochs; see docs/updating.md for what was measured.
@@ -37,6 +38,7 @@ def update(
     split: SplitSpec | None = None,
     final: bool | None = None,
     diffusion: DiffRec | None = None,
+    preferences: Preferences | None = None,
     device: str | torch.device = "auto",
     cuda_graphs: bool = False,
     progress: bool = True,
@@ -57,18 +59,24 @@ def update(
             ``UPDATE_SETTINGS``: the most epochs, where the run had no fewer, and patience.
         split: by time; of a run that was split by time it must be given. None: leave-one-out.
         final: train on all records at the end, see ``RunConfig``; None as the run did.
-        diffusion, device, cuda_graphs, progress, callbacks: see ``run``.
+        diffusion, preferences, device, cuda_graphs, progress, callbacks: see ``run``.
 
     Raises:
         CheckpointError: no finished run lies in ``run_dir``, or another one in ``out``.
         DataError, ValueError: see ``run``.
     """
-    config = update_config(first_config(read_run(Path(run_dir))), settings or {})
+    marker = read_run(Path(run_dir))
+    config = update_config(first_config(marker), settings or {})
     given = isinstance(data, Split)
     if bundle_exists(Path(run_dir) / SPLIT) and not given:
         raise ValueError(
             f"{run_dir}: its split was given; give one of the new data (given_split), on the "
             "command line --valid-file and --test-file"
+        )
+    if "preferences" in marker and preferences is None and diffusion is None:
+        raise ValueError(
+            f"{run_dir}: its preferences were given; give those of the new data (preferences=, on "
+            "the command line --preferences), or the diffusion model to infer them from"
         )
     if split is None and config.split != SplitSpec() and not given:
         raise ValueError(
@@ -81,6 +89,7 @@ def update(
         config if final is None else replace(config, final=final),
         out=out,
         diffusion=diffusion,
+        preferences=preferences,
         warm_start=run_dir,
         device=device,
         cuda_graphs=cuda_graphs,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
 from pdrec_fast.errors import DataError
@@ -120,7 +121,7 @@ class Preferences:
             ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
             DataError: ``scorer`` was fitted on other interactions.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
-                split.
+                split; or a number is not whole.
         """
         inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
         own = mesh.all.share(train.n_users, inference.block_size)
@@ -175,6 +176,7 @@ class Preferences:
             DataError, ValueError, TypeError: see ``infer``.
         """
         check_rank(rank, world)
+        check_whole(part_size=part_size)
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
         inference = _Inference(scorer, train, top_m, omega_m, n_draws, seed, block_size)
@@ -253,7 +255,7 @@ class Preferences:
             CheckpointError: missing, damaged, not finished, or no preferences.
         """
         if holds_parts(Path(path)):
-            return cls._of_parts(path, verify=True)
+            return cls._of_parts(path, verify=True, mapped=False)
         meta, files = read_bundle(path, KIND)
         saved = meta.pop("fingerprint", None)
         arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
@@ -265,25 +267,31 @@ class Preferences:
         return loaded
 
     @classmethod
-    def open(cls, path: str | Path) -> Preferences:
+    def open(cls, path: str | Path, *, verify: bool = False) -> Preferences:
         """What ``infer_parts`` wrote, for reading rows of it: nothing but ``indptr`` is loaded.
 
-        The other arrays are ``JoinedRows`` over the files, which are mapped into memory, not
-        verified. Of what ``save`` wrote this is ``load``.
+        The other arrays are ``JoinedRows`` over the files, which are mapped into memory. Of what
+        ``save`` wrote this is ``load``.
+
+        Args:
+            verify: read everything once, and compare checksums.
 
         Raises:
-            CheckpointError: missing, not finished, or no preferences.
+            CheckpointError: missing, not finished, or no preferences; damaged, where that is
+                looked for.
         """
-        return cls._of_parts(path, verify=False) if holds_parts(Path(path)) else cls.load(path)
+        if holds_parts(Path(path)):
+            return cls._of_parts(path, verify=verify, mapped=True)
+        return cls.load(path)
 
     @classmethod
-    def _of_parts(cls, path: str | Path, *, verify: bool) -> Preferences:
+    def _of_parts(cls, path: str | Path, *, verify: bool, mapped: bool) -> Preferences:
         about, parts = read_parts(Path(path), verify=verify)
         lengths = np.concatenate([np.diff(part["indptr"]) for part in parts])
         arrays: dict[str, Any] = {"indptr": indptr_of(lengths)}
         for name in _ARRAYS[1:]:
             rows = JoinedRows([part[name] for part in parts])
-            arrays[name] = np.asarray(rows) if verify else rows
+            arrays[name] = rows if mapped else np.asarray(rows)
         return cls(about["n_items"], about["data"], about["omega_m"], **arrays)
 
     @property
@@ -311,6 +319,7 @@ class _Inference:
             )
         if block_size is None:
             block_size = users_per_block(scorer, train.n_items)
+        check_whole(top_m=top_m, n_draws=n_draws, seed=seed, block_size=block_size)
         _check_arguments(top_m, omega_m, n_draws, block_size)
         _check_scorer(scorer, train)
         n_unobserved = unobserved_counts(train)
@@ -344,7 +353,8 @@ def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
     """Raise a DataError where the preferences are of other interactions."""
     if preferences.data != train.fingerprint():
         raise DataError(
-            "preferences were inferred on other interactions than these training interactions"
+            "preferences were inferred on other interactions than these training interactions: "
+            "infer them on the training part of the same data, read and split in the same way"
         )
 
 
@@ -353,7 +363,7 @@ def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         for piece in getattr(array, "pieces", (array,)):
-            digest.update(piece.tobytes())
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation import Scorer, VectorScorer, checked_scores, prepared, uses_vectors
@@ -59,6 +60,7 @@ def blocks(
     n_items = people.histories.n_items
     if block_size is None:
         block_size = rows_per_block(n_items, on_gpu=off_cpu(scorer))
+    check_whole(block_size=block_size)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
     scorer = prepared(scorer)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from pdrec_fast.errors import MissingExtraError
+from pdrec_fast.errors import CheckpointError, MissingExtraError
 from pdrec_fast.files import writing
 from pdrec_fast.part_jobs import do_parts, join_once, reserve, whole_part
 from pdrec_fast.recommending.recommendations import Recommendations
 
 SUFFIXES = (".parquet", ".csv")
 COLUMNS = ("user", "item", "score", "rank", "fallback")
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 
 def check_path(path: Path) -> None:
@@ -60,7 +64,7 @@ def write_in_parts(
         Whether ``path`` is there; False where other ranks are not done yet.
 
     Raises:
-        CheckpointError: parts of another job lie beside ``path``.
+        CheckpointError: parts of another job lie beside ``path``, or a part is damaged.
     """
     folder = path.with_name(f".{path.name}.parts")
     starts = range(0, max(n_people, 1), part_size)  # a part of nobody has the columns
@@ -92,22 +96,43 @@ def write_in_parts(
 
 
 def _write_part(part: Path, found: Recommendations) -> None:
-    columns = found.columns()
-    with whole_part(part) as fresh:
-        if part.suffix == ".csv":
-            with open(fresh, "w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream).writerows(_rows(columns))
-        else:
-            import pyarrow
-            import pyarrow.parquet
+    """Write the rows of a part in the format of the whole, then their SHA-256."""
+    text = (_csv_of if part.suffix == ".csv" else _parquet_of)(found.columns())
+    with whole_part(part) as fresh, open(fresh, "wb") as stream:
+        stream.write(text)
+        stream.write(hashlib.sha256(text).digest())
 
-            # Told apart from "no values of any kind" where nobody gets anything.
-            text = {name for name, values in columns.items() if values.dtype == object}
-            arrays = {
-                name: pyarrow.array(values, pyarrow.string() if name in text else None)
-                for name, values in columns.items()
-            }
-            pyarrow.parquet.write_table(pyarrow.table(arrays), fresh)
+
+def _read_part(part: Path) -> memoryview:
+    """What ``_write_part`` wrote, without the checksum, which is verified."""
+    content = memoryview(part.read_bytes())
+    text, expected = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if hashlib.sha256(text).digest() != expected:
+        raise CheckpointError(
+            f"{part}: damaged; delete it, and give the command that wrote it again"
+        )
+    return text
+
+
+def _csv_of(columns: dict[str, np.ndarray]) -> bytes:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(_rows(columns))
+    return stream.getvalue().encode()
+
+
+def _parquet_of(columns: dict[str, np.ndarray]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    # Told apart from "no values of any kind" where nobody gets anything.
+    text = {name for name, values in columns.items() if values.dtype == object}
+    arrays = {
+        name: pyarrow.array(values, pyarrow.string() if name in text else None)
+        for name, values in columns.items()
+    }
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(arrays), stream)
+    return stream.getvalue()
 
 
 def _rows(columns: dict[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
@@ -121,16 +146,20 @@ def _join_csv(parts: list[Path], whole: Path) -> None:
     with open(whole, "wb") as stream:
         stream.write((",".join(COLUMNS) + "\r\n").encode())
         for part in parts:
-            with open(part, "rb") as source:
-                shutil.copyfileobj(source, stream)
+            stream.write(_read_part(part))
 
 
 def _join_parquet(parts: list[Path], whole: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetWriter(whole, pyarrow.parquet.read_schema(parts[0])) as writer:
+    def tables() -> Iterator[Any]:
         for part in parts:
-            table = pyarrow.parquet.read_table(part)
+            yield pyarrow.parquet.read_table(pyarrow.BufferReader(_read_part(part)))
+
+    each = tables()
+    first = next(each)
+    with pyarrow.parquet.ParquetWriter(whole, first.schema) as writer:
+        for table in chain([first], each):
             if table.num_rows:
                 writer.write_table(table)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pdrec_fast.checks import check_ordered
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.data.ids import first_names
 from pdrec_fast.data.times import BadTimeError, Times, times_of
@@ -65,6 +66,7 @@ def queries(
             f"data must be Interactions, not {type(data).__name__}: make them by "
             "Interactions.from_frame or from_file"
         )
+    check_ordered(users=users, history=history, times=times)
     source = catalogue if data is None else data
     given = None if history is None else _given(catalogue, history, times)
     if given is None and times is not None:
@@ -211,7 +213,10 @@ def _rows(values: Any, name: str) -> list[Any]:
     """One row for each person: of a flat list, one."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise TypeError(f"{name} must be a list for one person, or a list of lists, got {values!r}")
-    rows = [as_list(row) for row in as_list(values)]
+    given = as_list(values)
+    for row in given:
+        check_ordered(**{f"a row of {name}": row})
+    rows = [as_list(row) for row in given]
     nested = [isinstance(row, list) for row in rows]
     if rows and all(nested):
         return rows

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from pdrec_fast.checks import check_ordered, check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, prepared
@@ -101,7 +102,7 @@ class Recommender:
 
         Raises:
             ValueError: an argument out of its range, or lists of unequal lengths.
-            TypeError: an argument of another kind.
+            TypeError: an argument of another kind; users or a history as a set, which has no order.
             DataError: see ``unknown``; or an allow-list without one known item.
         """
         catalogue = self._checked(k)
@@ -149,12 +150,13 @@ class Recommender:
             Whether the file is there; False where other ranks have yet to do their parts.
 
         Raises:
-            CheckpointError: parts of another job lie beside ``path``.
+            CheckpointError: parts of another job lie beside ``path``, or a part is damaged.
             MissingExtraError: a ``.parquet`` file without pyarrow.
             DataError, ValueError, TypeError: see ``recommend``; all before anything is written.
         """
         path = Path(path)
         check_path(path)
+        check_whole(part_size=part_size)
         if part_size < 1:
             raise ValueError(f"part_size must be at least 1, got {part_size}")
         check_rank(rank, world)
@@ -187,6 +189,7 @@ class Recommender:
     def _checked(self, k: int) -> Interactions:
         """The catalogue, from which ``k`` items can be taken."""
         catalogue = self.interactions()
+        check_whole(k=k)
         if not 1 <= k <= catalogue.n_targets:
             raise ValueError(
                 f"k must lie in 1 .. {catalogue.n_targets} (the number of items), got {k}"
@@ -217,6 +220,7 @@ class Recommender:
         Raises:
             DataError: an unknown item, or one of which the model knows nothing.
             ValueError: ``k`` out of its range.
+            TypeError: ``k`` is no whole number, or the items are a set, which has no order.
         """
         catalogue = self.interactions()
         asked = catalogue.item_index(items)
@@ -229,6 +233,7 @@ class Recommender:
                 f"item {str(cold[0])!r} has no record that the model was trained on: nothing is "
                 "known of what it is like"
             )
+        check_whole(k=k)
         most = int(known.sum()) - 1
         if not 1 <= k <= most:
             raise ValueError(f"k must lie in 1 .. {most} (the other known items), got {k}")
@@ -264,7 +269,7 @@ class Recommender:
             float32 [P]: of a user, what ``recommend`` ranks by.
 
         Raises:
-            DataError, ValueError: see ``recommend``.
+            DataError, ValueError, TypeError: see ``recommend``.
         """
         if unknown == "popular":
             raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
@@ -302,6 +307,7 @@ def _columns(pairs: Any) -> tuple[list[Any], list[Any]]:
         raise ValueError(
             f"pairs need the columns user and item (or user_id and item_id); there are {names}"
         )
+    check_ordered(pairs=pairs)
     rows = as_list(pairs)
     wrong = [row for row in rows if not isinstance(row, (list, tuple)) or len(row) != 2]
     if wrong:

@@ -256,7 +256,8 @@ def check_preferences(
     top_m = preferences.top_items.shape[1]
     if "dpa" in config.modules and config.dpa_top_n > top_m:
         raise ValueError(
-            f"dpa_top_n={config.dpa_top_n} is more than the preferences' top_m={top_m}"
+            f"dpa_top_n={config.dpa_top_n} is more than the preferences' top_m={top_m}: infer them "
+            "with a larger top_m, or set a smaller dpa_top_n"
         )
 
 

@@ -169,12 +169,6 @@ def test_nul_is_left_to_the_csv_reader(path):
     assert read_both(path, HEADER + b"a\0,1,1\n")[0] is None
 
 
-def test_one_column_used_twice_is_left_to_the_csv_reader(path):
-    fast, reference = read_both(path, b"id,t\n1,2\n", ColumnNames("id", "id", "t"))
-    assert fast is None
-    assert reference is not None
-
-
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 def test_many_blocks(path, newline):
     rows = [b"%d,item %d,%d" % (row % 977, row % 1201, -row) for row in range(150_000)]

@@ -448,3 +448,43 @@ def test_positions_and_integer_labels(write):
     for odd in (True, 1.5):
         with pytest.raises(TypeError, match=f"item={odd}: give a column by its name or its pos"):
             Interactions.from_file(path, item=odd)
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"item": "user_id"}, "'user_id' is given as user and as item: pass another item="),
+        ({"item": 0}, "'user_id' is given as user and as item"),
+        ({"timestamp": "item_id"}, "'item_id' is given as item and as timestamp"),
+        ({"rating": 2, "min_rating": 1}, "'timestamp' is given as timestamp and as rating"),
+    ],
+)
+def test_one_column_is_not_two(write, columns, text):
+    path = write("d.csv", CSV + "1,2,3\n")
+    with pytest.raises(DataError, match=rf"d\.csv: column {text}"):
+        Interactions.from_file(path, **columns)
+    frame = {"user_id": [1], "item_id": [2], "timestamp": [3]}
+    with pytest.raises(DataError, match=f"column {text}"):
+        Interactions.from_frame(frame, **columns)
+
+
+@pytest.mark.filterwarnings("ignore:no timestamps")
+@pytest.mark.parametrize("truth", [("True", "False"), ("true", "true"), ("TRUE", "FALSE")])
+def test_truth_values_are_ratings_and_no_ids(write, tmp_path, truth):
+    """In text as in Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = "".join(f"1,{item},{value}\n" for item, value in zip("ab", truth, strict=True))
+    text = write("d.csv", "user_id,item_id,rating\n" + rows)
+    values = [value.lower() == "true" for value in truth]
+    table = pyarrow.table({"user_id": [1, 1], "item_id": ["a", "b"], "rating": values})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    for path in (text, tmp_path / "d.parquet"):
+        found = Interactions.from_file(path, min_rating=1)
+        assert found.item_ids.tolist() == ["a", "b"][: sum(values)]
+        with pytest.raises(
+            DataError, match=r"column 'rating': (all ids are true or|id (True|Fal))"
+        ):
+            Interactions.from_file(path, item="rating")
+    mixed = write("d.csv", CSV + "1,true,1\n1,other,2\n")
+    assert Interactions.from_file(mixed).item_ids.tolist() == ["other", "true"]

@@ -270,6 +270,11 @@ def test_bad_arguments(tmp_path):
     (tmp_path / "data.jsonl").write_text("{}\n")
     with pytest.raises(pf.DataError, match=r"data.jsonl: prepare reads Parquet and"):
         prepared(tmp_path / "data.jsonl", tmp_path / "store")
+    truths = write_text(tmp_path / "truths.csv", [("True", 1, 5), ("false", 2, 6)])
+    with pytest.raises(pf.DataError, match=r"truths.csv, column 'user_id': all ids are true or"):
+        prepared(truths, tmp_path / "store")
+    with pytest.raises(pf.DataError, match="'user_id' is given as user and as item"):
+        prepared(file, tmp_path / "store", item="user_id")
     with pytest.raises(pf.DataError, match="no record is left with min_user=2"):
         prepared(file, tmp_path / "store", min_user=2)
     assert not (tmp_path / "store").exists()

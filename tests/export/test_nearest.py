@@ -129,3 +129,13 @@ def test_bad_arguments_are_named():
     ):
         with pytest.raises(ValueError, match=why):
             call()
+    for call, why in (
+        (lambda: index.search(QUERIES, k=2.0), r"k must be a whole number, got 2\.0"),
+        (lambda: build(MATRIX, k="5"), "k must be a whole number, got '5'"),
+        (lambda: index.search(QUERIES, exclude={1, 2}), "exclude must be a list .*, got a set"),
+        (lambda: index.search(QUERIES, allow=[{1}] * 5), "allow must be a list .*, got a set"),
+        (lambda: index.search(QUERIES, allow=7), "allow must be a list .*, got a int"),
+        (lambda: index.search(QUERIES, allow="17"), "allow must be a list .*, got a str"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            call()

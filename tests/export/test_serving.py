@@ -167,6 +167,28 @@ def test_bad_input_is_a_client_error_that_says_why(client, body, why):
     assert client.get("/health")[0] == 200
 
 
+def test_a_refusal_does_not_send_the_input_back(client):
+    status, answer = client.get("/recommend", {"history": [["private"]] * 5000, "x" * 5000: 1})
+    assert status == 422
+    text = json.dumps(answer)
+    assert "private" not in text
+    assert len(text) < 5000
+    assert answer["detail"][0]["loc"][:2] == ["body", "history"]
+    assert "valid integer" in answer["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize("option", ["--batch-size=0", "--wait-ms=-1", "--threads=0"])
+def test_options_out_of_range_are_refused_at_once(option):
+    script = str(ROOT / "examples" / "serve.py")
+    done = subprocess.run(
+        [sys.executable, script, "nowhere", option], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2
+    name, value = option.split("=")
+    assert f"error: {name} must " in done.stderr
+    assert f"got {float(value):g}" in done.stderr.replace("-1.0", "-1")
+
+
 def test_on_sigterm_waiting_requests_are_answered(model):
     process, client = start(model)
     with ThreadPoolExecutor(8) as pool:

@@ -50,6 +50,9 @@ def test_the_base_class_does_nothing_and_others_are_refused():
     run(Scripted(FIGURES), epochs=2, callbacks=[pf.Callback()])
     with pytest.raises(TypeError, match=r"callbacks has a function: .* on_epoch_end="):
         run(Scripted(FIGURES), epochs=2, callbacks=[lambda history: None])
+    alone = r"callbacks must be a list, got a Callback: write callbacks=\[\.\.\.\] around it"
+    with pytest.raises(TypeError, match=alone):
+        run(Scripted(FIGURES), epochs=2, callbacks=pf.Callback())
 
 
 def test_models_tell_their_names_and_settings(tmp_path):

@@ -112,19 +112,21 @@ def test_a_run_without_the_model_names_what_to_do(old_run, old_data, tmp_path):
     assert not (tmp_path / "parts").exists()
 
 
-def test_docs_workers(run_dir, tmp_path, monkeypatch):
+def test_docs_workers(run_dir, data, write_csv, tmp_path, monkeypatch):
     """The page's plain commands and its Python, as they are printed."""
     pytest.importorskip("pyarrow")
     page = (Path(__file__).resolve().parents[2] / "docs" / "workers.md").read_text()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "clicks").symlink_to(run_dir)
+    (tmp_path / "clicks.csv").symlink_to(write_csv(data))
     monkeypatch.chdir(tmp_path)
+    short = ("--set=pdrec.epochs=1",)
     lines = re.findall(r"^    (?:.* )?pdrec[-_]fast (.*)$", page, flags=re.MULTILINE)
-    assert len(lines) == 5
+    assert len(lines) == 6
     array = {"$SLURM_ARRAY_TASK_ID": "0", "$SLURM_ARRAY_TASK_COUNT": "1"}
     for line in lines:
         words = [array.get(word, word) for word in shlex.split(line)]
-        status, _, err = command(*words, "--quiet")
+        status, _, err = command(*words, "--quiet", *(short if words[0] == "run" else ()))
         assert (status, err) == (0, "")
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names = {}

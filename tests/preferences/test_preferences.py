@@ -332,6 +332,13 @@ def test_scorers_that_cannot_be_used(
         Preferences.infer(scorer, train, progress=False)
 
 
+@pytest.mark.parametrize("option", ["top_m", "n_draws", "seed", "block_size"])
+def test_numbers_that_are_not_whole_are_named(train: Interactions, option: str) -> None:
+    options: dict[str, Any] = {option: 2.0}
+    with pytest.raises(TypeError, match=rf"{option} must be a whole number, got 2\.0"):
+        Preferences.infer(tied_scorer(train.n_users), train, **options)
+
+
 def test_a_whole_split_is_no_training_data() -> None:
     split: Any = leave_one_out(synthetic(20, 50, seed=0))
     with pytest.raises(TypeError, match=r"got a Split; of a split, pass split\.train"):

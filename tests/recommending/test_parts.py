@@ -130,3 +130,33 @@ def test_what_cannot_be_written_is_named(model: pf.PDRec, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(pf.WriteError, match=r"all\.csv.* cannot be written: a part of that path"):
         model.recommend_to_file(tmp_path / "file" / "all.csv", k=2, progress=False)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_damaged_part_is_named_and_made_anew(
+    model: pf.PDRec, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"all{suffix}"
+    options: dict[str, Any] = {"k": 4, "part_size": 10, "progress": False}
+    model.recommend_to_file(path, **options)
+    whole = path.read_bytes()
+    for rank in range(4):
+        assert not model.recommend_to_file(path, rank=rank, world=5, **options)
+    part = tmp_path / f".all{suffix}.parts" / f"part-000002{suffix}"
+    written = part.read_bytes()
+    middle = len(written) // 2
+    for damaged in (written[:middle], b"", written[:middle] + b"!!" + written[middle + 2 :]):
+        path.unlink(missing_ok=True)
+        part.write_bytes(damaged)
+        with pytest.raises(pf.CheckpointError) as error:
+            model.recommend_to_file(path, **options)
+        assert str(error.value) == (
+            f"{part}: damaged; delete it, and give the command that wrote it again"
+        )
+        assert not path.exists()
+    part.unlink()
+    assert model.recommend_to_file(path, **options)
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]

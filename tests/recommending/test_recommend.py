@@ -253,6 +253,13 @@ def test_an_unknown_item_of_an_allow_list(plain: pf.PDRec, data: pf.Interactions
         ({"users": [1], "data": "clicks.csv"}, TypeError, "Interactions"),
         ({"users": [1], "k": 0}, ValueError, "k must"),
         ({"users": [1], "block_size": 0}, ValueError, "block_size"),
+        ({"users": [1], "k": 2.0}, TypeError, r"k must be a whole number, got 2\.0"),
+        ({"users": [1], "k": "5"}, TypeError, "k must be a whole number, got '5'"),
+        ({"users": [1], "k": True}, TypeError, "k must be a whole number, got True"),
+        ({"users": [1], "block_size": 2.5}, TypeError, "block_size must be a whole number"),
+        ({"users": {1, 2}}, TypeError, "users is a set, which has no order: give a list"),
+        ({"history": {"1", "2"}}, TypeError, "history is a set, which has no order"),
+        ({"history": [frozenset(["1"])]}, TypeError, "a row of history is a frozenset"),
     ],
 )
 def test_wrong_arguments(
@@ -260,6 +267,24 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=text):
         plain.recommend(**options)
+
+
+def test_wrong_arguments_of_its_neighbours(plain: pf.PDRec, data: pf.Interactions) -> None:
+    known = {data.item_ids[0], data.item_ids[1]}
+    for call, text in (
+        (lambda: plain.similar_items(data.item_ids[0], 2.0), "k must be a whole number, got 2.0"),
+        (lambda: plain.similar_items(known), "raw_ids is a set, which has no order"),
+        (lambda: data.item_index(known), "raw_ids is a set, which has no order"),
+        (lambda: data.find_users({1}), "raw_ids is a set, which has no order"),
+        (lambda: plain.scores_for({(1, 2)}), "pairs is a set, which has no order"),
+        (lambda: plain.export("nowhere", k="5", onnx=False), "k must be a whole number, got '5'"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    # Of what may be recommended the order does not count.
+    users = data.user_ids[:2]
+    as_set, as_list = (plain.recommend(users, 2, items=kind(known)) for kind in (set, list))
+    assert (as_set.items == as_list.items).all()
 
 
 # --- as vectors, and on other devices -----------------------------------------------------------

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from pdrec_fast.operands import Similarity
+from pdrec_fast.ops.arguments import autocast_dtype
 
 _NORM_EPS = 1e-12  # of torch.nn.functional.normalize
 
@@ -50,10 +51,7 @@ class Wanted(NamedTuple):
 
 
 def _asks_for_bfloat16(states: torch.Tensor) -> bool:
-    device = states.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device) == torch.bfloat16
-    return states.dtype == torch.bfloat16
+    return (autocast_dtype(states.device.type) or states.dtype) == torch.bfloat16
 
 
 class ItemVectors:

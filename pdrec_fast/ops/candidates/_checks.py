@@ -58,7 +58,7 @@ def _check_temperature(similarity: Similarity) -> None:
     if learned is None:
         if not math.isfinite(similarity.temperature):
             raise ValueError(f"temperature must be finite, got {similarity.temperature}")
-    elif not similarity.cosine:
+    elif similarity.similarity == "dot":  # torch 2.6 cannot trace a property
         raise ValueError(
             "a temperature that is a tensor is for similarity='cosine': a dot product carries its "
             "scale in its vectors; pass a number"

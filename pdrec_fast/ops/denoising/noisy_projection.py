@@ -9,6 +9,7 @@ import torch
 from pdrec_fast import buffers
 from pdrec_fast.build_info import triton_problem
 from pdrec_fast.operands import ItemRows, Noise, contiguous
+from pdrec_fast.ops.arguments import autocast_dtype
 from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.denoising._rows import Values, noised_rows
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
@@ -87,15 +88,8 @@ def _offered(weight: torch.Tensor) -> dict[str, str | None]:
 
 
 def _as_autocast(weight: torch.Tensor) -> torch.Tensor:
-    device = weight.device.type
-    available = torch.amp.is_autocast_available(device)
-    if (
-        available
-        and torch.is_autocast_enabled(device)
-        and torch.get_autocast_dtype(device) == torch.bfloat16
-    ):
-        return weight.bfloat16()
-    return weight
+    bfloat16 = autocast_dtype(weight.device.type) == torch.bfloat16
+    return weight.bfloat16() if bfloat16 else weight
 
 
 @operation(fake=lambda a: a.x.new_empty((len(a.x), a.weight.shape[1])))

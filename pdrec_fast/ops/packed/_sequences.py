@@ -11,7 +11,7 @@ import torch
 
 from pdrec_fast.build_info import extension_problem
 from pdrec_fast.operands import PackedDropout
-from pdrec_fast.ops.arguments import check_dropout, random_keys, signed_seed
+from pdrec_fast.ops.arguments import autocast_dtype, check_dropout, random_keys, signed_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,7 @@ def packed_dropout_of(
 
 def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Under autocast, tensors of mixed dtypes in the widest, as torch's operations take them."""
-    device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if autocast_dtype(tensors[0].device.type) is None:
         return tensors
     widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     return tuple(tensor.to(widest) for tensor in tensors)

@@ -8,6 +8,7 @@ import torch
 
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import PackedDropout, SasrecBlock
+from pdrec_fast.ops.arguments import autocast_dtype
 from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed._sequences import (
@@ -86,7 +87,7 @@ def sasrec_block(
 
 def _choose(x: torch.Tensor, impl: str) -> str:
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    autocast = autocast_dtype(device) is not None
     cpp = "autocast asks for products in half precision" if autocast else cpp_problem(x)
     offered = {"cpp": cpp, "layers": None, "reference": None}
     # On a GPU and under autocast torch's layers are the choice, not a stopgap to be warned of.
@@ -101,7 +102,7 @@ def _check_shapes(x: torch.Tensor, block: SasrecBlock, heads: int) -> None:
     width = x.shape[1]
     if heads < 1 or width % heads:
         raise ValueError(f"heads={heads} must divide the width of x, {width}")
-    for name, tensor in zip(block._fields, block, strict=True):
+    for name, tensor in zip(SasrecBlock._fields, block, strict=True):
         rows = 3 * width if name in ("in_weight", "in_bias") else width
         shape = (rows, width) if name.endswith("weight") else (rows,)
         if tensor.shape != shape or tensor.device != x.device:

@@ -151,11 +151,14 @@ def test_custom_op_contract():
         torch.library.opcheck(operation, (states, table, items, "cosine", 5.0, None, last))
 
 
-def test_compiles_without_a_graph_break():
+@needs_extension
+@pytest.mark.parametrize("temperature", [None, 5.0, torch.tensor(5.0)], ids=str)
+def test_compiles_without_a_graph_break(temperature):
     states, table, items, bias = make_inputs(5, 7, 9, 17)
+    how = {} if temperature is None else {"similarity": "cosine", "temperature": temperature}
     compiled = torch.compile(item_logits, fullgraph=True, backend="aot_eager")
-    found = compiled(states, table, items, bias=bias)
-    assert torch.equal(found, item_logits(states, table, items, bias=bias))
+    found = compiled(states, table, items, bias=bias, **how)
+    assert torch.equal(found, item_logits(states, table, items, bias=bias, **how))
 
 
 @pytest.mark.parametrize(
