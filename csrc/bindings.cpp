@@ -251,7 +251,10 @@ pdrec::RowGradients row_gradients(const std::optional<Array<std::int32_t>>& rows
   if (rows) require_within(*rows, 0, table.shape(0), "rows");
   require_matrix(gradients, n, table.shape(1), "gradients of shape [n, width]");
   if (!rows) return {n, table.shape(1), nullptr, nullptr, nullptr, gradients.data()};
-  groups = pdrec::group_by_item(rows->data(), n);
+  {
+    const GilReleased released;
+    groups = pdrec::group_by_item(rows->data(), n);
+  }
   return {static_cast<std::int64_t>(groups.items.size()),
           table.shape(1),
           groups.items.data(),
@@ -268,11 +271,11 @@ Array<std::int32_t> sum_rows(const Array<std::int32_t>& stale, const Array<std::
   const pdrec::SumRowsArgs args{row_gradients(rows, gradients, out, groups), data};
   const std::int64_t width = args.gradients.width;
   require_within(stale, 0, out.shape(0), "stale");
-  for (py::ssize_t i = 0; i < stale.size(); ++i) {
-    std::fill_n(data + stale.data()[i] * width, width, 0.0f);
-  }
   {
     const GilReleased released;
+    for (py::ssize_t i = 0; i < stale.size(); ++i) {
+      std::fill_n(data + stale.data()[i] * width, width, 0.0f);
+    }
     pdrec::sum_rows(args, n_threads);
   }
   return array_of(groups.items);

@@ -257,7 +257,10 @@ void states_gradient(const Array<float>& states, const Array<float>& table,
 
 py::tuple group_by_item(const Array<std::int32_t>& items) {
   require(items.size() < kInt32End, "fewer than 2^31 items");
-  const pdrec::ItemGroups groups = pdrec::group_by_item(items.data(), items.size());
+  const pdrec::ItemGroups groups = [&] {
+    const GilReleased released;
+    return pdrec::group_by_item(items.data(), items.size());
+  }();
   return py::make_tuple(array_of(groups.items), array_of(groups.starts), array_of(groups.order));
 }
 

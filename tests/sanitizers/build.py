@@ -90,6 +90,8 @@ def _runtime(library: str) -> str:
     command = ["c++", f"-print-file-name={library}"]
     path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     if not Path(path).is_absolute():
-        raise SystemExit(f"{library} is not installed: install GCC's sanitizer runtimes (libasan, "
-                         "libubsan and libtsan of gcc)")
+        raise SystemExit(
+            f"{library} is not installed: install GCC's sanitizer runtimes (libasan, "
+            "libubsan and libtsan of gcc)"
+        )
     return path

@@ -1,5 +1,5 @@
-"""Python imports this first where its folder is on the path: ``pdrec_fast._C`` is then the file that
-``PDREC_SANITIZED`` names, in child processes too."""
+"""Python imports this first where its folder is on the path. ``pdrec_fast._C`` is then the file
+that ``PDREC_SANITIZED`` names, in child processes too."""
 
 import os
 import sys
