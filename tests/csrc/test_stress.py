@@ -139,7 +139,7 @@ OWN_OR_TORCHS = pytest.mark.parametrize("own", ["0", "1"], ids=["torch's threads
 
 
 @OWN_OR_TORCHS
-@pytest.mark.parametrize("seconds", ["0", "0.05", "0.2"])
+@pytest.mark.parametrize("seconds", ["0", "0.05", "0.2", "0.5"] if ROUNDS > 2 else ["0.05"])
 def test_the_interpreter_ends_meanwhile(own, seconds):
     done = in_python(
         START + f"time.sleep({seconds}); print('end', failures, flush=True)", PDREC_OWN_THREADS=own
