@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +58,12 @@ def built(name: str, jobs: int) -> Path:
     folder = FOLDER / name
     flags = f"{SANITIZERS[name].flags} -g -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS"
     # Release, as users have it: what the optimiser makes of the code is what is looked at.
+    beside = str(Path(sys.executable).parent)
+    cmake = shutil.which("cmake", path=os.pathsep.join([beside, os.environ["PATH"]]))
+    if cmake is None:
+        raise SystemExit("there is no CMake: pip install cmake")
     configure = [
-        "cmake",
+        cmake,
         f"-S{ROOT}",
         f"-B{folder / 'cmake'}",
         "-DCMAKE_BUILD_TYPE=Release",
@@ -67,7 +73,7 @@ def built(name: str, jobs: int) -> Path:
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", str(folder / "cmake"), "--parallel", str(jobs)], check=True)
+    subprocess.run([cmake, "--build", str(folder / "cmake"), "--parallel", str(jobs)], check=True)
     (module,) = folder.glob("_C.*.so")
     return module
 
