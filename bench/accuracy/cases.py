@@ -205,7 +205,8 @@ def _packed_gru(draw: Draw) -> Sample:
 @case
 def _sasrec_block(draw: Draw) -> Sample:
     heads = draw.size(3)
-    indptr, key, sizes = _sequences(draw, heads * draw.size(30, 2))
+    # The norm of two numbers is their order: its gradient is 0, but for eps.
+    indptr, key, sizes = _sequences(draw, heads * draw.size(30, 4))
     d = sizes["width"]
     shapes = dict.fromkeys(SasrecBlock._fields, (d,))
     shapes |= {name: (d, d) for name in shapes if name.endswith("weight")}
