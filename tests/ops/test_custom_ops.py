@@ -1,12 +1,14 @@
 """The custom ops called by themselves, past the checks of the functions around them: what would
 lead a kernel out of its tensors is refused."""
 
+import importlib
+import pkgutil
+
 import numpy as np
 import pytest
 import torch
 
-import pdrec_fast.export
-import pdrec_fast.training  # noqa: F401  all ops are registered
+import pdrec_fast.ops
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import SasrecBlock
 
@@ -101,6 +103,8 @@ def valid(name):
 
 
 def schemas():
+    for module in pkgutil.walk_packages(pdrec_fast.ops.__path__, "pdrec_fast.ops."):
+        importlib.import_module(module.name)
     prefix = "pdrec_fast::"
     names = torch._C._dispatch_get_all_op_names()
     names = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))

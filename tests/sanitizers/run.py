@@ -32,11 +32,14 @@ class Part(NamedTuple):
 
 # What torch compiles is not the extension's; "reference" is plain PyTorch.
 _OPS = "tests/ops", "-k", "not compile and not opcheck and not reference]"
+# ThreadSanitizer knows no threads that begin in a child forked from several: it stops with "dup
+# thread with used id". AddressSanitizer runs those tests.
+_THREADS = "tests/csrc", "--deselect", "tests/csrc/test_stress.py::test_forks_while_others_compute"
 PARTS = (
     Part("address", False, ("tests/csrc",)),
     Part("address", False, _OPS),
-    Part("thread", True, ("tests/csrc",)),
-    Part("thread", False, ("tests/csrc",)),
+    Part("thread", True, _THREADS),
+    Part("thread", False, _THREADS),
 )
 
 
