@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test docs bench gpu-report lint format wheels wheelhouse
+.PHONY: setup demo test docs sanitize bench accuracy gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -37,10 +37,19 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python docs/tools/check_site.py build/site
 
+# The extension's tests under AddressSanitizer and UndefinedBehaviorSanitizer, and under
+# ThreadSanitizer, with builds of its own in build/sanitizers (docs/reliability.md). By GCC.
+sanitize: setup
+	$(BIN)/python tests/sanitizers/run.py
+
 # Kernels against their references; the whole suite is "python -m bench run".
 bench: setup
 	$(BIN)/python -m pytest bench -o addopts= --benchmark-only --benchmark-group-by=group \
 		--benchmark-name=short --benchmark-columns=min,median,iqr,rounds --benchmark-min-rounds=3
+
+# The worst error of every operation over many random inputs (docs/reliability.md).
+accuracy: setup
+	$(BIN)/python -m bench accuracy --json bench/results/accuracy.json
 
 # Tests, kernels and stages on a GPU, within ten minutes: bench/results/gpu-NAME.json and figures.
 # Without a GPU everything runs once, tiny, under Triton's interpreter. In an environment that has

@@ -1,4 +1,4 @@
-"""``python -m bench run | gpu | plot | compare``."""
+"""``python -m bench run | gpu | plot | compare | accuracy``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bench.catalogue  # noqa: F401  registers the operations
 from bench import plots, report
+from bench.accuracy import command as accuracy
 from bench.compare import compare
 from bench.gpu import Plan, gpu_report
 from bench.registry import FACTS, OPERATIONS
@@ -65,13 +66,24 @@ def _compare(options: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
+def _accuracy(options: argparse.Namespace) -> int:
+    document = accuracy.measure(options.only, options.samples, options.seed)
+    if options.json:
+        report.write(document, options.json)
+    print(accuracy.format_document(document))
+    broken = accuracy.broken(document)
+    for row in broken:
+        print(f"beyond its limit: {row}", file=sys.stderr)
+    return 1 if broken else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure the package against references, baselines and the machine's limits.",
         epilog=f"operations: {', '.join([*OPERATIONS, *FACTS])}",
     )
-    commands = parser.add_subparsers(required=True, metavar="{run,gpu,plot,compare}")
+    commands = parser.add_subparsers(required=True, metavar="{run,gpu,plot,compare,accuracy}")
 
     command = commands.add_parser("run", help="check every implementation, then time it")
     _add_timing(command, seconds=4.0)
@@ -136,6 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_timing(command, seconds=2.0)
     command.set_defaults(command=_compare)
+
+    command = commands.add_parser(
+        "accuracy", help="the worst error of every operation on a CPU, over random inputs"
+    )
+    _add_only(command)
+    command.add_argument(
+        "--samples", type=_positive, default=200, help="random inputs of each (default 200)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the first (default 0)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    command.set_defaults(command=_accuracy)
     return parser
 
 

@@ -5,11 +5,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "arrays.hpp"
+#include "bind.hpp"
 #include "candidates/_item_groups.hpp"
 #include "dispatch.hpp"
 
@@ -22,6 +24,7 @@ pdrec::Candidates candidates(const Array<float>& states, const Array<float>& tab
           "table of shape [n_items, width]");
   require(items.ndim() == 2 && items.shape(0) == states.shape(0),
           "items of shape [n_rows, n_candidates]");
+  require_within(items, -1, table.shape(0), "items");
   return {states.data(),   table.data(),    items.data(),
           states.shape(0), items.shape(1), states.shape(1)};
 }
@@ -41,7 +44,7 @@ void item_logits(const Array<float>& states, const Array<float>& table,
                                    {cosine, temperature},
                                    bias ? bias->data() : nullptr,
                                    logits.mutable_data()};
-  const py::gil_scoped_release release;
+  const GilReleased released;
   pdrec::item_logits(args, n_threads);
 }
 
@@ -70,7 +73,8 @@ double weighted_bce(const Array<float>& states, const Array<float>& table,
                                                    temperature, grad_dot, grad_item, grad_state),
                                     n_positives};
   require_like(weights, items, "weights of the shape of items");
-  const py::gil_scoped_release release;
+  require(n_positives >= 0 && n_positives <= items.shape(1), "n_positives of the candidates");
+  const GilReleased released;
   return pdrec::weighted_bce(args, n_threads);
 }
 
@@ -82,7 +86,7 @@ double sampled_softmax(const Array<float>& states, const Array<float>& table,
                                                    temperature, grad_dot, grad_item, grad_state);
   require(items.shape(1) > 0, "items with a column of positives");
   require_rows(weights, states.shape(0), "weights of shape [n_rows]");
-  const py::gil_scoped_release release;
+  const GilReleased released;
   return pdrec::sampled_softmax(args, n_threads);
 }
 
@@ -91,6 +95,7 @@ pdrec::LogitBlock logit_block(py::array& array, py::ssize_t n_rows) {
   require(array.ndim() == 2 && array.shape(0) == n_rows &&
               (array.flags() & py::array::c_style) != 0,
           "block of shape [n_rows, n_items], contiguous");
+  require(array.shape(1) < kInt32End, "block of fewer than 2^31 items");
   const bool half = py::isinstance<py::array_t<std::uint16_t>>(array);
   require(half || py::isinstance<py::array_t<float>>(array), "block of float32 or uint16");
   return {array.mutable_data(), half, array.shape(1), array.shape(1)};
@@ -101,11 +106,15 @@ pdrec::LogitBlock logit_block(py::array& array, py::ssize_t n_rows) {
 using Products = std::tuple<Array<float>, Array<float>, std::optional<Array<float>>,
                             std::optional<Array<float>>>;
 
+template <>
+constexpr unsigned kWritten<Products> = 0b1100;
+
 pdrec::ItemProducts item_products(Products& arrays, py::ssize_t n_rows) {
   auto& [states, items, grad_states, grad_items] = arrays;
   require(states.ndim() == 2 && states.shape(0) == n_rows, "states of shape [n_rows, width]");
   const py::ssize_t width = states.shape(1);
-  require(items.ndim() == 2 && items.shape(1) == width, "items of shape [n_items, width]");
+  require(items.ndim() == 2 && items.shape(1) == width && items.shape(0) < kInt32End,
+          "items of shape [n_items, width], n_items below 2^31");
   if (grad_states) require_matrix(*grad_states, n_rows, width, "grad_states like states");
   if (grad_items) require_matrix(*grad_items, items.shape(0), width, "grad_items like items");
   return {items.shape(0), width, states.data(), items.data(), nullptr,
@@ -118,7 +127,8 @@ float* items_gradient(Products& arrays) {
 }
 
 // Everything of a shared softmax but its block.
-pdrec::SharedSoftmaxArgs shared_args(const pdrec::CandidateLoss& loss, pdrec::LogitBlock block,
+pdrec::SharedSoftmaxArgs shared_args(const pdrec::CandidateLoss& loss, py::ssize_t n_table,
+                                     pdrec::LogitBlock block,
                                      const Array<std::int32_t>& negatives,
                                      const Array<float>& offsets, const Array<float>& weights,
                                      Array<float>& factors) {
@@ -127,6 +137,7 @@ pdrec::SharedSoftmaxArgs shared_args(const pdrec::CandidateLoss& loss, pdrec::Lo
   require_rows(factors, loss.candidates.n_rows, "factors of shape [n_rows]");
   require_rows(negatives, block.n_items, "negatives of shape [n_items]");
   require_rows(offsets, block.n_items, "offsets of shape [n_items]");
+  require_within(negatives, 0, n_table, "negatives");
   return {loss, block, negatives.data(), offsets.data(), factors.mutable_data()};
 }
 
@@ -139,8 +150,9 @@ double shared_softmax(const Array<float>& states, const Array<float>& table,
   const pdrec::SharedSoftmaxArgs args =
       shared_args(candidate_loss(states, table, items, weights, cosine, temperature, grad_dot,
                                  grad_item, grad_state),
-                  logit_block(block, states.shape(0)), negatives, offsets, weights, factors);
-  const py::gil_scoped_release release;
+                  table.shape(0), logit_block(block, states.shape(0)), negatives, offsets,
+                  weights, factors);
+  const GilReleased released;
   return pdrec::shared_softmax(args, n_threads);
 }
 
@@ -155,22 +167,30 @@ double shared_softmax_products(const Array<float>& states, const Array<float>& t
   const pdrec::SharedSoftmaxArgs args =
       shared_args(candidate_loss(states, table, items, weights, cosine, temperature, grad_dot,
                                  grad_item, grad_state),
-                  block, negatives, offsets, weights, factors);
+                  table.shape(0), block, negatives, offsets, weights, factors);
   float* const grad_items = items_gradient(products);
-  const py::gil_scoped_release release;
+  const GilReleased released;
   return pdrec::shared_softmax(args, of_items, grad_items, n_threads);
 }
 
 // squares, positives, weights and totals of a corpus softmax, [n_rows] and [n_rows, 4].
 using CorpusRows = std::tuple<Array<float>, Array<std::int32_t>, Array<float>, Array<double>>;
 
+template <>
+constexpr unsigned kWritten<CorpusRows> = 0b1000;
+
+// n_items: of the corpus, or as many as there can be.
 pdrec::CorpusSoftmaxArgs corpus_args(pdrec::LogitBlock block, std::int32_t first_item,
-                                     CorpusRows& of_rows, bool cosine, float temperature) {
+                                     std::int64_t n_items, CorpusRows& of_rows, bool cosine,
+                                     float temperature) {
   auto& [squares, positives, weights, totals] = of_rows;
   const py::ssize_t n_rows = positives.size();
   require_rows(squares, n_rows, "squares of shape [n_rows]");
   require_rows(positives, n_rows, "positives of shape [n_rows]");
   require_rows(weights, n_rows, "weights of shape [n_rows]");
+  require(first_item >= 0 && first_item + block.n_items <= kInt32End,
+          "first_item of a block that ends at 2^31 at most");
+  require_within(positives, -1, n_items, "positives");
   require(totals.ndim() == 2 && totals.shape(0) == n_rows && totals.shape(1) == 4,
           "totals of shape [n_rows, 4]");
   static_assert(sizeof(pdrec::CorpusTotals) == 4 * sizeof(double));
@@ -181,8 +201,8 @@ pdrec::CorpusSoftmaxArgs corpus_args(pdrec::LogitBlock block, std::int32_t first
 
 pdrec::CorpusSoftmaxArgs corpus_block(py::array& block, std::int32_t first_item,
                                       CorpusRows& of_rows, bool cosine, float temperature) {
-  return corpus_args(logit_block(block, std::get<1>(of_rows).size()), first_item, of_rows, cosine,
-                     temperature);
+  return corpus_args(logit_block(block, std::get<1>(of_rows).size()), first_item, kInt32End,
+                     of_rows, cosine, temperature);
 }
 
 pdrec::CorpusLosses corpus_losses(const pdrec::CorpusSoftmaxArgs& args, bool is_first,
@@ -198,7 +218,7 @@ double corpus_softmax(py::array block, std::int32_t first_item, CorpusRows of_ro
   const pdrec::CorpusLosses args =
       corpus_losses(corpus_block(block, first_item, of_rows, cosine, temperature), is_first,
                     is_last, factors, grad_state);
-  const py::gil_scoped_release release;
+  const GilReleased released;
   return pdrec::corpus_softmax(args, n_threads);
 }
 
@@ -208,9 +228,10 @@ double corpus_softmax_products(Products products, CorpusRows of_rows, bool cosin
   const pdrec::ItemProducts of_items = item_products(products, std::get<1>(of_rows).size());
   const pdrec::LogitBlock block{nullptr, false, of_items.n_items, 0};
   const pdrec::CorpusLosses args = corpus_losses(
-      corpus_args(block, 0, of_rows, cosine, temperature), true, true, factors, grad_state);
+      corpus_args(block, 0, of_items.n_items, of_rows, cosine, temperature), true, true, factors,
+      grad_state);
   float* const grad_items = items_gradient(products);
-  const py::gil_scoped_release release;
+  const GilReleased released;
   return pdrec::corpus_softmax(args, of_items, grad_items, n_threads);
 }
 
@@ -218,7 +239,7 @@ void corpus_derivatives(py::array block, std::int32_t first_item, CorpusRows of_
                         float temperature, int n_threads) {
   const pdrec::CorpusSoftmaxArgs args =
       corpus_block(block, first_item, of_rows, cosine, temperature);
-  const py::gil_scoped_release release;
+  const GilReleased released;
   pdrec::corpus_derivatives(args, n_threads);
 }
 
@@ -230,14 +251,27 @@ void states_gradient(const Array<float>& states, const Array<float>& table,
   require_matrix(out, states.shape(0), states.shape(1), "out of the shape of states");
   const pdrec::StatesGradientArgs args{candidates(states, table, items), grad_loss, grad_dot.data(),
                                        grad_state.data(), out.mutable_data()};
-  const py::gil_scoped_release release;
+  const GilReleased released;
   pdrec::states_gradient(args, n_threads);
 }
 
 py::tuple group_by_item(const Array<std::int32_t>& items) {
-  require(items.size() < std::int64_t{1} << 31, "fewer than 2^31 items");
-  const pdrec::ItemGroups groups = pdrec::group_by_item(items.data(), items.size());
+  require(items.size() < kInt32End, "fewer than 2^31 items");
+  const pdrec::ItemGroups groups = [&] {
+    const GilReleased released;
+    return pdrec::group_by_item(items.data(), items.size());
+  }();
   return py::make_tuple(array_of(groups.items), array_of(groups.starts), array_of(groups.order));
+}
+
+// One group for an item: two would write to one row at once.
+void require_groups(const Array<std::int32_t>& group_items, const Array<float>& table) {
+  require(table.ndim() == 2, "table of shape [n_items, width]");
+  require_within(group_items, 0, table.shape(0), "group_items");
+  const std::int32_t* items = group_items.data();
+  for (py::ssize_t i = 1; i < group_items.size(); ++i) {
+    require(items[i - 1] < items[i], "group_items that ascend, none twice");
+  }
 }
 
 // With `compact`, row i of out belongs to group_items[i], else to item i.
@@ -250,6 +284,9 @@ void table_gradient(const Array<float>& states, const Array<float>& table,
   require_rows(group_items, n_groups, "group_items of shape [n_groups]");
   require_rows(group_starts, n_groups + 1, "group_starts of shape [n_groups + 1]");
   require_rows(order, group_starts.at(n_groups), "order of shape [group_starts[-1]]");
+  require_rising(group_starts, 0, order.size(), "group_starts");
+  require_within(order, 0, std::min<std::int64_t>(items.size(), kInt32End), "order");
+  require_groups(group_items, table);
   require_like(grad_dot, items, "grad_dot of the shape of items");
   require_like(grad_item, items, "grad_item of the shape of items");
   require_matrix(out, compact ? n_groups : table.shape(0), table.shape(1),
@@ -264,52 +301,35 @@ void table_gradient(const Array<float>& states, const Array<float>& table,
                                       grad_item.data(),
                                       compact,
                                       out.mutable_data()};
-  const py::gil_scoped_release release;
+  const GilReleased released;
   pdrec::table_gradient(args, n_threads);
 }
 
 }  // namespace
 
 void define_candidates(py::module_& m) {
-  using py::arg;
-  m.def("item_logits", &item_logits, arg("states").noconvert(), arg("table").noconvert(),
-        arg("items").noconvert(), arg("cosine"), arg("temperature"), arg("bias").noconvert(),
-        arg("logits").noconvert(), arg("n_threads"));
-  m.def("weighted_bce", &weighted_bce, arg("states").noconvert(), arg("table").noconvert(),
-        arg("items").noconvert(), arg("weights").noconvert(), arg("n_positives"), arg("cosine"),
-        arg("temperature"), arg("grad_dot").noconvert(), arg("grad_item").noconvert(),
-        arg("grad_state").noconvert(), arg("n_threads"));
-  m.def("sampled_softmax", &sampled_softmax, arg("states").noconvert(), arg("table").noconvert(),
-        arg("items").noconvert(), arg("weights").noconvert(), arg("cosine"), arg("temperature"),
-        arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("grad_state").noconvert(),
-        arg("n_threads"));
-  m.def("shared_softmax", &shared_softmax, arg("states").noconvert(), arg("table").noconvert(),
-        arg("items").noconvert(), arg("negatives").noconvert(), arg("offsets").noconvert(),
-        arg("weights").noconvert(), arg("cosine"), arg("temperature"), arg("block").noconvert(),
-        arg("factors").noconvert(), arg("grad_dot").noconvert(), arg("grad_item").noconvert(),
-        arg("grad_state").noconvert(), arg("n_threads"));
-  m.def("shared_softmax_products", &shared_softmax_products, arg("states").noconvert(),
-        arg("table").noconvert(), arg("items").noconvert(), arg("negatives").noconvert(),
-        arg("offsets").noconvert(), arg("weights").noconvert(), arg("cosine"), arg("temperature"),
-        arg("products").noconvert(), arg("factors").noconvert(), arg("grad_dot").noconvert(),
-        arg("grad_item").noconvert(), arg("grad_state").noconvert(), arg("n_threads"));
-  m.def("corpus_softmax_products", &corpus_softmax_products, arg("products").noconvert(),
-        arg("of_rows").noconvert(), arg("cosine"), arg("temperature"), arg("factors").noconvert(),
-        arg("grad_state").noconvert(), arg("n_threads"));
-  m.def("corpus_softmax", &corpus_softmax, arg("block").noconvert(), arg("first_item"),
-        arg("of_rows").noconvert(), arg("cosine"), arg("temperature"), arg("is_first"),
-        arg("is_last"), arg("factors").noconvert(), arg("grad_state").noconvert(),
-        arg("n_threads"));
-  m.def("corpus_derivatives", &corpus_derivatives, arg("block").noconvert(), arg("first_item"),
-        arg("of_rows").noconvert(), arg("cosine"), arg("temperature"), arg("n_threads"));
-  m.def("states_gradient", &states_gradient, arg("states").noconvert(),
-        arg("table").noconvert(), arg("items").noconvert(), arg("grad_loss"),
-        arg("grad_dot").noconvert(), arg("grad_state").noconvert(), arg("out").noconvert(),
-        arg("n_threads"));
-  m.def("group_by_item", &group_by_item, arg("items").noconvert());
-  m.def("table_gradient", &table_gradient, arg("states").noconvert(),
-        arg("table").noconvert(), arg("items").noconvert(), arg("group_items").noconvert(),
-        arg("group_starts").noconvert(), arg("order").noconvert(), arg("grad_loss"),
-        arg("grad_dot").noconvert(), arg("grad_item").noconvert(), arg("compact"),
-        arg("out").noconvert(), arg("n_threads"));
+  define(m, "item_logits", &item_logits, "states", "table", "items", "cosine", "temperature",
+         "bias", "logits", "n_threads");
+  define(m, "weighted_bce", &weighted_bce, "states", "table", "items", "weights", "n_positives",
+         "cosine", "temperature", "grad_dot", "grad_item", "grad_state", "n_threads");
+  define(m, "sampled_softmax", &sampled_softmax, "states", "table", "items", "weights", "cosine",
+         "temperature", "grad_dot", "grad_item", "grad_state", "n_threads");
+  define(m, "shared_softmax", &shared_softmax, "states", "table", "items", "negatives", "offsets",
+         "weights", "cosine", "temperature", "block", "factors", "grad_dot", "grad_item",
+         "grad_state", "n_threads");
+  define(m, "shared_softmax_products", &shared_softmax_products, "states", "table", "items",
+         "negatives", "offsets", "weights", "cosine", "temperature", "products", "factors",
+         "grad_dot", "grad_item", "grad_state", "n_threads");
+  define(m, "corpus_softmax_products", &corpus_softmax_products, "products", "of_rows", "cosine",
+         "temperature", "factors", "grad_state", "n_threads");
+  define(m, "corpus_softmax", &corpus_softmax, "block", "first_item", "of_rows", "cosine",
+         "temperature", "is_first", "is_last", "factors", "grad_state", "n_threads");
+  define(m, "corpus_derivatives", &corpus_derivatives, "block", "first_item", "of_rows", "cosine",
+         "temperature", "n_threads");
+  define(m, "states_gradient", &states_gradient, "states", "table", "items", "grad_loss",
+         "grad_dot", "grad_state", "out", "n_threads");
+  define(m, "group_by_item", &group_by_item, "items");
+  define(m, "table_gradient", &table_gradient, "states", "table", "items", "group_items",
+         "group_starts", "order", "grad_loss", "grad_dot", "grad_item", "compact", "out",
+         "n_threads");
 }

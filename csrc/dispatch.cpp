@@ -72,10 +72,13 @@ void run_noisy_input(const NoisyInputArgs& args, Out* out, int n_threads,
 }
 
 // A thread's start costs 30 us, and the core it needs may still be spinning in torch's own pool. So
-// each must find work for a millisecond, at roughly 25 operations in a nanosecond.
+// each must find work for a millisecond, at roughly 25 operations in a nanosecond. Builds for tests
+// of threads take them at once.
+#ifndef PDREC_WORK_PER_THREAD
+#define PDREC_WORK_PER_THREAD 2.5e7
+#endif
 int threads_for(double operations, int n_threads) {
-  constexpr double kPerThread = 2.5e7;
-  return static_cast<int>(std::min<double>(n_threads, 1.0 + operations / kPerThread));
+  return static_cast<int>(std::min<double>(n_threads, 1.0 + operations / PDREC_WORK_PER_THREAD));
 }
 
 // Of what exponentials of a block's logits take, about 30 operations each.

@@ -61,7 +61,8 @@ inline Vector exp_negative(const Vector& x) {
   q = q * r + 0.166665196f;
   q = q * r + 0.49999994f;
   const Vector fraction = r * r * q + r + 1.0f;
-  const Vector scale = (Vector)(((IntVector)shifted << 23) + 0x3f800000);
+  // Of x far below the range this is any number; of unsigned ones, which may overflow.
+  const Vector scale = (Vector)(((WordVector)shifted << 23) + 0x3f800000u);
   return x < -87.0f ? Vector{} : fraction * scale;
 }
 

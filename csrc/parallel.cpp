@@ -11,6 +11,9 @@
 #ifndef _WIN32
 #include <unistd.h>
 #endif
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace pdrec {
 
@@ -36,9 +39,25 @@ void run_on_threads(const std::function<void()>& work, std::int64_t threads) {
   for (std::thread& helper : helpers) helper.join();
 }
 
+// ThreadSanitizer does not see how a team's threads wait for each other: it is told what OpenMP
+// promises, that all of the team begins after the caller's call and has ended when that returns.
+#ifdef __SANITIZE_THREAD__
+void after_the_others(const void* of) { __tsan_acquire(const_cast<void*>(of)); }
+void before_the_others(const void* of) { __tsan_release(const_cast<void*>(of)); }
+#else
+void after_the_others(const void*) {}
+void before_the_others(const void*) {}
+#endif
+
 void run_on_team(const std::function<void()>& work, std::int64_t threads) {
-  const auto call = [](void* data) { (*static_cast<const std::function<void()>*>(data))(); };
+  const auto call = [](void* data) {
+    after_the_others(data);
+    (*static_cast<const std::function<void()>*>(data))();
+    before_the_others(data);
+  };
+  before_the_others(&work);
   team(call, const_cast<std::function<void()>*>(&work), static_cast<unsigned>(threads), 0);
+  after_the_others(&work);
 }
 
 }  // namespace
@@ -52,6 +71,7 @@ void use_team([[maybe_unused]] RunTeam run) {
 
 void for_rows(std::int64_t n_rows, int n_threads,
               const std::function<void(const NextRows& next)>& worker) {
+  if (n_rows <= 0) return;
   // Small blocks even out rows of unequal cost.
   const std::int64_t threads = std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_rows));
   const std::int64_t block = std::max<std::int64_t>(1, n_rows / (threads * 16));

@@ -111,13 +111,13 @@ void noisy_input(const NoisyInputArgs& args, Out* out, std::int64_t begin, std::
     const PhiloxStream noise{args.seed, user, args.epoch, random_keys::NOISE};
     const PhiloxStream dropout{args.seed, user, args.epoch, random_keys::DROPOUT};
     Out* out_row = out + row * args.n_items;
-    for (std::int32_t first = 0; first < args.n_items; first += kWordsPerCall) {
+    for (std::int64_t first = 0; first < args.n_items; first += kWordsPerCall) {
       const std::uint32_t block = args.first_block + static_cast<std::uint32_t>(first / 4);
       std::memcpy(state, signal_row + first, sizeof state);
       if (args.sigma[row] != 0.0f) add_noise(noise, block, args.sigma[row], state);
       if (args.dropout) drop_out(dropout, block, args.keep_from, args.keep_scale, state);
-      const std::int32_t left = args.n_items - first;
-      const int width = left < kWordsPerCall ? left : kWordsPerCall;
+      const std::int64_t left = args.n_items - first;
+      const int width = left < kWordsPerCall ? static_cast<int>(left) : kWordsPerCall;
       for (int i = 0; i < width; ++i) store(state[i], out_row[first + i]);
     }
     for (std::int64_t k = args.indptr[row]; k < args.indptr[row + 1]; ++k) {

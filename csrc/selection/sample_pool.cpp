@@ -33,10 +33,11 @@ struct Pool {
 std::int64_t count_ranked(const Pool& pool, std::int64_t enough) {
   constexpr std::int32_t kBlock = 1024;
   std::int64_t count = 0;
-  for (std::int32_t base = 0; base < pool.n_items && count < enough; base += kBlock) {
-    const std::int32_t stop = std::min(base + kBlock, pool.n_items);
+  for (std::int64_t base = 0; base < pool.n_items && count < enough; base += kBlock) {
+    const auto first = static_cast<std::int32_t>(base);
+    const std::int32_t stop = first + std::min(kBlock, pool.n_items - first);
     std::int32_t in_block = 0;
-    for (std::int32_t item = base; item < stop; ++item) {
+    for (std::int32_t item = first; item < stop; ++item) {
       const float score = pool.scores[item];
       in_block += (score < pool.threshold_score) |
                   ((score == pool.threshold_score) & (item >= pool.threshold_item));

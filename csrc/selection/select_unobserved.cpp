@@ -113,7 +113,8 @@ Bracket bracket_rank(const Sample& sample, double quantile, double spread) {
 Band collect_band(const float* values, std::int32_t n, Observed observed, Bracket bracket,
                   std::int32_t* positions) {
   Band band{0, 0, bracket};
-  for (std::int32_t base = 0; base < n; base += 64) {
+  for (std::int64_t start = 0; start < n; start += 64) {
+    const auto base = static_cast<std::int32_t>(start);
     const int width = static_cast<int>(std::min<std::int32_t>(64, n - base));
     const BandMask mask = compare_band(values + base, width, bracket.low, bracket.high);
     band.above += __builtin_popcountll(mask.above_high);
