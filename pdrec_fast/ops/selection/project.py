@@ -15,11 +15,15 @@ _SMALL = 1 << 22
 # fresh pages from the system every time. A GPU has neither, and would wait for every block's host.
 _SCORES_PER_BLOCK = 1 << 22
 _SCORES_PER_GPU_BLOCK = 1 << 27
+# For fewer the product waits for the table, which is read once a block: with a million items 8 rows
+# take little more than 4.
+_LEAST_ROWS = 8
 
 
 def rows_per_block(n_items: int, *, on_gpu: bool = False) -> int:
     """How many users to score at once against ``n_items`` items."""
-    return max((_SCORES_PER_GPU_BLOCK if on_gpu else _SCORES_PER_BLOCK) // n_items, 1)
+    most = _SCORES_PER_GPU_BLOCK if on_gpu else _SCORES_PER_BLOCK
+    return max(most // n_items, _LEAST_ROWS)
 
 
 @torch.no_grad()
