@@ -125,6 +125,7 @@ def train(folder: Path, sizes: Sizes, phases: Phases) -> dict[str, Any]:
         table_optimizer="rows",
         validation_users=sizes.validation_users,
     )
+
     class Told(pf.PDRec):
         def training_task(self, *given: Any) -> Any:
             return phases.told(super().training_task(*given))
@@ -215,7 +216,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     if options.step == "machine":
-        memory = "largest resident set of a process (ru_maxrss), pages of maps that it read among it"
+        memory = (
+            "largest resident set of a process (ru_maxrss), pages of maps that it read among it"
+        )
         print(json.dumps(environment(1, CPU) | {"peak_memory": memory}))
         return
     phases = Phases()

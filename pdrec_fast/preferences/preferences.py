@@ -340,7 +340,7 @@ def _digest(meta: dict[str, Any], arrays: Iterable[np.ndarray]) -> str:
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         for piece in getattr(array, "pieces", (array,)):
-            digest.update(piece.tobytes())
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()[:16]
 
 
