@@ -21,6 +21,7 @@ from typing import Any
 
 STEPS = ("records", "prepare", "open", "train", "evaluate", "guide", "preferences")
 DONE = "steps.jsonl"
+MEMORY = "1GB"
 SIZES = {  # name -> (default, what it is)
     "records": (100_000_000, "in all"),
     "users": (5_000_000, "of the records"),
@@ -64,32 +65,14 @@ def rows_of(folder: Path, sizes: dict[str, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def words_of(step: str, options: argparse.Namespace, sizes: dict[str, int]) -> list[str]:
-    """The process of a step."""
-    if step != "prepare":
-        given = [f"--{name}={value}" for name, value in sizes.items()]
-        return [sys.executable, "-m", "bench.large_steps", step, str(options.out), *given]
-    words = [sys.executable, "-m", "pdrec_fast", "prepare", "--data", str(options.out / "records")]
-    words += ["--out", str(options.out / "store"), "--memory", options.memory]
-    return [*words, "--parts", str(sizes["store_parts"]), "--threads", str(options.threads)]
-
-
-def row_of(
-    step: str, options: argparse.Namespace, sizes: dict[str, int], environment: dict[str, Any]
-) -> dict[str, Any]:
+def row_of(step: str, options: argparse.Namespace, sizes: dict[str, int]) -> dict[str, Any]:
     """Do a step; what is written of it."""
+    words = [sys.executable, "-m", "bench.large_steps", step, str(options.out)]
+    words += [f"--memory={options.memory}", *(f"--{name}={sizes[name]}" for name in sizes)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads))
-    output, seconds, peak = measured(words_of(step, options, sizes), **threads)
-    told = {"memory": options.memory} if step == "prepare" else json.loads(output)
-    return {
-        "step": step,
-        "sizes": sizes,
-        "seconds": round(seconds, 1),
-        "peak_gib": round(peak, 2),
-        "threads": options.threads,
-        **told,
-        "environment": environment,
-    }
+    told, seconds, peak = measured(words, **threads)
+    row = {"step": step, "sizes": sizes, "threads": options.threads}
+    return row | {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)} | json.loads(told)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--results", type=Path, metavar="FILE", help="JSON lines are added here")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP")
-    parser.add_argument("--memory", default="1GB", help="that DuckDB may use (default 1GB)")
+    parser.add_argument("--memory", default=MEMORY, help=f"that DuckDB may use (default {MEMORY})")
     parser.add_argument("--threads", type=int, default=1, help="of every process (default 1)")
     for name, (default, of) in SIZES.items():
         flag = "--" + name.replace("_", "-")
@@ -108,12 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {name: getattr(options, name) for name in SIZES}
     done = {row["step"] for row in rows_of(options.out, sizes)}
     options.out.mkdir(parents=True, exist_ok=True)
-    about, *_ = measured([sys.executable, "-m", "bench.large_steps", "machine", str(options.out)])
-    for step in STEPS:
-        if step not in options.only or step in done:
-            continue
+    left = [step for step in STEPS if step in options.only and step not in done]
+    for step in left:
         print(f"{step} ...", file=sys.stderr, flush=True)
-        row = row_of(step, options, sizes, json.loads(about))
+        row = row_of(step, options, sizes)
         for file in (options.out / DONE, options.results):
             if file is not None:
                 with file.open("a", encoding="utf-8") as stream:

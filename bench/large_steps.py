@@ -1,5 +1,5 @@
 """The steps of ``bench.large``, each run in a process of its own: ``records`` generates them,
-``open`` opens one share of the users of the store that ``prepare`` made, ``train`` fits SASRec to
+``prepare`` makes a store of them, ``open`` opens one share of its users, ``train`` fits SASRec to
 that share for an epoch, ``evaluate`` tests it on a sample under ``full``, ``guide`` fits a DiffRec
 to a sample, and ``preferences`` infers one part of its preferences.
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import resource
 import sys
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import pdrec_fast as pf
-from bench.large import SIZES
+from bench.large import MEMORY, SIZES
 from bench.machine import environment
 from bench.target import CPU
 from pdrec_fast.ragged import indptr_of
 
-Sizes = argparse.Namespace  # the integers of ``bench.large.SIZES``
+Sizes = argparse.Namespace  # the integers of ``bench.large.SIZES``, and what DuckDB may use
 
 
 class Phases(dict[str, dict[str, float]]):
@@ -96,6 +98,18 @@ def records(folder: Path, sizes: Sizes, phases: Phases) -> dict[str, Any]:
     with phases.phase("generate"):
         write_records(place, sizes.records, sizes.parts, sizes.users, sizes.items)
     return {"mib": round(sum(file.stat().st_size for file in place.iterdir()) / 2**20)}
+
+
+def prepare(folder: Path, sizes: Sizes, phases: Phases) -> dict[str, Any]:
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    settings = {"memory": sizes.memory, "threads": torch.get_num_threads()}
+    with phases.phase("prepare"):
+        pf.prepare(folder / "records", folder / "store", parts=sizes.store_parts, **settings)
+    place = folder / "store"
+    return {
+        "memory": sizes.memory,
+        "mib": round(sum(file.stat().st_size for file in place.iterdir()) / 2**20),
+    }
 
 
 def opened(folder: Path, sizes: Sizes, phases: Phases) -> pf.Interactions:
@@ -200,30 +214,30 @@ def preferences(folder: Path, sizes: Sizes, phases: Phases) -> dict[str, Any]:
     return {"users": train.n_users, "parts": len(files), "mib": mib}
 
 
+FUNCTIONS: dict[str, Callable[[Path, Sizes, Phases], dict[str, Any]]] = {
+    "records": records,
+    "prepare": prepare,
+    "open": open_store,
+    "train": train,
+    "evaluate": evaluate,
+    "guide": guide,
+    "preferences": preferences,
+}
+
+
 def main() -> None:
-    steps = {
-        "records": records,
-        "open": open_store,
-        "train": train,
-        "evaluate": evaluate,
-        "guide": guide,
-        "preferences": preferences,
-    }
     parser = argparse.ArgumentParser(prog="python -m bench.large_steps")
-    parser.add_argument("step", choices=["machine", *steps])
+    parser.add_argument("step", choices=FUNCTIONS)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--memory", default=MEMORY)
     for name, (default, _) in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    if options.step == "machine":
-        memory = (
-            "largest resident set of a process (ru_maxrss), pages of maps that it read among it"
-        )
-        print(json.dumps(environment(1, CPU) | {"peak_memory": memory}))
-        return
     phases = Phases()
-    found = steps[options.step](options.folder, options, phases)
-    print(json.dumps({"phases": phases, **found}))
+    found = FUNCTIONS[options.step](options.folder, options, phases)
+    machine = environment(torch.get_num_threads(), CPU)
+    machine["peak_memory"] = "largest resident set of a process, pages of maps that it read with it"
+    print(json.dumps({"phases": phases, **found, "environment": machine}))
 
 
 if __name__ == "__main__":
