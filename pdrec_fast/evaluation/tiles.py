@@ -16,6 +16,7 @@ from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.profiling import span
 
 CASES_PER_TILE = 512
+_SCORES_PER_TILE = 1 << 22  # 16 MiB
 # Of as many rows a product takes less than twice the time of a tile's: the corpus in one piece.
 _ENOUGH_ROWS = 64
 
@@ -65,7 +66,7 @@ def _count(
 ) -> tuple[Ranks, torch.Tensor]:
     """Ranks by ``target_scores`` [B], and the targets' scores as the tiles have them."""
     n_cases, n_items = len(vectors), len(table)
-    width = rows_per_block(n_cases)
+    width = max(_SCORES_PER_TILE // n_cases, 1)
     counts, found = np.zeros((3, n_cases), dtype=np.int64), target_scores.clone()
     edges = torch.searchsorted(excluded[1].contiguous(), torch.arange(0, n_items + width, width))
     for number, start in enumerate(range(0, n_items, width)):

@@ -43,7 +43,7 @@ def expected(split):
 def tiled(monkeypatch, expected):
     """Every corpus counts as large; tiles are 13 items wide."""
     monkeypatch.setattr(tiles, "_ENOUGH_ROWS", 1 << 40)
-    monkeypatch.setattr(tiles, "rows_per_block", lambda n: 13)
+    monkeypatch.setattr(tiles, "_SCORES_PER_TILE", 13 * 60)
 
 
 def check(found, expected):
