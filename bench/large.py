@@ -2,9 +2,10 @@
 
     python -m bench.large --out FOLDER --results bench/results/large.jsonl
 
-Every step (``STEPS``, told in ``large_steps``) is a process of its own. Its seconds and its largest
-resident memory are printed and make a line of ``--results``, and of FOLDER/steps.jsonl, by which
-a step that is done is not done again. Steps need those before them; ``--only`` chooses some.
+Every step (``STEPS``, told in ``large_steps``) is a process of its own. Its seconds, those that a
+processor worked for it and its largest resident memory are printed and make a line of
+``--results``, and of FOLDER/steps.jsonl, by which a step that is done is not done again. Steps need
+those before them; ``--only`` chooses some.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ SIZES = {  # name -> (default, what it is)
 }
 
 
-def measured(words: Sequence[str], **settings: str) -> tuple[str, float, float]:
-    """Run a process with ``settings`` in its environment: its output, its seconds, and its largest
-    resident memory in GiB.
+def measured(words: Sequence[str], **settings: str) -> tuple[str, dict[str, float]]:
+    """Run a process with ``settings`` in its environment: its output; its seconds, those of the
+    processor, and its largest resident memory in GiB.
 
-    That counts the memory of the process that starts it: this one must stay small.
+    The last counts the memory of the process that starts it: this one must stay small.
     """
     start = time.perf_counter()
     environment = os.environ | settings
@@ -52,7 +53,11 @@ def measured(words: Sequence[str], **settings: str) -> tuple[str, float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: exit status {process.returncode}")
-    return output, time.perf_counter() - start, usage.ru_maxrss / 2**20
+    return output, {
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+    }
 
 
 def rows_of(folder: Path, sizes: dict[str, int]) -> list[dict[str, Any]]:
@@ -70,9 +75,8 @@ def row_of(step: str, options: argparse.Namespace, sizes: dict[str, int]) -> dic
     words = [sys.executable, "-m", "bench.large_steps", step, str(options.out)]
     words += [f"--memory={options.memory}", *(f"--{name}={sizes[name]}" for name in sizes)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(options.threads))
-    told, seconds, peak = measured(words, **threads)
-    row = {"step": step, "sizes": sizes, "threads": options.threads}
-    return row | {"seconds": round(seconds, 1), "peak_gib": round(peak, 2)} | json.loads(told)
+    told, figures = measured(words, **threads)
+    return {"step": step, "sizes": sizes, "threads": options.threads} | figures | json.loads(told)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

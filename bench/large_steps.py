@@ -3,7 +3,8 @@
 that share for an epoch, ``evaluate`` tests it on a sample under ``full``, ``guide`` fits a DiffRec
 to a sample, and ``preferences`` infers one part of its preferences.
 
-A step prints JSON: its phases, each with its seconds and the process's peak memory so far.
+A step prints JSON: its phases, each with its seconds and the process's peak memory so far; some lie
+within others.
 """
 
 from __future__ import annotations
@@ -34,16 +35,18 @@ Sizes = argparse.Namespace  # the integers of ``bench.large.SIZES``, and what Du
 
 
 class Phases(dict[str, dict[str, float]]):
-    """Seconds and peak memory of the parts of a step, told as they end."""
+    """Seconds, those of the processor, and peak memory of each part of a step, told at its end."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         yield
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        self[name] = {"seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
-        print(f"  {name}: {seconds:.1f} s, {peak:.2f} GiB", file=sys.stderr, flush=True)
+        self[name] = {
+            "seconds": round(time.perf_counter() - start, 2),
+            "cpu_seconds": round(time.process_time() - worked, 2),
+            "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        }
+        print(f"  {name}: {self[name]}", file=sys.stderr, flush=True)
 
     def told(self, task: Any) -> Any:
         """``task``, a ``TrainingTask``, whose epochs and validations are phases."""
