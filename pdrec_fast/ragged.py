@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_ENTRIES_PER_BLOCK = 1 << 20  # whose temporaries stay small beside rows that fill the memory
+
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
@@ -54,6 +56,32 @@ class Ragged:
         return Ragged(self.values[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
+def unique_in_rows(rows: Ragged, n_values: int) -> Ragged:
+    """Each row's distinct numbers, ascending, some rows at a time.
+
+    Args:
+        rows: numbers from 0 on, below ``n_values``.
+
+    Returns:
+        Of the dtype of ``rows.values``.
+    """
+    counts = np.zeros(rows.n_rows, dtype=np.int64)
+    found = [rows.values[:0]]
+    start = 0
+    while start < rows.n_rows:
+        most = np.searchsorted(rows.indptr, rows.indptr[start] + _ENTRIES_PER_BLOCK, "right") - 1
+        block = slice(start, max(int(most), start + 1))
+        some = rows.rows(block)
+        keys = some.row_indices * n_values + some.values
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        numbers, values = np.divmod(keys, n_values)
+        counts[block] = np.bincount(numbers, minlength=some.n_rows)
+        found.append(values.astype(rows.values.dtype))
+        start = block.stop
+    return Ragged.from_lengths(np.concatenate(found), counts)
+
+
 def nth_absent(
     present: Ragged, rows: npt.NDArray[np.int64], nth: npt.NDArray[np.int64], n_values: int
 ) -> npt.NDArray[np.int64]:
@@ -86,4 +114,6 @@ def row_indices(indptr: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """``concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])``, vectorised."""
     indptr = indptr_of(lengths)
-    return np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
+    found = np.repeat(starts - indptr[:-1], lengths)
+    found += np.arange(len(found))
+    return found

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from pdrec_fast.ragged import Ragged, indptr_of, nth_absent, ranges, row_indices
+import pdrec_fast.ragged
+from pdrec_fast.ragged import Ragged, indptr_of, nth_absent, ranges, row_indices, unique_in_rows
 
 VALUES = np.array([5, 6, 7, 8, 9], dtype=np.int32)
 
@@ -62,3 +63,17 @@ def test_the_nth_number_that_a_row_lacks() -> None:
         assert nth_absent(rows, np.full(len(nth), row), nth, 6).tolist() == numbers
     both = nth_absent(rows, np.array([[0], [1]]), np.array([[0, 2], [1, 4]]), 6)
     assert both.tolist() == [[2, 5], [1, 5]]
+
+
+@pytest.mark.parametrize("entries", [1, 4, 1 << 20])
+def test_unique_numbers_of_rows_do_not_depend_on_how_many_rows_are_taken_at_once(
+    entries, monkeypatch
+):
+    monkeypatch.setattr(pdrec_fast.ragged, "_ENTRIES_PER_BLOCK", entries)
+    values = np.array([3, 1, 3, 0, 2, 2, 2, 2, 2, 1, 0, 4], dtype=np.int32)
+    found = unique_in_rows(Ragged.from_lengths(values, np.array([0, 3, 1, 5, 0, 3, 0])), 5)
+    assert found.values.tolist() == [1, 3, 0, 2, 0, 1, 4]
+    assert found.values.dtype == np.int32
+    assert found.lengths.tolist() == [0, 2, 1, 1, 0, 3, 0]
+    none = unique_in_rows(Ragged.from_lengths(values[:0], np.zeros(2, dtype=np.int64)), 5)
+    assert (none.values.tolist(), none.indptr.tolist()) == ([], [0, 0, 0])

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+_IDS_PER_PIECE = 1 << 16
+
+
+def json_of(ids: np.ndarray, *, as_text: bool = False) -> Iterator[bytes]:
+    """``json.dumps(ids.tolist()).encode()`` in pieces, for digests of very many ids.
+
+    Args:
+        as_text: each id as ``str`` gives it.
+    """
+    yield b"["
+    for start in range(0, len(ids), _IDS_PER_PIECE):
+        some = ids[start : start + _IDS_PER_PIECE].tolist()
+        text = json.dumps(list(map(str, some)) if as_text else some)
+        yield (", " if start else "").encode() + text[1:-1].encode()
+    yield b"]"
 
 
 class Catalogue:
@@ -39,8 +56,10 @@ class Catalogue:
         """16 hexadecimal digits that change with any id and with their order; ``17`` and ``"17"``
         are the same item, as everywhere."""
         assert self._item_ids is not None
-        text = json.dumps(list(map(str, self._item_ids.tolist())))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for piece in json_of(self._item_ids, as_text=True):
+            digest.update(piece)
+        return digest.hexdigest()[:16]
 
     def is_that_of(self, other: Catalogue) -> bool:
         """Whether the same indices stand for the same items."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -15,18 +14,18 @@ from typing import Any
 import numpy as np
 
 from pdrec_fast.checks import check_ordered
-from pdrec_fast.data.catalogue import Catalogue
+from pdrec_fast.data.catalogue import Catalogue, json_of
 from pdrec_fast.data.filters import Filters, Repeats
 from pdrec_fast.data.frames import check_lengths, column_values, read_columns, read_frame
 from pdrec_fast.data.histories import Histories
 from pdrec_fast.data.ids import first_names
 from pdrec_fast.data.item_features import check_features, extended
-from pdrec_fast.data.ordering import check_times, stable_order
+from pdrec_fast.data.ordering import check_times
 from pdrec_fast.data.readers import read_file
 from pdrec_fast.data.records import ColumnNames, Columns, Label, Records
 from pdrec_fast.data.store import is_store, open_store
 from pdrec_fast.errors import DataError
-from pdrec_fast.ragged import Ragged, indptr_of, row_indices
+from pdrec_fast.ragged import Ragged, indptr_of, row_indices, unique_in_rows
 
 _MOSTLY_TIED = 0.9  # share of records from which on equal times are no longer usual
 _FEW_RECORDS = 10
@@ -375,16 +374,10 @@ class Interactions:
 
     @cached_property
     def _unique_items(self) -> Ragged:
-        users = self.record_users
-        pairs = users * self.n_items + self.items
-        pairs = pairs[stable_order(pairs)]  # sorting moves no record to another user
-        new = np.diff(pairs, prepend=-1) > 0
-        counts = np.bincount(users[new], minlength=self.n_users)
-        items = (pairs[new] - users[new] * self.n_items).astype(np.int32)
-        indptr = indptr_of(counts)
-        for array in (items, indptr):
+        found = unique_in_rows(Ragged(self.items, self.indptr), self.n_items)
+        for array in (found.values, found.indptr):
             array.flags.writeable = False
-        return Ragged(items, indptr)
+        return found
 
     def histories(self, users: Iterable[int] | np.ndarray | None = None) -> Histories:
         """The whole sequences of ``users`` (indices), by default of every user.
@@ -480,12 +473,21 @@ class Interactions:
             if array is not None:
                 digest.update(array.data)  # no copy: it may be a map of a large file
         for ids in (self.user_ids, self.item_ids):
-            digest.update(json.dumps(ids.tolist()).encode())
+            for piece in json_of(ids):
+                digest.update(piece)
         if self.target_items is not None:
             digest.update(self.target_items.tobytes())
         if self.item_features is not None:
             digest.update(repr(self.item_features.shape).encode() + self.item_features.tobytes())
         return digest.hexdigest()[:16]
+
+
+def read_only(**arrays: np.ndarray | None) -> dict[str, Any]:
+    """Fresh arrays for ``Interactions``, which copies those that a caller could still change."""
+    for array in arrays.values():
+        if array is not None:
+            array.flags.writeable = False
+    return arrays
 
 
 def _id_dtype(ids: Any) -> type:

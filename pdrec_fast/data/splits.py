@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pdrec_fast.data.histories import Histories, Holdout
-from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.interactions import Interactions, read_only
 from pdrec_fast.data.times import as_moment
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of
@@ -108,8 +108,10 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
         raise ValueError(f"min_length must be at least 3, got {min_length}")
     starts, stops = interactions.indptr[:-1], interactions.indptr[1:]
     targets = _target_records(interactions)
-    # The user's targets are targets[first:end].
-    first, end = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
+    # The user's targets are targets[first:end], of all records those of the user.
+    first, end = starts, stops
+    if targets is not None:
+        first, end = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
     evaluated = end - first >= min_length
     records = "records" if interactions.target_items is None else "records of the target domain"
     if not evaluated.any():
@@ -118,7 +120,9 @@ def leave_one_out(interactions: Interactions, min_length: int = 3) -> Split:
             " bring longer histories, or split by time (--valid-from and --test-from)"
         )
     users = np.flatnonzero(evaluated)
-    valid, test = targets[end[users] - 2], targets[end[users] - 1]
+    valid, test = end[users] - 2, end[users] - 1
+    if targets is not None:
+        valid, test = targets[valid], targets[test]
     train_lengths = stops - starts
     train_lengths[users] = valid - starts[users]
     return assembled(
@@ -217,12 +221,9 @@ def assembled(
     trains = np.repeat(
         np.tile([True, False], data.n_users), np.stack([train_lengths, held_out], axis=1).ravel()
     )
-    train = replace(
-        data,
-        indptr=indptr,
-        items=data.items[trains],
-        timestamps=None if data.timestamps is None else data.timestamps[trains],
-    )
+    items = data.items[trains]
+    times = None if data.timestamps is None else data.timestamps[trains]
+    train = replace(data, **read_only(indptr=indptr, items=items, timestamps=times))
     report = SplitReport(
         method=method,
         n_users=data.n_users,
@@ -236,17 +237,20 @@ def assembled(
     return Split(data, train, valid, test, report, sets)
 
 
-def _target_records(data: Interactions) -> np.ndarray:
-    """int64, ascending: the records that can be held out."""
+def _target_records(data: Interactions) -> np.ndarray | None:
+    """int64, ascending: the records that can be held out; None for all."""
     if data.target_items is None:
-        return np.arange(data.n_records)
+        return None
     return np.flatnonzero(data.target_items[data.items])
 
 
 def _first_target(data: Interactions, records: np.ndarray) -> np.ndarray:
     """The first record at or after each of ``records`` that can be held out, of any user;
     ``data.n_records`` where there is none."""
-    targets = np.append(_target_records(data), data.n_records)
+    targets = _target_records(data)
+    if targets is None:
+        return records
+    targets = np.append(targets, data.n_records)
     return targets[np.searchsorted(targets, records)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pdrec_fast.data.interactions import Interactions
+from pdrec_fast.data.interactions import Interactions, read_only
 
 
 def interactions_to_tensors(data: Interactions) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -24,7 +24,7 @@ def interactions_from_tensors(
     tensors: dict[str, torch.Tensor], ids: dict[str, Any]
 ) -> Interactions:
     """The inverse of ``interactions_to_tensors``."""
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = read_only(**{name: tensor.numpy() for name, tensor in tensors.items()})
     return Interactions(
         indptr=arrays["indptr"],
         items=arrays["items"],

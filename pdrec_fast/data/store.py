@@ -224,6 +224,9 @@ def _joined(
         if times is not None and its_times is not None:
             times[rows] = its_times
         first = users.stop
+    for array in (joined, items, times, user_ids):
+        if array is not None:
+            array.flags.writeable = False  # or ``Interactions`` would copy it
     return joined, items, times, user_ids
 
 

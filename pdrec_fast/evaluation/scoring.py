@@ -14,6 +14,8 @@ from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.devices import off_cpu
 from pdrec_fast.evaluation.metrics import Ranks, rank_counts, rank_counts_of_sums
+from pdrec_fast.evaluation.tiles import CASES_PER_TILE, rank_in_tiles, ranks_in_tiles
+from pdrec_fast.evaluation.vectors import VectorScorer
 from pdrec_fast.ops.selection.project import rows_per_block
 from pdrec_fast.profiling import span
 from pdrec_fast.ragged import row_indices
@@ -124,14 +126,30 @@ def rank_in_corpus(
         catalogue: Catalogue | None = getattr(scorer, "catalogue", None)
         check_catalogue(holdout.histories, len(item_scores), catalogue)
         return _rank_alike(item_scores, holdout, candidates)
-    scorer = prepared(scorer)
+    scorer, n_items = prepared(scorer), holdout.histories.n_items
+    if candidates is None and ranks_in_tiles(scorer, n_items):
+        return _rank_in_tiles(scorer, holdout, block_size or CASES_PER_TILE)
     parts = []
-    for block in case_blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
+    for block in case_blocks(scorer, len(holdout), block_size, n_items):
         histories = holdout.histories[block]
         cases = CorpusCases(histories, holdout.targets[block], candidates)
         scores = checked_scores(scorer, histories)
         parts.append(cases.ranks(scores))
         del scores  # or the next block would take fresh memory beside it
+    return Ranks.concatenate(parts)
+
+
+def _rank_in_tiles(scorer: VectorScorer, holdout: Holdout, block_size: int) -> Ranks:
+    """``rank_in_corpus`` by products, whose scores are never stored."""
+    table, offsets = scorer.item_vectors
+    parts = []
+    for block in _blocks(len(holdout), block_size):
+        histories, targets = holdout.histories[block], holdout.targets[block]
+        excluded = _excluded(histories, targets, None)
+        with span("user vectors"):
+            vectors = scorer.user_vectors(histories)
+        items = torch.from_numpy(targets.astype(np.int64))
+        parts.append(rank_in_tiles(table, offsets, vectors, items, excluded))
     return Ranks.concatenate(parts)
 
 
@@ -211,12 +229,16 @@ def case_blocks(
     scorer: Scorer, n_cases: int, block_size: int | None, n_candidates: int
 ) -> Iterator[slice]:
     """The cases, as many at a time as ``Evaluator`` says of its block size."""
-    if n_cases == 0:
-        raise ValueError("the holdout has no cases to rank")
     if block_size is None:
         on_gpu = off_cpu(scorer)
         most = _CASES_PER_GPU_BLOCK if on_gpu else _CASES_PER_BLOCK
         block_size = min(rows_per_block(n_candidates, on_gpu=on_gpu), most)
+    return _blocks(n_cases, block_size)
+
+
+def _blocks(n_cases: int, block_size: int) -> Iterator[slice]:
+    if n_cases == 0:
+        raise ValueError("the holdout has no cases to rank")
     for start in range(0, n_cases, block_size):
         yield slice(start, min(start + block_size, n_cases))
 

@@ -80,7 +80,7 @@ def digest_of(contents: Contents) -> str:
     for file, tensors in sorted(files.items()):
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{file} {name}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 

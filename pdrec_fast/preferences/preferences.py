@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
@@ -334,12 +335,13 @@ class _Inference:
 
     def arrays(self, users: slice, progress: bool = False) -> dict[str, np.ndarray]:
         """The arrays of ``Preferences`` of these users; ``indptr`` begins at 0."""
-        blocks = []
+        blocks, buffers = [], Buffers()
         starts = range(users.start, users.stop, self.block_size)
         for start in tqdm(starts, desc="preferences", unit="block", disable=not progress):
             block = slice(start, min(start + self.block_size, users.stop))
             n_users = block.stop - block.start
-            with unit("preferences", users=n_users, items=n_users * self._train.n_items):
+            counts = {"users": n_users, "items": n_users * self._train.n_items}
+            with unit("preferences", **counts), buffers.lent():  # to the scores
                 blocks.append(infer_block(self._scorer, self._train, block, self._request))
         if not blocks:  # of a process of many, where there are few users
             blocks = [infer_block(self._scorer, self._train, slice(0, 1), self._request)]

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.devices import off_cpu
@@ -63,10 +64,11 @@ def blocks(
     check_whole(block_size=block_size)
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}")
-    scorer = prepared(scorer)
+    scorer, buffers = prepared(scorer), Buffers()
     for start in range(0, len(people), block_size):
         block = slice(start, min(start + block_size, len(people)))
-        best, found = _best_of(scorer, people[block], rules, k, block, popularity)
+        with buffers.lent():  # to the scores
+            best, found = _best_of(scorer, people[block], rules, k, block, popularity)
         yield block, best.cpu().numpy(), found.cpu().numpy()
 
 

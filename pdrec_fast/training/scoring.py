@@ -160,7 +160,7 @@ class EncoderScorer(Recommender):
                 offsets += more * share.weight
         if self._unranked is not None:
             offsets = offsets.masked_fill(self._unranked, -torch.inf)
-        return torch.cat(parts, dim=1), offsets
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], offsets
 
     @property
     def objective(self) -> Objective:

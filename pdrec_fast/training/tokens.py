@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class TrainingTokens:
             users on for earlier ones, so that no two sequences share random words.
         n_keys: one more than the largest key.
         target_records: int64 [n_tokens], the training record of each token's next item.
-        targets: int64 [n_tokens], its item.
+        targets: int32 [n_tokens], its item.
         token_users: int64 [n_tokens], the user of each token, as an index into the training data.
 
     Args:
@@ -80,9 +81,16 @@ class TrainingTokens:
         keys[later > 0] = train.n_users + np.arange(n_earlier)
         starts = stops - self.lengths
         self.inputs = replace(self.histories, users=keys, starts=starts, stops=stops)
-        self.target_records = ranges(self.inputs.starts + 1, self.lengths)
-        self.targets = train.items[self.target_records].astype(np.int64)
-        self.token_users = np.repeat(self.users, self.lengths)
+        self.targets = train.items[self.target_records]
+
+    # Of use to some modules and losses alone, and large where the data are.
+    @property
+    def target_records(self) -> np.ndarray:
+        return ranges(self.inputs.starts + 1, self.lengths)
+
+    @cached_property
+    def token_users(self) -> np.ndarray:
+        return np.repeat(self.users, self.lengths)
 
     @property
     def n_sequences(self) -> int:

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 import pickle
 import warnings
 
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdrec_fast.data import Interactions
+from pdrec_fast.data import Interactions, catalogue
+from pdrec_fast.data.catalogue import json_of
+from pdrec_fast.data.interactions import read_only
 from pdrec_fast.errors import DataError
 
 # user: items in time order      1: 10 20 10   2: 20 30   3: 20
@@ -219,6 +222,21 @@ def test_fingerprint_sees_every_part():
         Interactions.from_arrays(USERS, [10, 20, 30, 20, 10, 30], TIMES),
     ]
     assert len({data.fingerprint() for data in [rebuilt, *others]}) == 6
+
+
+@pytest.mark.parametrize("ids", [[], [5], [-3, 2**40, 7, 0], ["a", 'b"c', "ä", "7"]])
+def test_ids_in_pieces_are_those_in_one(ids, monkeypatch):
+    monkeypatch.setattr(catalogue, "_IDS_PER_PIECE", 3)
+    array = np.array(ids, dtype=object if ids and isinstance(ids[0], str) else np.int64)
+    assert b"".join(json_of(array)).decode() == json.dumps(ids)
+    assert b"".join(json_of(array, as_text=True)).decode() == json.dumps(list(map(str, ids)))
+
+
+def test_read_only_arrays_are_taken_as_they_are():
+    arrays = read_only(indptr=np.array([0, 2]), items=np.array([0, 1], np.int32), timestamps=None)
+    data = Interactions(**arrays, user_ids=[1], item_ids=[1, 2])
+    assert data.indptr is arrays["indptr"]
+    assert data.items is arrays["items"]
 
 
 def test_arrays_are_read_only_and_the_callers_are_not():

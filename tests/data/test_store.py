@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import pdrec_fast as pf
 from pdrec_fast.cli import app
-from pdrec_fast.data import preparing
+from pdrec_fast.data import interactions, preparing
 from pdrec_fast.data.ordering import check_times
-from pdrec_fast.data.store import CARD, write_ids
+from pdrec_fast.data.store import CARD, open_store, write_ids
 
 pytest.importorskip("duckdb")
 pa = pytest.importorskip("pyarrow")
@@ -180,6 +180,20 @@ def test_nothing_is_copied(store):
             assert not array.flags.writeable
     split = pf.leave_one_out(pf.Interactions.from_store(store, part=(0, 3)))
     assert split.report.n_train > 0
+
+
+def test_parts_are_joined_in_arrays_that_are_not_copied_again(store, monkeypatch):
+    joined = []
+
+    def opened(*given):
+        joined.append(open_store(*given))
+        return joined[0]
+
+    monkeypatch.setattr(interactions, "open_store", opened)
+    data = pf.Interactions.from_store(store)
+    for name in ("indptr", "items", "timestamps", "user_ids"):
+        assert getattr(data, name) is getattr(joined[0], name), name
+        assert not getattr(data, name).flags.writeable
 
 
 def test_shares(store):

@@ -40,9 +40,9 @@ def test_block_size_changes_nothing_but_the_memory(split, scorer, protocol):
 @pytest.mark.parametrize("protocol", ["paper", "full"])
 def test_blocks_are_larger_where_the_scorer_is_on_a_gpu(split, scorer, protocol, monkeypatch):
     n_cases = len(split.valid)
-    per_block = {None: 4, torch.device("cpu"): 4, torch.device("cuda"): n_cases}
-    monkeypatch.setattr(projection, "_SCORES_PER_BLOCK", 4 * split.data.n_items)
-    monkeypatch.setattr(scoring, "_CASES_PER_BLOCK", 4)
+    per_block = {None: 40, torch.device("cpu"): 40, torch.device("cuda"): n_cases}
+    monkeypatch.setattr(projection, "_SCORES_PER_BLOCK", 40 * split.data.n_items)
+    monkeypatch.setattr(scoring, "_CASES_PER_BLOCK", 40)
     for device, expected in per_block.items():
         scorer.device, scorer.largest_block = device, 0
         Evaluator(split).ranks(scorer, protocol, "valid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from pdrec_fast.buffers import empty
 from pdrec_fast.ops.dispatch import choose
 
 # Below this many multiplications the conversion to oneDNN's tensors costs more than it brings.
@@ -15,11 +16,20 @@ _SMALL = 1 << 22
 # fresh pages from the system every time. A GPU has neither, and would wait for every block's host.
 _SCORES_PER_BLOCK = 1 << 22
 _SCORES_PER_GPU_BLOCK = 1 << 27
+# With so many items that few rows fill such a block, a product waits for the items' vectors, which
+# are read once a block: there it has up to 32 rows, in 128 MiB (see ``buffers``), at least 8.
+_ROWS, _LEAST_ROWS = 32, 8
+_SCORES_PER_LARGE_BLOCK = 1 << 25
+_MANY_ITEMS = _SCORES_PER_BLOCK // _ROWS
+_ITEMS_PER_TILE = 1 << 14  # of the product of many rows with many items
 
 
 def rows_per_block(n_items: int, *, on_gpu: bool = False) -> int:
     """How many users to score at once against ``n_items`` items."""
-    return max((_SCORES_PER_GPU_BLOCK if on_gpu else _SCORES_PER_BLOCK) // n_items, 1)
+    if on_gpu:
+        return max(_SCORES_PER_GPU_BLOCK // n_items, 1)
+    large = min(max(_SCORES_PER_LARGE_BLOCK // n_items, _LEAST_ROWS), _ROWS)
+    return max(_SCORES_PER_BLOCK // n_items, large)
 
 
 @torch.no_grad()
@@ -59,6 +69,16 @@ def project(
 
 
 def _onednn(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if len(table) <= _MANY_ITEMS or len(vectors) <= _LEAST_ROWS:
+        return _product(vectors, table, bias)
+    scores = empty((len(vectors), len(table)), torch.float32)
+    for start in range(0, len(table), _ITEMS_PER_TILE):
+        tile = slice(start, start + _ITEMS_PER_TILE)
+        scores[:, tile] = _product(vectors, table[tile], None if bias is None else bias[tile])
+    return scores
+
+
+def _product(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Both ways give the same bits."""
     fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if fused is not None:  # what torch's compiler calls: dense in and out, without copies

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.errors import BackendError
+from pdrec_fast.ops.selection import project as projection
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.reference.selection import project as reference
 
@@ -52,6 +54,32 @@ def test_without_torchs_fused_product_the_scores_are_the_same(with_bias, monkeyp
     expected = project(vectors, table, bias, impl="onednn")
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
     assert torch.equal(project(vectors, table, bias, impl="onednn"), expected)
+
+
+@needs_onednn
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_many_items_are_multiplied_some_at_a_time_in_memory_that_is_lent(with_bias, monkeypatch):
+    vectors, table = normal(300, 33), normal(1001, 33, seed=1)
+    bias = normal(1001, seed=2) if with_bias else None
+    monkeypatch.setattr(projection, "_MANY_ITEMS", 1000)
+    monkeypatch.setattr(projection, "_ITEMS_PER_TILE", 64)
+    buffers = Buffers()
+    with buffers.lent():
+        scores = project(vectors, table, bias, impl="onednn")
+    truth = reference.project(vectors, table, bias)
+    torch.testing.assert_close(scores.double(), truth, rtol=1e-5, atol=1e-5)
+    assert buffers.free_bytes == 0
+    del scores
+    assert buffers.free_bytes == 4 * 300 * 1001
+
+
+@pytest.mark.parametrize(
+    ("n_items", "rows"),
+    [(1, 1 << 22), (37_868, 110), (131_072, 32), (1_000_000, 32), (3_000_000, 11), (10**8, 8)],
+)
+def test_rows_per_block(n_items, rows):
+    assert projection.rows_per_block(n_items) == rows
+    assert projection.rows_per_block(n_items, on_gpu=True) == max((1 << 27) // n_items, 1)
 
 
 @needs_onednn
