@@ -145,7 +145,7 @@ def _rank_in_tiles(scorer: VectorScorer, holdout: Holdout, block_size: int) -> R
     parts = []
     for block in _blocks(len(holdout), block_size):
         histories, targets = holdout.histories[block], holdout.targets[block]
-        excluded = _excluded(histories, targets, None)
+        excluded = excluded_pairs(histories, targets, None)
         with span("user vectors"):
             vectors = scorer.user_vectors(histories)
         items = torch.from_numpy(targets.astype(np.int64))
