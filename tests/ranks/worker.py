@@ -34,7 +34,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "cl4srec": {"modules": (), "loss": "shared_softmax", "learn_temperature": True},
     "bert4rec": {"modules": ("dpa",), "loss": "shared_softmax"},
     "gru4rec": {"modules": ("hbr",), "loss": "corpus_softmax"},
-    "own": {"modules": (), "loss": "softmax"},
+    "own": {"modules": (), "loss": "softmax", "weight_decay": 0.1},
 }
 
 
@@ -46,6 +46,7 @@ class Own(nn.Module):
     def __init__(self, n_items: int) -> None:
         super().__init__()
         self.item_embedding = nn.Embedding(n_items, 8)
+        self.without_gradient = nn.Parameter(torch.ones(8))  # which no weight decay may touch
 
     def forward(self, batch: pf.PackedSequences) -> torch.Tensor:
         items = self.item_embedding(batch.items)
