@@ -321,9 +321,21 @@ def _save(
     if best is not None:
         files["best"] = best
     if isinstance(task, ShardedTask):
-        files = {name: task.whole(tensors) for name, tensors in files.items()}
+        files = {name: _whole_on_first(task, tensors, mesh) for name, tensors in files.items()}
     meta = {"identity": identity, "history": asdict(history)}
     mesh.once(lambda: write_bundle(checkpoint, KIND, meta, files))
+
+
+def _whole_on_first(
+    task: ShardedTask, tensors: Mapping[str, torch.Tensor], mesh: Mesh
+) -> dict[str, torch.Tensor]:
+    """The whole tensors, one after the other, so that the others never have more than one."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        whole = task.whole({name: tensor})
+        if mesh.is_first:
+            found |= whole
+    return found
 
 
 def _resume(
