@@ -139,24 +139,27 @@ def run_loop(
             checkpoint; an exception from it ends the training.
         callbacks: told likewise, and of start and end; see ``Callback``.
         mesh: the processes that train together. The first one alone shows the bar, writes the
-            checkpoint, which all of them read, and is told.
+            checkpoint, which all of them read, and is told; what a callback raises there ends the
+            training of all.
 
     Raises:
         TypeError: something else is among the callbacks.
         NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
         CheckpointError: the checkpoint is damaged or belongs to another run.
-        RankLostError: another process of the mesh is gone.
+        DataError: the processes of the mesh have different data or settings.
+        RankLostError: another process of the mesh is gone, or a callback failed on the first.
     """
     told = Callbacks(callbacks, on_epoch_end) if mesh.is_first else Callbacks((), None)
     history, best = History(), None
     # As a checkpoint gives it back.
     identity = json.loads(json.dumps({"format": FORMAT} | dict(identity)))
+    mesh.check_alike(identity)
     if checkpoint is not None and mesh.agreed(bundle_exists(checkpoint)):
         history, best = _resume(task, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
-    told.on_fit_start(name, identity)
+    mesh.once(lambda: told.on_fit_start(name, identity))
     if history.epochs:
-        told.on_epoch_end(name, history)
+        mesh.once(lambda: told.on_epoch_end(name, history))
     _note(history, validation, name)
     saved_at = -math.inf
     with tqdm(
@@ -182,10 +185,10 @@ def run_loop(
             if checkpoint is not None and mesh.agreed(due):
                 _save(task, history, best, checkpoint, identity, mesh)
                 saved_at = time.monotonic()
-            told.on_epoch_end(name, history)
+            mesh.once(lambda: told.on_epoch_end(name, history))
     if best is not None:
         task.load_weights(best)
-    told.on_fit_end(name, history)
+    mesh.once(lambda: told.on_fit_end(name, history))
     return history
 
 
@@ -318,9 +321,21 @@ def _save(
     if best is not None:
         files["best"] = best
     if isinstance(task, ShardedTask):
-        files = {name: task.whole(tensors) for name, tensors in files.items()}
+        files = {name: _whole_on_first(task, tensors, mesh) for name, tensors in files.items()}
     meta = {"identity": identity, "history": asdict(history)}
     mesh.once(lambda: write_bundle(checkpoint, KIND, meta, files))
+
+
+def _whole_on_first(
+    task: ShardedTask, tensors: Mapping[str, torch.Tensor], mesh: Mesh
+) -> dict[str, torch.Tensor]:
+    """The whole tensors, one after the other, so that the others never have more than one."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        whole = task.whole({name: tensor})
+        if mesh.is_first:
+            found |= whole
+    return found
 
 
 def _resume(

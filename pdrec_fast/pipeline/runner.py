@@ -127,6 +127,7 @@ def run(
         seen = former.seen_by(split)
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}
+    mesh.check_alike(description)
     if out is not None:
         mesh.once(lambda: _reserve(out, description, data))
     tested = out / SELECTION if out is not None and config.final else out

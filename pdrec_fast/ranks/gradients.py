@@ -74,25 +74,25 @@ def gathered_rows(rows: torch.Tensor, axis: Axis) -> torch.Tensor:
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], axis: Axis) -> None:
     """Give every parameter the sum of the processes' gradients, in one message for each dtype.
 
-    A parameter without a gradient counts as zeros; one that no process has a gradient of gets
-    zeros, too.
+    A parameter without a gradient counts as zeros. One that no process has a gradient of is
+    left without, so that an optimiser passes it by as it does in one process.
     """
     if axis.size == 1:
         return
     by_dtype: dict[torch.dtype, list[torch.nn.Parameter]] = {}
     for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
         by_dtype.setdefault(parameter.dtype, []).append(parameter)
     for group in by_dtype.values():
-        grads = [parameter.grad for parameter in group if parameter.grad is not None]
-        if len(grads) == 1 and grads[0].is_contiguous():
-            axis.sum_(grads[0])
-            continue
-        flat = axis.sum_(torch.cat([grad.reshape(-1) for grad in grads]))
-        pieces = flat.split([grad.numel() for grad in grads])
-        for grad, piece in zip(grads, pieces, strict=True):
+        given = [parameter.grad is not None for parameter in group]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+        counts = torch.tensor(given, dtype=grads[0].dtype).to(grads[0].device, non_blocking=True)
+        flat = axis.sum_(torch.cat([*(grad.reshape(-1) for grad in grads), counts]))
+        *pieces, counts = flat.split([*(grad.numel() for grad in grads), len(grads)])
+        # Read, which waits for the device, only where something is missing.
+        anywhere = given if all(given) else counts.gt(0).tolist()
+        for parameter, grad, piece, is_there in zip(group, grads, pieces, anywhere, strict=True):
             grad.copy_(piece.view_as(grad))
+            parameter.grad = grad if is_there else None
 
 
 @torch.no_grad()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
+import hashlib
+import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from pdrec_fast.devices import resolve_device
-from pdrec_fast.errors import RankLostError
+from pdrec_fast.errors import DataError, RankLostError
 from pdrec_fast.ranks.axis import Axis
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_log = logging.getLogger("pdrec_fast")
 # One process may work alone for long, as when it writes a checkpoint, while the others wait.
 _PATIENCE = timedelta(hours=2)
 
@@ -62,23 +66,29 @@ class Mesh:
             )
         self.device = _own_device(device)
         self.rank, self.users, self.items, self.all = 0, Axis(), Axis(), Axis()
+        self._level: int | None = None  # of the log, before
         if world == 1:
             return
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=_PATIENCE)
+            # Not by ``close``: who joins a second time finds the first one's addresses, and waits.
+            atexit.register(_leave)
         self.rank = dist.get_rank()
         grid = init_device_mesh(self.device.type, (users, items), mesh_dim_names=("users", "items"))
         self.users = Axis(self.rank // items, users, grid.get_group("users"))
         self.items = Axis(self.rank % items, items, grid.get_group("items"))
         self.all = Axis(self.rank, world, dist.group.WORLD)
         if self.rank:  # one of them tells what all of them do
-            logging.getLogger("pdrec_fast").setLevel(logging.ERROR)
+            self._level = _log.level
+            _log.setLevel(logging.ERROR)
 
     def close(self) -> None:
-        """Leave the job; what is left of this process is its own."""
-        if self.all.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        """Let this process's log speak for itself again. The processes stay connected until they
+        end, so that another mesh can follow."""
+        if self._level is not None:
+            _log.setLevel(self._level)
+        self._level = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +112,21 @@ class Mesh:
         """Whether any process found something."""
         return bool(self.all.sum_(torch.tensor(int(found))))
 
+    def check_alike(self, given: Mapping[str, Any]) -> None:
+        """Refuse to go on where a process was given other JSON values than the first.
+
+        Raises:
+            DataError: on all processes.
+        """
+        text = json.dumps(given, sort_keys=True)
+        own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+        first = self.all.from_first(torch.tensor(own))
+        if self.any(int(first) != own):
+            raise DataError(
+                "the processes of this job have different data or settings: start all of them with "
+                "the same command, and let all see the same files"
+            )
+
     def once(self, work: Callable[[], None]) -> None:
         """Let the first process work while the others wait for it.
 
@@ -120,8 +145,13 @@ class Mesh:
             raise RankLostError("the first process failed; its error says why")
 
 
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 ALONE = Mesh.__new__(Mesh)  # one process, whatever torchrun has started
-ALONE.rank, ALONE.device = 0, torch.device("cpu")
+ALONE.rank, ALONE.device, ALONE._level = 0, torch.device("cpu"), None
 ALONE.users = ALONE.items = ALONE.all = Axis()
 
 

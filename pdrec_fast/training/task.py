@@ -241,9 +241,8 @@ class PDRecTask:
         if self.shared_table is not None:
             self.shared_table.hand_over()
         elif not self.rows_travel:
-            if table.grad is not None and table.grad.is_sparse:
-                table.grad = table.grad.to_dense()
-            sum_gradients([table], axis)
+            grad = torch.zeros_like(table) if table.grad is None else table.grad.to_dense()
+            table.grad = axis.sum_(grad.contiguous())
         else:
             rows, values = table.detach().new_zeros(0).long(), table.detach()[:0]
             if table.grad is not None:

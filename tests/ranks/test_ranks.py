@@ -90,6 +90,17 @@ def test_a_process_that_is_killed_ends_the_run_which_continues_on_another_mesh(f
     assert model.history.epochs == 4
 
 
+def test_what_fails_on_one_process_ends_the_training_of_all_and_another_can_follow(folder: Path):
+    ends = finished(start(2, [WORKER, "failures", "2", "1", str(folder)]))
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    (first, *alike), (second, *alike_there) = (json.loads(output) for _, output, _ in ends)
+    assert first == "ValueError: after 1"
+    assert second == "RankLostError: the first process failed; its error says why"
+    assert alike == alike_there
+    assert alike[0].startswith("DataError: the processes of this job have different data or setti")
+    assert alike[1] == "fitted"
+
+
 def test_the_command_runs_over_processes(tmp_path: Path):
     file, out = tmp_path / "data.csv", tmp_path / "run"
     data = pf.synthetic(n_users=60, n_items=150, seed=0)

@@ -34,7 +34,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "cl4srec": {"modules": (), "loss": "shared_softmax", "learn_temperature": True},
     "bert4rec": {"modules": ("dpa",), "loss": "shared_softmax"},
     "gru4rec": {"modules": ("hbr",), "loss": "corpus_softmax"},
-    "own": {"modules": (), "loss": "softmax"},
+    "own": {"modules": (), "loss": "softmax", "weight_decay": 0.1},
 }
 
 
@@ -46,6 +46,7 @@ class Own(nn.Module):
     def __init__(self, n_items: int) -> None:
         super().__init__()
         self.item_embedding = nn.Embedding(n_items, 8)
+        self.without_gradient = nn.Parameter(torch.ones(8))  # which no weight decay may touch
 
     def forward(self, batch: pf.PackedSequences) -> torch.Tensor:
         items = self.item_embedding(batch.items)
@@ -158,9 +159,33 @@ def costs(mesh: pf.Mesh) -> dict[str, Any]:
     return found
 
 
+def failures(users: int, items: int) -> list[str]:
+    """What a training raises here that fails on one process, or is not the same on all; each over
+    a mesh of its own."""
+    split = pf.leave_one_out(pf.synthetic(n_users=30, n_items=120, seed=0))
+
+    def refuse(history: pf.History) -> None:
+        raise ValueError(f"after {history.epochs}")
+
+    found = []
+    for settings in ({"on_epoch_end": refuse}, {"seeds": True}, {}):
+        with pf.Mesh(users, items, device="cpu") as mesh:
+            seed = mesh.rank if settings.pop("seeds", False) else 0
+            model = pf.DiffRec(hidden=(4,), epochs=2, seed=seed, select_by="full")
+            try:
+                model.fit(split, progress=False, mesh=mesh, **settings)
+                found.append("fitted")
+            except (pf.PDRecError, ValueError) as error:
+                found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
 def main() -> None:
     job, users, items, out = sys.argv[1:]
     torch.set_num_threads(1)
+    if job == "failures":
+        print(json.dumps(failures(int(users), int(items))))
+        return
     with pf.Mesh(int(users), int(items), device="cpu") as mesh:
         if job in ("trainings", "costs"):
             found = trainings(mesh, data()) if job == "trainings" else costs(mesh)
