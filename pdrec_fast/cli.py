@@ -234,6 +234,7 @@ def update(
     ] = None,
     log: opt.Log = None,
     device: opt.Device = "auto",
+    mesh: opt.MeshSizes = None,
     cuda_graphs: CudaGraphs = False,
     threads: opt.Threads = None,
     quiet: opt.Quiet = False,
@@ -247,7 +248,7 @@ def update(
     if out.resolve() == run_dir.resolve():
         raise ValueError(f"--out {out}: is the run to update; choose another directory")
     inferred = opt.preferences_of(preferences, settings)
-    with _interruptible():
+    with opt.mesh_of(mesh, device) as processes, _interruptible():
         result = pdrec_fast.update(
             run_dir,
             data.read_all(valid_file, test_file),
@@ -260,8 +261,11 @@ def update(
             device=device,
             cuda_graphs=cuda_graphs,
             progress=not quiet,
-            callbacks=opt.loggers(log, out),
+            callbacks=opt.loggers(log, out) if processes.is_first else (),
+            mesh=processes,
         )
+    if not processes.is_first:
+        return
     _report(result, diffusion)
     print(f"\nwritten to {out / 'metrics.json'}")
 

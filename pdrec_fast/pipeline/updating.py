@@ -18,6 +18,7 @@ from pdrec_fast.pipeline.former import first_config, read_run
 from pdrec_fast.pipeline.given import SPLIT
 from pdrec_fast.pipeline.runner import RunResult, run
 from pdrec_fast.preferences import Preferences
+from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.settings import with_settings
 
 # What is left to learn takes few epochs; see docs/updating.md for what was measured.
@@ -43,6 +44,7 @@ def update(
     cuda_graphs: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    mesh: Mesh = ALONE,
 ) -> RunResult:
     """Train the models of a finished run for a few more epochs on data that have changed.
 
@@ -59,7 +61,7 @@ def update(
             ``UPDATE_SETTINGS``: the most epochs, where the run had no fewer, and patience.
         split: by time; of a run that was split by time it must be given. None: leave-one-out.
         final: train on all records at the end, see ``RunConfig``; None as the run did.
-        diffusion, preferences, device, cuda_graphs, progress, callbacks: see ``run``.
+        diffusion, preferences, device, cuda_graphs, progress, callbacks, mesh: see ``run``.
 
     Raises:
         CheckpointError: no finished run lies in ``run_dir``, or another one in ``out``.
@@ -95,6 +97,7 @@ def update(
         cuda_graphs=cuda_graphs,
         progress=progress,
         callbacks=callbacks,
+        mesh=mesh,
     )
 
 
