@@ -258,19 +258,23 @@ class Campaign:
             self._check_files(job, out)
         if any(ends.values()):
             log = out.with_suffix(".log").read_text()[-500:]
-            self.faults.append(f"{job.name}: refused: {ends}: {log}")
+            self._fault(f"{job.name}: refused: {ends}: {log}")
             return n_ends
         try:
             found = contents(out)
         except ValueError as error:
-            self.faults.append(f"{job.name}: half-written: {error}")
+            self._fault(f"{job.name}: half-written: {error}")
             return n_ends
         for file in sorted(expected.keys() | found.keys()):
             if file not in expected:
-                self.faults.append(f"{job.name}: leftover: {file}")
+                self._fault(f"{job.name}: leftover: {file}")
             elif found.get(file) != expected[file]:
-                self.faults.append(f"{job.name}: different: {file}")
+                self._fault(f"{job.name}: different: {file}")
         return n_ends
+
+    def _fault(self, text: str) -> None:
+        self.faults.append(text)
+        self.tell(text)
 
     def _end(self, job: Job, processes: list[int]) -> None:
         kind = self.random.choice(SIGNALS)
@@ -285,7 +289,7 @@ class Campaign:
             os.kill(process, signal.SIGTERM)
         gone |= waited(others, _PATIENCE)
         for process in set(processes) - gone.keys():
-            self.faults.append(f"{job.name}: hang after {kind.name}")
+            self._fault(f"{job.name}: hang after {kind.name}")
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
@@ -296,7 +300,7 @@ class Campaign:
             try:
                 _digest(file)
             except (ValueError, OSError) as error:
-                self.faults.append(f"{job.name}: half-written: {file.name}: {error}")
+                self._fault(f"{job.name}: half-written: {file.name}: {error}")
 
     def _fresh(self) -> Path:
         out = self.folder / "job"  # one name for all, as commands are written down

@@ -178,11 +178,13 @@ def _epoch(data: Path, model: str, users: int, items: int, threads: int) -> floa
 def one_epoch(data: Path, model: str, mesh_sizes: str, threads: int) -> None:
     """What every process of a measurement does; the first prints the seconds."""
     import time
+    import warnings
 
     import torch
 
     import pdrec_fast as pf
 
+    warnings.simplefilter("ignore")  # of data without times, once for each process
     torch.set_num_threads(threads)
     users, items = map(int, mesh_sizes.split(","))
     split = pf.leave_one_out(pf.Interactions.from_file(data))
@@ -219,7 +221,7 @@ def main() -> None:
         one_epoch(given.data, given.epoch, given.mesh, given.threads)
     elif given.measure:
         for row in measured(given.data, given.repeats):
-            print(json.dumps(row))
+            print(json.dumps({"data": given.data.stem, **row}))
     else:
         print(tables())
 
