@@ -55,7 +55,7 @@ class Axis:
         if self.size == 1:
             return [rows]
         rows = rows.contiguous()
-        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts = torch.zeros(self.size, dtype=torch.int64, device="cpu")
         counts[self.rank] = len(rows)
         most = int(self.sum_(counts).max())
         padded = rows.new_zeros((most, *rows.shape[1:]))

@@ -106,11 +106,11 @@ class Mesh:
 
     def agreed(self, value: float) -> float:
         """The first process's number, for all: what depends on clocks or files is decided once."""
-        return float(self.all.from_first(torch.tensor(value, dtype=torch.float64)))
+        return float(self.all.from_first(torch.tensor(value, dtype=torch.float64, device="cpu")))
 
     def any(self, found: bool) -> bool:
         """Whether any process found something."""
-        return bool(self.all.sum_(torch.tensor(int(found))))
+        return bool(self.all.sum_(torch.tensor(int(found), device="cpu")))
 
     def check_alike(self, given: Mapping[str, Any]) -> None:
         """Refuse to go on where a process was given other JSON values than the first.
@@ -120,7 +120,7 @@ class Mesh:
         """
         text = json.dumps(given, sort_keys=True)
         own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-        first = self.all.from_first(torch.tensor(own))
+        first = self.all.from_first(torch.tensor(own, device="cpu"))
         if self.any(int(first) != own):
             raise DataError(
                 "the processes of this job have different data or settings: start all of them with "
