@@ -281,6 +281,10 @@ def _interruptible() -> Iterator[None]:
             "every minute",
             file=sys.stderr,
         )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # A message to another process may be under way; an orderly end would wait for it.
+            sys.stderr.flush()
+            os._exit(130)
         raise typer.Exit(130) from None
 
 

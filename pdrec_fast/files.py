@@ -155,6 +155,20 @@ def _begun(path: Path, kind: str, marker: str, is_part: Callable[[Path], bool]) 
     return fresh
 
 
+def remove_directory(path: str | Path) -> None:
+    """Remove what ``whole_directory`` wrote, and what a killed write or removal left beside it."""
+    shutil.rmtree(path, ignore_errors=True)
+    for suffix in ("new", "old"):
+        shutil.rmtree(_beside(Path(path).resolve(), suffix), ignore_errors=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what a killed write left beside what ``whole_directory`` wrote."""
+    if Path(path).exists():  # else what lies beside it takes its place, see ``current_directory``
+        for suffix in ("new", "old"):
+            shutil.rmtree(_beside(Path(path).resolve(), suffix), ignore_errors=True)
+
+
 def current_directory(path: str | Path, marker: str) -> Path:
     """Where what ``whole_directory`` wrote to ``path`` lies: beside it after a swap that was killed
     half-way."""

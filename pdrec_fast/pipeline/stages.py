@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from pdrec_fast.evaluation import (
     can_sample,
     few_lack_negatives,
 )
-from pdrec_fast.files import write_json
+from pdrec_fast.files import remove_directory, remove_leftovers, write_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.callbacks import Callback
 from pdrec_fast.pipeline.configuration import RunConfig
@@ -112,8 +111,11 @@ class Stages:
         """
         if fitted is not None:
             return fitted
+        last = config.encoder == DIFFUSION and not selected
         if self._done("diffusion"):
-            return DiffRec.load(self._path("diffusion"), device=self.device)
+            model = DiffRec.load(self._path("diffusion"), device=self.device)
+            self._drop_checkpoint("diffusion", model, last)
+            return model
         model = DiffRec(config.diffusion, device=self.device)
         model.fit(
             data,
@@ -121,7 +123,7 @@ class Stages:
             epochs=_epochs_of(selected),
             **self._training("diffusion"),
         )
-        self._keep("diffusion", model, last=config.encoder == DIFFUSION and not selected)
+        self._keep("diffusion", model, last=last)
         return model
 
     def preferences(self, config: RunConfig, train: Interactions, scorer: Scorer) -> Preferences:
@@ -156,7 +158,9 @@ class Stages:
             selected: see ``diffusion``.
         """
         if self._done("guide"):
-            return kind.model.load(self._path("guide"), device=self.device)
+            guide = kind.model.load(self._path("guide"), device=self.device)
+            self._drop_checkpoint("guide", guide, False)
+            return guide
         if kind.in_epochs:
             start = self.former.guide if isinstance(model, PDRec) else None
             epochs, training = _epochs_of(selected), self._training("guide")
@@ -182,7 +186,9 @@ class Stages:
             selected: see ``diffusion``; its shares are those that this one takes.
         """
         if self._done("model"):
-            return PDRec.load(self._path("model"), device=self.device)
+            model = PDRec.load(self._path("model"), device=self.device)
+            self._drop_checkpoint("model", model, not selected)
+            return model
         fusion = None if selected is None else selected.fusion
         model.fit(
             data,
@@ -262,9 +268,15 @@ class Stages:
         if seconds is None:
             seconds = model.history.seconds
         self.record("encoder" if name == "model" else name, seconds)
+        self._drop_checkpoint(name, model, last)
+
+    def _drop_checkpoint(self, name: str, model: Any, last: bool) -> None:
+        """Remove the checkpoint of a model that is saved, unless more epochs may be had of it; and
+        what killed processes have left."""
+        if self.out is None or not self.mesh.is_first:
+            return
         going_on = last and may_go_on(model.config, model.history)
-        if self.out is not None and self.mesh.is_first and not going_on:
-            shutil.rmtree(self.out / f"{name}.checkpoint", ignore_errors=True)
+        (remove_leftovers if going_on else remove_directory)(self.out / f"{name}.checkpoint")
 
 
 def _epochs_of(selected: Any) -> int | None:

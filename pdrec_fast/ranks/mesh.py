@@ -133,11 +133,11 @@ class Mesh:
         Raises:
             RankLostError: it failed; its own error is raised there.
         """
-        failed = None
+        failed: Exception | None = None
         if self.is_first:
             try:
                 work()
-            except BaseException as error:
+            except Exception as error:  # an interrupted process leaves at once; that tells, too
                 failed = error
         if self.any(failed is not None):
             if failed is not None:

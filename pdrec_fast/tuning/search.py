@@ -18,6 +18,7 @@ from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import NonFiniteLossError
+from pdrec_fast.files import remove_directory
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.history import History
 from pdrec_fast.pipeline import (
@@ -230,7 +231,9 @@ class _Trainer:
     def clear(self) -> None:
         """Remove the checkpoints of finished trials."""
         for checkpoint in self.out.glob("trial-*.checkpoint"):
-            shutil.rmtree(checkpoint)
+            remove_directory(checkpoint)
+        for leftover in self.out.glob(".trial-*.checkpoint.*"):
+            shutil.rmtree(leftover)
 
     def preferences(self, config: RunConfig) -> Preferences:
         """Those of the configuration, inferred once for every ω_m with the largest m."""

@@ -1,6 +1,7 @@
 """Final models: trained on all records as the selected ones were on their part."""
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -114,3 +115,22 @@ def test_an_update_starts_from_selected_and_final_models(data, old_data, tmp_pat
     assert marker["warm start"]["models"]["model"] == prints
     assert prints[0] != prints[1]
     assert pf.update(old, data, final=False, progress=False).selected is None
+
+
+@pytest.mark.parametrize("epochs", [3, 40])
+def test_what_killed_processes_left_of_a_checkpoint_is_removed(data, tmp_path, epochs):
+    out = tmp_path / "run"
+    # With many epochs a training ends early, and its checkpoint goes.
+    settings = {"pdrec__epochs": epochs, "pdrec__patience": 1, "pdrec__eval_every": 1}
+    config = fast_config(final=True, modules=(), **settings)
+    expected = pf.run(data, config, out=out, progress=False).metrics
+    selection = out / "selection"
+    finished = sorted(file.name for file in selection.iterdir())
+    assert ("model.checkpoint" in finished) == (epochs == 3)
+    # Killed when a checkpoint had taken the place of the one before, or while it was removed.
+    for name in {".model.checkpoint.old", "model.checkpoint"} - set(finished):
+        shutil.copytree(selection / "model", selection / name)
+        (selection / name / "weights.safetensors").unlink()
+    again = pf.run(data, config, out=out, progress=False).metrics
+    assert sorted(file.name for file in selection.iterdir()) == finished
+    assert again["protocols"] == expected["protocols"]
