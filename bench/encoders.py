@@ -64,10 +64,10 @@ class DataSet:
 
 _AMAZON = {"encoder.max_length": 50, "pdrec.table_optimizer": "rows"}
 DATA = {
-    "beauty": DataSet(300, _AMAZON),
-    "toy": DataSet(300, _AMAZON),
+    "beauty": DataSet(200, _AMAZON),
+    "toy": DataSet(200, _AMAZON),
     "ml-1m": DataSet(
-        600,
+        400,
         {
             "encoder.max_length": 100,
             "pdrec.temperature": 15.0,
@@ -75,11 +75,11 @@ DATA = {
             "pdrec.batch_size": 32,
         },
     ),
-    "book": DataSet(600, _AMAZON),
+    "book": DataSet(400, _AMAZON),
 }
 _RATES = [(2e-3, 0.25), (2e-3, 0.5), (4e-3, 0.5), (1e-3, 0.25), (4e-3, 0.25), (1e-3, 0.5)]
 _GRID = [{"pdrec.lr": lr, "encoder.dropout": dropout} for lr, dropout in _RATES]
-# A state costs a pass over its whole prefix: fewer items and prefixes leave time for more epochs.
+# A state costs a pass over its whole prefix: few prefixes leave time for more epochs.
 _SHORT = [each | {"encoder.max_length": 20, "encoder.prefixes": 2} for each in _GRID]
 _MASKS = (0.4, 0.2, 0.4, 0.6, 0.4, 0.2)
 SETTINGS: dict[str, list[Settings]] = {
@@ -93,9 +93,7 @@ SETTINGS: dict[str, list[Settings]] = {
     ],
     **dict.fromkeys(("sasrec", "gru4rec", "cl4srec", "ligr", "hstu", "caser"), _GRID),
     **dict.fromkeys(("mlp4rec", "diffurec", "diffrec-star"), _SHORT),
-    "bert4rec": [
-        each | {"encoder.mask": mask} for each, mask in zip(_GRID, _MASKS, strict=True)
-    ],
+    "bert4rec": [each | {"encoder.mask": mask} for each, mask in zip(_GRID, _MASKS, strict=True)],
 }
 BASELINES: dict[str, Callable[[Settings], Any]] = {
     "popularity": lambda _: pf.Popularity(),
@@ -142,9 +140,7 @@ def trained(
     }
 
 
-def counted(
-    split: pf.Split, model: str, settings: Settings
-) -> tuple[Any, dict[str, Any]]:
+def counted(split: pf.Split, model: str, settings: Settings) -> tuple[Any, dict[str, Any]]:
     """One trial of a baseline."""
     started = time.process_time()
     fitted = BASELINES[model](settings).fit(split)

@@ -15,6 +15,7 @@ from pdrec_fast.encoders.diffused_target import (
     DiffusedTargetConfig,
     Seen,
 )
+from pdrec_fast.encoders.transformer import first_after
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class DiffuRec(DiffusedTarget):
         """See ``DiffusedTarget.denoised``."""
         shares = self.uncertainty * (1 + seen.spread)
         noisy = x + self._mapped_steps(steps)
-        z = seen.items + shares.unsqueeze(2) * noisy.unsqueeze(1)
-        for block in self.blocks:
-            z = block(z, seen.present, seen.drop)
-        return self.norm(seen.drop(z, INPUTS + 1)[:, 0])
+        z = seen.items + shares.unsqueeze(1) * noisy.index_select(0, seen.rows.row)
+        found = first_after(self.blocks, z, seen.rows, seen.drop)
+        ends = torch.arange(len(found) + 1, device=found.device)
+        return self.norm(seen.drop(found, ends, INPUTS + 1))
