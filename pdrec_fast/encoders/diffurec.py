@@ -64,5 +64,5 @@ class DiffuRec(DiffusedTarget):
         noisy = x + self._mapped_steps(steps)
         z = seen.items + shares.unsqueeze(1) * noisy.index_select(0, seen.rows.row)
         found = first_after(self.blocks, z, seen.rows, seen.drop)
-        ends = torch.arange(len(found) + 1, device=found.device)
+        ends = torch.arange(found.shape[0] + 1, device=found.device)
         return self.norm(seen.drop(found, ends, INPUTS + 1))

@@ -123,7 +123,7 @@ class DiffusedTarget(PrefixModel):
     def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
         """What the noise of scoring becomes after these tokens: [P, width]."""
         seen = self._seen(batch, tokens)
-        x = self.start.expand(len(tokens), -1)
+        x = self.start.expand(tokens.shape[0], -1)
         count = self.scoring_steps
         stops = [-(-self.steps * left // count) for left in range(count, -1, -1)]
         for now, then in pairwise(stops):
@@ -155,7 +155,7 @@ class DiffusedTarget(PrefixModel):
         places = 1 + torch.arange(prefixes.tokens.shape[1], device=x.device)
         x = x + self.position_embedding(rows.flat(places.expand_as(prefixes.tokens)))
         x = drop(self.input_norm(x), rows.indptr, INPUTS)
-        return Seen(x, rows, drop, x.new_zeros(len(x)) if spread is None else rows.flat(spread))
+        return Seen(x, rows, drop, x.new_zeros(x.shape[0]) if spread is None else rows.flat(spread))
 
     def _mapped_steps(self, steps: torch.Tensor) -> torch.Tensor:
         """Vectors of steps [P]: sines and cosines, then two layers."""

@@ -49,7 +49,8 @@ class Rows(NamedTuple):
     """P rows of at most L places, whose values lie one after the other: [M, d].
 
     On a CPU the M places are those that are present: of short rows among long ones most is padding.
-    A GPU would have to wait for their number, so that there they are all P * L.
+    A GPU would have to wait for their number, and a traced program must not depend on it, so that
+    there they are all P * L.
 
     Attributes:
         present: bool [P, L]; the first place of every row is.
@@ -90,8 +91,8 @@ class Rows(NamedTuple):
     def after(self, first: torch.Tensor, values: torch.Tensor) -> tuple[Rows, torch.Tensor]:
         """Longer rows, each with one of ``first`` [P, d] before its own values [M, d]."""
         longer = rows_of(F.pad(self.present, (1, 0), value=True))
-        order = self.padded(torch.arange(len(values), device=values.device))
-        new = len(values) + torch.arange(len(first), device=values.device)
+        order = self.padded(torch.arange(values.shape[0], device=values.device))
+        new = values.shape[0] + torch.arange(first.shape[0], device=values.device)
         order = longer.flat(torch.cat([new.unsqueeze(1), order], dim=1))
         return longer, torch.cat([values, first]).index_select(0, order)
 
@@ -99,7 +100,7 @@ class Rows(NamedTuple):
 def rows_of(present: torch.Tensor) -> Rows:
     """The rows of bool [P, L]."""
     n_rows, length = present.shape
-    if present.device.type != "cpu":
+    if present.device.type != "cpu" or torch.compiler.is_compiling():
         ends = torch.arange(n_rows + 1, device=present.device)
         return Rows(present, ends * length, None)
     ends = F.pad(present.sum(1).cumsum(0), (1, 0))

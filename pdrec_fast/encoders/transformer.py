@@ -63,7 +63,7 @@ class BidirectionalBlock(nn.Module):
         attended = self._attended(self.attention_norm(x) if self.pre_norm else x, rows, only_first)
         indptr = rows.indptr
         if only_first:
-            x, indptr = rows.first(x), torch.arange(len(indptr), device=indptr.device)
+            x, indptr = rows.first(x), torch.arange(indptr.shape[0], device=indptr.device)
         if self.pre_norm:
             x = x + drop(attended, indptr, self.stream)
             return x + drop(self._mapped(self.forward_norm(x)), indptr, self.stream + 1)
