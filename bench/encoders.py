@@ -88,7 +88,7 @@ SETTINGS: dict[str, list[Settings]] = {
         {"decay": decay, "shrinkage": shrinkage}
         for decay, shrinkage in product((0.7, 0.5, 0.9), (20.0, 100.0))
     ],
-    "linear": [
+    "linear": [  # its own defaults first: that trial is the guide
         {"decay": decay, "ridge": ridge} for decay, ridge in product((0.7, 0.5), (250.0, 100.0))
     ],
     **dict.fromkeys(("sasrec", "gru4rec", "cl4srec", "ligr", "hstu", "caser"), _GRID),
@@ -177,7 +177,7 @@ def tested(split: pf.Split, model: Any, linear: pf.LinearDenoiser | None) -> dic
 
 
 def trials(
-    split: pf.Split, place: Mapping[str, str], lines: Sequence[Mapping[str, Any]], runs: Path
+    split: pf.Split, place: dict[str, Any], lines: Sequence[Mapping[str, Any]], runs: Path
 ) -> Iterator[dict[str, Any]]:
     """The trials of a model that are missing, while there is budget, each kept in ``runs``."""
     name, model = place["data"], place["model"]
@@ -193,26 +193,27 @@ def trials(
         else:
             left = min(data.budget / 2, data.budget - spent)
             fitted, found = trained(split, data, model, settings, left)
-        fitted.save(runs / f"{name}-{model}-{number}")
+        fitted.save(_folder(runs, place | {"trial": number}))
         seconds = round(time.process_time() - started, 2)
         spent += seconds
         yield {**place, "trial": number, "settings": settings, "seconds": seconds, **found}
 
 
 def best(
-    split: pf.Split, place: Mapping[str, str], lines: Sequence[Mapping[str, Any]], runs: Path
+    split: pf.Split,
+    place: Mapping[str, str],
+    lines: Sequence[Mapping[str, Any]],
+    runs: Path,
+    guide: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The test of the best trial."""
+    """The test of the best trial; ``guide`` is the trial of the linear denoiser that guides it."""
     chosen = max(lines, key=lambda line: line["valid"])
-    folder = runs / f"{place['data']}-{place['model']}-{chosen['trial']}"
     linear, seconds = None, 0.0
-    if place["model"] in LOADERS:
-        fitted: Any = LOADERS[place["model"]].load(folder)
+    if guide is None:
+        fitted: Any = LOADERS[place["model"]].load(_folder(runs, chosen))
     else:
-        fitted = pf.PDRec.load(folder, device="cpu")
-        started = time.process_time()
-        linear = pf.LinearDenoiser().fit(split)
-        seconds = time.process_time() - started
+        fitted = pf.PDRec.load(_folder(runs, chosen), device="cpu")
+        linear, seconds = pf.LinearDenoiser.load(_folder(runs, guide)), guide["train_seconds"]
     return {
         **place,
         "best": chosen["trial"],
@@ -221,10 +222,14 @@ def best(
         "settings": chosen["settings"],
         "valid": chosen["valid"],
         "train_seconds": chosen["train_seconds"],
-        "guide_seconds": round(seconds, 2),
+        "guide_seconds": seconds,
         **tested(split, fitted, linear),
         "environment": environment(torch.get_num_threads(), CPU),
     }
+
+
+def _folder(runs: Path, trial: Mapping[str, Any]) -> Path:
+    return runs / f"{trial['data']}-{trial['model']}-{trial['trial']}"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -233,11 +238,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what is missing in ``--out``."""
+    """Do what is missing in ``--out``, the guide before the encoders."""
     torch.set_num_threads(1)
     for name in options.only:
         split = pf.leave_one_out(pf.Interactions.from_file(options.data / f"{name}.inter"))
-        for model in options.models:
+        for model in dict.fromkeys(["linear", *options.models]):
             place = {"data": name, "model": model}
             lines = [line for line in read(options.out) if place.items() <= line.items()]
             if any("best" in line for line in lines):
@@ -245,7 +250,14 @@ def run(options: argparse.Namespace) -> None:
             for line in trials(split, place, lines, options.runs):
                 lines.append(line)
                 _write(options.out, line)
-            _write(options.out, best(split, place, lines, options.runs))
+            guide = None if model in BASELINES else _guide(name, options.out)
+            _write(options.out, best(split, place, lines, options.runs, guide))
+
+
+def _guide(name: str, path: Path) -> dict[str, Any]:
+    """The trial of the linear denoiser with its own defaults, as in the preset."""
+    wanted = {"data": name, "model": "linear", "trial": 0}
+    return next(line for line in read(path) if wanted.items() <= line.items())
 
 
 def _write(path: Path, line: Mapping[str, Any]) -> None:
