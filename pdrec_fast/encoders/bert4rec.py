@@ -12,7 +12,7 @@ from torch import nn
 
 from pdrec_fast.checks import check_ratios
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.prefixes import (
     CHOICE,
     Prefixes,
@@ -24,7 +24,11 @@ from pdrec_fast.encoders.prefixes import (
     prefixes_of,
     rows_of,
 )
-from pdrec_fast.encoders.transformer import BidirectionalBlock, TransformerConfig, first_after
+from pdrec_fast.encoders.transformer import (
+    BidirectionalBlock,
+    TransformerConfig,
+    first_after,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class BERT4Rec(PrefixModel):
         self.project = nn.Linear(width, width, dtype=torch.float32)
         self.norm = nn.LayerNorm(width, dtype=torch.float32)
         xavier_init(self)
+        positions_like_items(self)
         # Not a row of the table, as every row is an item that can be recommended.
         spread = float(self.item_embedding.weight.detach().std())
         own = nn.init.normal_(torch.empty(width, dtype=torch.float32))

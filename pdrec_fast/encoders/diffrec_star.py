@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.diffused_target import DiffusedTarget, DiffusedTargetConfig, Seen
 from pdrec_fast.encoders.transformer import first_after
 
@@ -41,6 +41,7 @@ class DiffRecStar(DiffusedTarget):
         config = replace(config or DiffRecStarConfig(), **options)
         super().__init__(n_items, config, pre_norm=False)
         xavier_init(self)
+        positions_like_items(self)
 
     def denoised(self, seen: Seen, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """See ``DiffusedTarget.denoised``."""

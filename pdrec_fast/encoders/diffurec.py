@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pdrec_fast.checks import check_not_negative
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.diffused_target import (
     INPUTS,
     DiffusedTarget,
@@ -57,6 +57,7 @@ class DiffuRec(DiffusedTarget):
         super().__init__(n_items, config, pre_norm=True)
         self.uncertainty = config.uncertainty
         xavier_init(self)
+        positions_like_items(self)
 
     def denoised(self, seen: Seen, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """See ``DiffusedTarget.denoised``."""

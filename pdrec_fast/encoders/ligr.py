@@ -13,7 +13,7 @@ from torch import nn
 
 from pdrec_fast.checks import check_counts, check_integers
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.encoders.transformer import TransformerConfig
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
@@ -66,6 +66,7 @@ class LiGR(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, dtype=torch.float32)
         xavier_init(self)
+        positions_like_items(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
