@@ -249,4 +249,4 @@ def test_positions_start_with_the_spread_of_scaled_items(name: str) -> None:
     torch.testing.assert_close(positions, 4 * items)
     if name == "sasrec":
         other = SASRec(5_000, max_length=20, width=16)
-        assert other.position_embedding.weight.std() > 5 * positions
+        assert other.position_embedding.weight.std() > 2 * positions
