@@ -44,7 +44,7 @@ import torch
 import pdrec_fast as pf
 from bench.fusion import METRICS, compared
 from bench.machine import environment
-from bench.plots import draw_trade_off
+from bench.plots import draw_quality
 from bench.target import CPU
 from pdrec_fast.baselines import ItemKNNConfig
 from pdrec_fast.diffusion import LinearConfig
@@ -274,13 +274,26 @@ def _write(path: Path, line: Mapping[str, Any]) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """A table of each data set, in Markdown, and its figure."""
-    lines = [line for line in read(options.out) if "best" in line]
-    for name in dict.fromkeys(line["data"] for line in lines):
-        rows = [line for line in lines if line["data"] == name]
+    lines = read(options.out)
+    for name in dict.fromkeys(line["data"] for line in lines if "best" in line):
+        rows = [line for line in lines if line["data"] == name and "best" in line]
         print(f"\n{name}\n\n{table(rows)}")
         if options.figures is not None:
-            points = [_point(row) for row in rows if row["model"] != "popularity"]
-            draw_trade_off(points, f"{name}: one seed", options.figures / f"{name}.svg")
+            chosen = {(row["model"], row["best"]) for row in rows}
+            curves = {
+                line["model"]: line["curve"]
+                for line in sorted(lines, key=lambda line: -line["valid"])
+                if (line["model"], line.get("trial")) in chosen
+                and line["data"] == name
+                and "curve" in line
+            }
+            points = {
+                row["model"]: (row["train_seconds"], row["valid"])
+                for row in rows
+                if row["train_seconds"] and row["model"] not in curves
+            }
+            title = f"{name}: the chosen trial of each model, one seed"
+            draw_quality(curves, points, title, options.figures / f"{name}.svg")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -315,13 +328,6 @@ def _alone(row: Mapping[str, Any], metric: str) -> float:
 def _guided(row: Mapping[str, Any]) -> float | None:
     found = row["results"]["full"]["ndcg@10"]
     return float(found["fused"]) if isinstance(found, dict) else None
-
-
-def _point(row: Mapping[str, Any]) -> tuple[str, float, float, float | None, float]:
-    """Name, seconds and figure; the guided figure, and its seconds."""
-    more = row["guide_seconds"] + row.get("share_seconds", 0.0)
-    seconds = row["train_seconds"]
-    return row["model"], seconds, _alone(row, "ndcg@10"), _guided(row), seconds + more
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -159,32 +159,33 @@ def _draw_growth(op: str, axis: str, rows: Sequence[Mapping[str, Any]], path: Pa
     return _save(figure, path)
 
 
-def draw_trade_off(
-    points: Sequence[tuple[str, float, float, float | None, float]], title: str, path: Path
+def draw_quality(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    points: Mapping[str, tuple[float, float]],
+    title: str,
+    path: Path,
 ) -> Path:
-    """Write quality against seconds as SVG: a ring for each model, joined with the dot of the same
-    one guided.
+    """Write validation NDCG@10 against CPU seconds as SVG.
 
     Args:
-        points: name, seconds and NDCG@10 of each; NDCG@10 guided, if there is one, and its seconds.
+        curves: model -> (seconds, NDCG@10) after every epoch, the legend's order.
+        points: model without epochs -> the same, once.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, seconds, plain, guided, more in points:
-        colour = _COLOURS["subject" if guided is not None else "reference"]
-        axes.plot(seconds, plain, "o", color=colour, fillstyle="none")
-        end = seconds, plain
-        if guided is not None:
-            end = more, guided
-            axes.plot((seconds, more), (plain, guided), "-", color=colour, linewidth=0.8)
-            axes.plot(more, guided, "o", color=colour)
-        axes.annotate(name, end, (5, 3), textcoords="offset points", fontsize=8)
+    figure, axes = _pyplot().subplots(figsize=(8, 4.5), layout="constrained")
+    # As many colours as there are, then the same ones dashed.
+    styles = [(f"C{n % 10}", "-" if n < 10 else "--") for n in range(len(curves))]
+    for (name, curve), (colour, line) in zip(curves.items(), styles, strict=True):
+        seconds, values = zip(*curve, strict=True)
+        axes.plot(seconds, values, line, color=colour, label=name, linewidth=1.2)
+    for name, (seconds, value) in points.items():
+        axes.plot(seconds, value, "o", color="black", markersize=4)
+        axes.annotate(name, (seconds, value), (5, 3), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.08)
     axes.grid(alpha=0.3)
-    axes.set_xlabel("CPU seconds of one thread: training, and what guides it")
-    axes.set_ylabel("test NDCG@10, full")
-    axes.set_title(f"{title} (ring: plain, dot: guided)", fontsize=10)
+    axes.set_xlabel("CPU seconds of one thread")
+    axes.set_ylabel("validation NDCG@10, full")
+    axes.set_title(title, fontsize=10)
+    figure.legend(fontsize=8, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     return _save(figure, path)
 
