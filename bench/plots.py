@@ -159,6 +159,37 @@ def _draw_growth(op: str, axis: str, rows: Sequence[Mapping[str, Any]], path: Pa
     return _save(figure, path)
 
 
+def draw_quality(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    points: Mapping[str, tuple[float, float]],
+    title: str,
+    path: Path,
+) -> Path:
+    """Write validation NDCG@10 against CPU seconds as SVG.
+
+    Args:
+        curves: model -> (seconds, NDCG@10) after every epoch, the legend's order.
+        points: model without epochs -> the same, once.
+    """
+    figure, axes = _pyplot().subplots(figsize=(8, 4.5), layout="constrained")
+    # As many colours as there are, then the same ones dashed.
+    styles = [(f"C{n % 10}", "-" if n < 10 else "--") for n in range(len(curves))]
+    for (name, curve), (colour, line) in zip(curves.items(), styles, strict=True):
+        seconds, values = zip(*curve, strict=True)
+        axes.plot(seconds, values, line, color=colour, label=name, linewidth=1.2)
+    for name, (seconds, value) in points.items():
+        axes.plot(seconds, value, "o", color="black", markersize=4)
+        axes.annotate(name, (seconds, value), (5, 3), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("CPU seconds of one thread")
+    axes.set_ylabel("validation NDCG@10, full")
+    axes.set_title(title, fontsize=10)
+    figure.legend(fontsize=8, loc="outside right center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(figure, path)
+
+
 def _save(figure: Any, path: Path) -> Path:
     figure.savefig(path)
     _pyplot().close(figure)

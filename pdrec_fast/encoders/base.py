@@ -125,3 +125,12 @@ def xavier_init(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim >= 2:
             nn.init.xavier_normal_(parameter)
+
+
+@torch.no_grad()
+def positions_like_items(encoder: Any) -> None:
+    """Scale the position embedding to the spread of the items that it is added to, as in BERT,
+    which draws both alike. Xavier's of few positions is many times larger than that of many items,
+    so that little of their sum, once normalised, would be the items'."""
+    positions, items = encoder.position_embedding.weight, encoder.item_embedding.weight
+    positions *= items.shape[1] ** 0.5 * items.std() / positions.std()

@@ -12,16 +12,23 @@ from torch import nn
 
 from pdrec_fast.checks import check_ratios
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.prefixes import (
     CHOICE,
     Prefixes,
     PrefixModel,
+    RowDropout,
+    Rows,
     choice_words,
     longest,
     prefixes_of,
+    rows_of,
 )
-from pdrec_fast.encoders.transformer import BidirectionalBlock, TransformerConfig
+from pdrec_fast.encoders.transformer import (
+    BidirectionalBlock,
+    TransformerConfig,
+    first_after,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class BERT4Rec(PrefixModel):
         self.project = nn.Linear(width, width, dtype=torch.float32)
         self.norm = nn.LayerNorm(width, dtype=torch.float32)
         xavier_init(self)
+        positions_like_items(self)
         # Not a row of the table, as every row is an item that can be recommended.
         spread = float(self.item_embedding.weight.detach().std())
         own = nn.init.normal_(torch.empty(width, dtype=torch.float32))
@@ -88,7 +96,8 @@ class BERT4Rec(PrefixModel):
     def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
         """The states of a mask after each of these tokens and what comes before it."""
         prefixes = prefixes_of(batch, tokens, longest(batch))
-        return self._head(self._encoded(batch, self._embedded(batch), prefixes)[:, 0])
+        x, rows, drop = self._masked_after(batch, self._embedded(batch), prefixes)
+        return self._head(first_after(self.blocks, x, rows, drop))
 
     def training_states(
         self, batch: PackedSequences, tokens: torch.Tensor, targets: torch.Tensor
@@ -102,23 +111,24 @@ class BERT4Rec(PrefixModel):
         hidden = hidden.index_fill(0, target_tokens, True)[:-1]
         mask = self.mask_embedding * self.mask_embedding.numel() ** 0.5
         items = torch.where(hidden.unsqueeze(1), mask, self._embedded(batch))
-        encoded = self._encoded(batch, items, prefixes_of(batch, batch.last, longest(batch)))
-        return self._head(encoded[rows, back])
+        prefixes = prefixes_of(batch, batch.last, longest(batch))
+        x, places, drop = self._masked_after(batch, items, prefixes)
+        for block in self.blocks:
+            x = block(x, places, drop)
+        return self._head(x.index_select(0, places.indptr[rows] + back))
 
-    def _encoded(
+    def _masked_after(
         self, batch: PackedSequences, items: torch.Tensor, prefixes: Prefixes
-    ) -> torch.Tensor:
-        """Items [T, width] of P prefixes with a mask after them: [P, 1 + L, width], mask first."""
-        n_rows, length = prefixes.tokens.shape
+    ) -> tuple[torch.Tensor, Rows, RowDropout]:
+        """What the blocks read of items [T, width]: rows of the mask and the prefix before it."""
         drop = self._dropout(batch, prefixes.rows)
         mask = self.mask_embedding * self.mask_embedding.numel() ** 0.5
-        x = torch.cat([mask.expand(n_rows, 1, -1), prefixes.gather(items)], dim=1)
-        places = self.max_length - torch.arange(length + 1, device=x.device)
-        x = drop(self.input_norm(x + self.position_embedding(places)), CHOICE + 1)
-        present = F.pad(prefixes.present, (1, 0), value=True)
-        for block in self.blocks:
-            x = block(x, present, drop)
-        return x
+        rows = rows_of(F.pad(prefixes.present, (1, 0), value=True))
+        tokens = rows.flat(F.pad(prefixes.tokens + 1, (1, 0)))  # 0 is the mask
+        x = torch.cat([mask.unsqueeze(0), items]).index_select(0, tokens)
+        places = self.max_length - torch.arange(rows.present.shape[1], device=x.device)
+        x = x + self.position_embedding(rows.flat(places.expand_as(rows.present)))
+        return drop(self.input_norm(x), rows.indptr, CHOICE + 1), rows, drop
 
     def _head(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(F.gelu(self.project(x)))

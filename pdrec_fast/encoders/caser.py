@@ -94,7 +94,11 @@ class Caser(nn.Module):
         if self.training:
             states: torch.Tensor = self(batch)
             return states[batch.last]
-        return self._state(self._features(batch, batch.last))
+        return self.prefix_states(batch, batch.last)
+
+    def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
+        """The states after some tokens [P], without dropout: [P, width]."""
+        return self._state(self._features(batch, tokens))
 
     def _features(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
         """What the filters find before and at each of the tokens [P]: [P, features]."""

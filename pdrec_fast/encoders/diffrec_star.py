@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.diffused_target import DiffusedTarget, DiffusedTargetConfig, Seen
+from pdrec_fast.encoders.transformer import first_after
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,10 @@ class DiffRecStar(DiffusedTarget):
         config = replace(config or DiffRecStarConfig(), **options)
         super().__init__(n_items, config, pre_norm=False)
         xavier_init(self)
+        positions_like_items(self)
 
     def denoised(self, seen: Seen, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """See ``DiffusedTarget.denoised``."""
         noisy = x + self._mapped_steps(steps) + self.position_embedding.weight[0]
-        z = torch.cat([noisy.unsqueeze(1), seen.items], dim=1)
-        present = F.pad(seen.present, (1, 0), value=True)
-        for block in self.blocks:
-            z = block(z, present, seen.drop)
-        return self.norm(z[:, 0])
+        rows, z = seen.rows.after(noisy, seen.items)
+        return self.norm(first_after(self.blocks, z, rows, seen.drop))

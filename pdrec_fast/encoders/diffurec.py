@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from pdrec_fast.checks import check_not_negative
-from pdrec_fast.encoders.base import xavier_init
+from pdrec_fast.encoders.base import positions_like_items, xavier_init
 from pdrec_fast.encoders.diffused_target import (
     INPUTS,
     DiffusedTarget,
     DiffusedTargetConfig,
     Seen,
 )
+from pdrec_fast.encoders.transformer import first_after
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class DiffuRec(DiffusedTarget):
         super().__init__(n_items, config, pre_norm=True)
         self.uncertainty = config.uncertainty
         xavier_init(self)
+        positions_like_items(self)
 
     def denoised(self, seen: Seen, x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """See ``DiffusedTarget.denoised``."""
         shares = self.uncertainty * (1 + seen.spread)
         noisy = x + self._mapped_steps(steps)
-        z = seen.items + shares.unsqueeze(2) * noisy.unsqueeze(1)
-        for block in self.blocks:
-            z = block(z, seen.present, seen.drop)
-        return self.norm(seen.drop(z, INPUTS + 1)[:, 0])
+        z = seen.items + shares.unsqueeze(1) * noisy.index_select(0, seen.rows.row)
+        found = first_after(self.blocks, z, seen.rows, seen.drop)
+        ends = torch.arange(found.shape[0] + 1, device=found.device)
+        return self.norm(seen.drop(found, ends, INPUTS + 1))

@@ -14,7 +14,15 @@ from torch import nn
 from pdrec_fast.checks import check_counts, check_integers
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key
-from pdrec_fast.encoders.prefixes import CHOICE, PrefixModel, RowDropout, longest, prefixes_of
+from pdrec_fast.encoders.prefixes import (
+    CHOICE,
+    PrefixModel,
+    RowDropout,
+    Rows,
+    longest,
+    prefixes_of,
+    rows_of,
+)
 from pdrec_fast.encoders.transformer import BidirectionalBlock, TransformerConfig
 from pdrec_fast.reference.counter_rng import bounded, philox4x32
 
@@ -54,14 +62,14 @@ class Seen(NamedTuple):
     """What a target's noise is taken off with.
 
     Attributes:
-        items: [P, L, width], the items of every prefix, the latest first.
-        present: bool [P, L].
+        items: [M, width], the items of every prefix, the latest first.
+        rows: where they lie.
         drop: dropout of the rows.
-        spread: [P, L] standard normals, zeros when items are scored.
+        spread: [M] standard normals, zeros when items are scored.
     """
 
     items: torch.Tensor
-    present: torch.Tensor
+    rows: Rows
     drop: RowDropout
     spread: torch.Tensor
 
@@ -115,7 +123,7 @@ class DiffusedTarget(PrefixModel):
     def prefix_states(self, batch: PackedSequences, tokens: torch.Tensor) -> torch.Tensor:
         """What the noise of scoring becomes after these tokens: [P, width]."""
         seen = self._seen(batch, tokens)
-        x = self.start.expand(len(tokens), -1)
+        x = self.start.expand(tokens.shape[0], -1)
         count = self.scoring_steps
         stops = [-(-self.steps * left // count) for left in range(count, -1, -1)]
         for now, then in pairwise(stops):
@@ -141,13 +149,13 @@ class DiffusedTarget(PrefixModel):
         self, batch: PackedSequences, tokens: torch.Tensor, spread: torch.Tensor | None = None
     ) -> Seen:
         prefixes = prefixes_of(batch, tokens, longest(batch))
+        rows = rows_of(prefixes.present)
         drop = self._dropout(batch, prefixes.rows)
-        x = prefixes.gather(self._embedded(batch))
-        places = 1 + torch.arange(x.shape[1], device=x.device)
-        x = drop(self.input_norm(x + self.position_embedding(places)), INPUTS)
-        if spread is None:
-            spread = x.new_zeros(x.shape[:2])
-        return Seen(x, prefixes.present, drop, spread)
+        x = self._embedded(batch).index_select(0, rows.flat(prefixes.tokens))
+        places = 1 + torch.arange(prefixes.tokens.shape[1], device=x.device)
+        x = x + self.position_embedding(rows.flat(places.expand_as(prefixes.tokens)))
+        x = drop(self.input_norm(x), rows.indptr, INPUTS)
+        return Seen(x, rows, drop, x.new_zeros(x.shape[0]) if spread is None else rows.flat(spread))
 
     def _mapped_steps(self, steps: torch.Tensor) -> torch.Tensor:
         """Vectors of steps [P]: sines and cosines, then two layers."""

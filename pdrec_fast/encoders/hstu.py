@@ -11,7 +11,7 @@ from torch import nn
 
 from pdrec_fast.checks import check_integers, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.encoders.prefixes import in_parts, longest
 from pdrec_fast.encoders.transformer import TransformerConfig
 from pdrec_fast.ops.packed._sequences import DropoutKey
@@ -74,6 +74,7 @@ class HSTU(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, dtype=torch.float32)
         xavier_init(self)
+        positions_like_items(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width].

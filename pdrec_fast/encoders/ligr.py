@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,12 +13,14 @@ from torch import nn
 
 from pdrec_fast.checks import check_counts, check_integers
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.encoders.transformer import TransformerConfig
-from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Drop = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class LiGR(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, dtype=torch.float32)
         xavier_init(self)
+        positions_like_items(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""
@@ -70,16 +75,23 @@ class LiGR(nn.Module):
         x = x + self.position_embedding(batch.positions)
         if key is not None:
             x = packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)
+        rate = 0.0 if key is None else self.dropout
         for block in self.blocks:
-            x = block(x, batch.indptr, key)
+            given: dict[str, Any] = {"key": key, "stream": block.stream}
+            attend = partial(packed_attention, indptr=batch.indptr, dropout=rate, **given)
+            x = block(x, attend, partial(_dropped, indptr=batch.indptr, p=rate, **given))
         return self.norm(x)
+
+
+def _dropped(values: torch.Tensor, number: int, *, stream: int, **given: Any) -> torch.Tensor:
+    """Dropout ``number`` of a block whose streams begin with ``stream``."""
+    return packed_dropout(values, stream=stream + number, **given)
 
 
 class _Block(nn.Module):
     def __init__(self, config: LiGRConfig, stream: int) -> None:
         super().__init__()
-        width, self.heads, self.dropout = config.width, config.heads, config.dropout
-        self.stream = stream
+        width, self.heads, self.stream = config.width, config.heads, stream
         self.attention_norm = nn.LayerNorm(width, dtype=torch.float32)
         self.attention_gate = nn.Linear(width, width, dtype=torch.float32)
         self.mix = nn.Linear(width, 3 * width, dtype=torch.float32)
@@ -90,20 +102,11 @@ class _Block(nn.Module):
         self.gated = nn.Linear(width, 2 * hidden, bias=False, dtype=torch.float32)
         self.forward_out = nn.Linear(hidden, width, bias=False, dtype=torch.float32)
 
-    def forward(
-        self, x: torch.Tensor, indptr: torch.Tensor, key: DropoutKey | None
-    ) -> torch.Tensor:
-        """Dropout where there is a key."""
-        rate = 0.0 if key is None else self.dropout
-
-        def drop(values: torch.Tensor, number: int) -> torch.Tensor:
-            return packed_dropout(values, indptr, rate, key=key, stream=self.stream + number)
-
+    def forward(self, x: torch.Tensor, attend: Attend, drop: Drop) -> torch.Tensor:
+        """Tokens x [T, width]; ``attend`` is causal attention of q, k and v [T, heads, e], and
+        ``drop(values, number)`` the dropout of stream ``self.stream + number``."""
         mixed = self.mix(self.attention_norm(x)).unflatten(1, (3 * self.heads, -1))
-        q, k, v = mixed.chunk(3, dim=1)
-        attended = packed_attention(
-            q, k, v, indptr, dropout=rate, key=key, stream=self.stream
-        ).flatten(1)
+        attended = attend(*mixed.chunk(3, dim=1)).flatten(1)
         x = x + torch.sigmoid(self.attention_gate(x)) * drop(self.attention_out(attended), 1)
         gate, hidden = self.gated(self.forward_norm(x)).chunk(2, dim=1)
         hidden = drop(F.silu(gate) * hidden, 2)

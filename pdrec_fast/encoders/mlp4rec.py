@@ -75,11 +75,19 @@ class MLP4Rec(PrefixModel):
         """The states after some tokens: [P, width]."""
         prefixes = prefixes_of(batch, tokens, self.max_length)
         x = prefixes.gather(self._embedded(batch))
-        drop = self._dropout(batch, prefixes.rows)
+        dropout = self._dropout(batch, prefixes.rows)
+
+        def drop(values: torch.Tensor, stream: int) -> torch.Tensor:
+            n_rows, length, _ = values.shape
+            ends = torch.arange(n_rows + 1, device=x.device) * length
+            return dropout(values.flatten(0, 1), ends, stream).view_as(values)
+
         for layer in range(self.layers):
             stream = CHOICE + 1 + 2 * layer
-            mixed = self.places(self.places.norm(x).transpose(1, 2)).transpose(1, 2)
-            x = x + drop(mixed, stream)
+            mixed = self.places(self.places.norm(x).transpose(1, 2))
+            # Of the last layer only the latest item's place is read.
+            n_read = 1 if layer + 1 == self.layers else self.max_length
+            x = x[:, :n_read] + drop(mixed.transpose(1, 2)[:, :n_read], stream)
             x = x + drop(self.channels(self.channels.norm(x)), stream + 1)
         return self.norm(x[:, 0])
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
@@ -44,6 +45,68 @@ class Prefixes(NamedTuple):
         return found.view(*self.tokens.shape, values.shape[1]) * self.present.unsqueeze(2)
 
 
+class Rows(NamedTuple):
+    """P rows of at most L places, whose values lie one after the other: [M, d].
+
+    On a CPU the M places are those that are present: of short rows among long ones most is padding.
+    A GPU would have to wait for their number, and a traced program must not depend on it, so that
+    there they are all P * L.
+
+    Attributes:
+        present: bool [P, L]; the first place of every row is.
+        indptr: int64 [P + 1], where each row begins and ends among the values.
+        at: int64 [M], the places among all P * L; None where they are all of them.
+    """
+
+    present: torch.Tensor
+    indptr: torch.Tensor
+    at: torch.Tensor | None
+
+    @property
+    def row(self) -> torch.Tensor:
+        """int64 [M], the row of each value."""
+        n_rows, length = self.present.shape
+        at = self.at
+        if at is None:
+            at = torch.arange(n_rows * length, device=self.present.device)
+        return at.div(length, rounding_mode="floor")
+
+    def flat(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [P, L, ...] of all places as [M, ...]."""
+        values = values.flatten(0, 1)
+        return values if self.at is None else values.index_select(0, self.at)
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [M, ...] as [P, L, ...]; what the padding holds is of no meaning."""
+        n_rows, length = self.present.shape
+        if self.at is not None:
+            all_places = values.new_zeros((n_rows * length, *values.shape[1:]))
+            values = all_places.index_copy(0, self.at, values)
+        return values.unflatten(0, (n_rows, length))
+
+    def first(self, values: torch.Tensor) -> torch.Tensor:
+        """The first value of every row, [P, d]."""
+        return values.index_select(0, self.indptr[:-1])
+
+    def after(self, first: torch.Tensor, values: torch.Tensor) -> tuple[Rows, torch.Tensor]:
+        """Longer rows, each with one of ``first`` [P, d] before its own values [M, d]."""
+        longer = rows_of(F.pad(self.present, (1, 0), value=True))
+        order = self.padded(torch.arange(values.shape[0], device=values.device))
+        new = values.shape[0] + torch.arange(first.shape[0], device=values.device)
+        order = longer.flat(torch.cat([new.unsqueeze(1), order], dim=1))
+        return longer, torch.cat([values, first]).index_select(0, order)
+
+
+def rows_of(present: torch.Tensor) -> Rows:
+    """The rows of bool [P, L]."""
+    n_rows, length = present.shape
+    if present.device.type != "cpu" or torch.compiler.is_compiling():
+        ends = torch.arange(n_rows + 1, device=present.device)
+        return Rows(present, ends * length, None)
+    ends = F.pad(present.sum(1).cumsum(0), (1, 0))
+    return Rows(present, ends, present.flatten().nonzero().squeeze(1))
+
+
 def prefixes_of(batch: PackedSequences, ends: torch.Tensor, length: int) -> Prefixes:
     """The prefixes that end with the tokens ``ends``, int64 [P], of at most ``length`` items."""
     rows = batch.rows.index_select(0, ends)
@@ -53,9 +116,9 @@ def prefixes_of(batch: PackedSequences, ends: torch.Tensor, length: int) -> Pref
 
 
 class RowDropout(NamedTuple):
-    """Dropout of rows [P, L, d] by the random numbers of their users.
+    """Dropout of rows by the random numbers of their users.
 
-    All prefixes of a sequence drop the same entries of the same column; their users, and other
+    All prefixes of a sequence drop the same entries of the same place; their users, and other
     sequences, drop others.
 
     Attributes:
@@ -66,14 +129,12 @@ class RowDropout(NamedTuple):
     p: float
     key: DropoutKey | None
 
-    def __call__(self, x: torch.Tensor, stream: int) -> torch.Tensor:
-        """``x`` with the random numbers of ``stream``, see ``packed_dropout``."""
+    def __call__(self, x: torch.Tensor, indptr: torch.Tensor, stream: int) -> torch.Tensor:
+        """Values x [M, d], row p having ``indptr[p]:indptr[p + 1]``, with the random numbers of
+        ``stream``, see ``packed_dropout``."""
         if self.key is None:
             return x
-        n_rows, length, _ = x.shape
-        indptr = torch.arange(n_rows + 1, device=x.device) * length
-        dropped = packed_dropout(x.flatten(0, 1), indptr, self.p, key=self.key, stream=stream)
-        return dropped.view_as(x)
+        return packed_dropout(x, indptr, self.p, key=self.key, stream=stream)
 
 
 class PrefixModel(nn.Module):

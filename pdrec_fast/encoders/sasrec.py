@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 
 from pdrec_fast.checks import check_choices, check_counts, check_dropout, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
-from pdrec_fast.encoders.base import dropout_key, xavier_init
+from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.operands import SasrecBlock
 from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed._triton import IMPLS
@@ -31,6 +31,8 @@ class SASRecConfig:
         blocks, heads: number of attention blocks, and heads in each.
         max_length: longest sequence; older items are dropped.
         dropout: of embeddings, attention weights and the feed-forward layers.
+        positions: ``"xavier"`` draws their embedding as all weights are drawn; ``"items"`` then
+            scales it to the items' (``positions_like_items``), which learns sooner of many items.
         impl: of ``packed_attention`` and ``packed_dropout``; with ``"auto"`` and ``"cpp"`` a block
             is one operation where it can be, see ``sasrec_block``.
     """
@@ -40,13 +42,14 @@ class SASRecConfig:
     heads: int = 1
     max_length: int = 200
     dropout: float = 0.2
+    positions: Literal["xavier", "items"] = "xavier"
     impl: str = "auto"
 
     def __post_init__(self) -> None:
         check_counts(self, "width", "heads", "max_length")
         check_not_negative(self, "blocks")
         check_dropout(self)
-        check_choices(self, impl=IMPLS)
+        check_choices(self, positions=("xavier", "items"), impl=IMPLS)
         if self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
 
@@ -77,6 +80,8 @@ class SASRec(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS, dtype=torch.float32)
         xavier_init(self)
+        if config.positions == "items":
+            positions_like_items(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
         """States after every token of a packed batch: float32 [T, width]."""

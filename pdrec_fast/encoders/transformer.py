@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.checks import check_counts, check_dropout, check_integers
-from pdrec_fast.encoders.prefixes import RowDropout
+from pdrec_fast.encoders.prefixes import RowDropout, Rows
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,43 @@ class BidirectionalBlock(nn.Module):
         self.forward_out = nn.Linear(4 * width, width, dtype=torch.float32)
         self.forward_norm = nn.LayerNorm(width, dtype=torch.float32)
 
-    def forward(self, x: torch.Tensor, present: torch.Tensor, drop: RowDropout) -> torch.Tensor:
-        """Rows x [P, L, width], padding where ``present`` [P, L] is false, which nobody sees."""
+    def forward(
+        self, x: torch.Tensor, rows: Rows, drop: RowDropout, *, only_first: bool = False
+    ) -> torch.Tensor:
+        """The values x [M, width] of rows; with ``only_first`` what becomes of the first value of
+        every row, [P, width]."""
+        attended = self._attended(self.attention_norm(x) if self.pre_norm else x, rows, only_first)
+        indptr = rows.indptr
+        if only_first:
+            x, indptr = rows.first(x), torch.arange(indptr.shape[0], device=indptr.device)
         if self.pre_norm:
-            x = x + drop(self._attended(self.attention_norm(x), present), self.stream)
-            return x + drop(self._mapped(self.forward_norm(x)), self.stream + 1)
-        x = self.attention_norm(x + drop(self._attended(x, present), self.stream))
-        return self.forward_norm(x + drop(self._mapped(x), self.stream + 1))
+            x = x + drop(attended, indptr, self.stream)
+            return x + drop(self._mapped(self.forward_norm(x)), indptr, self.stream + 1)
+        x = self.attention_norm(x + drop(attended, indptr, self.stream))
+        return self.forward_norm(x + drop(self._mapped(x), indptr, self.stream + 1))
 
-    def _attended(self, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    def _attended(self, x: torch.Tensor, rows: Rows, only_first: bool) -> torch.Tensor:
         q, k, v = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for part in self.mix(x).chunk(3, dim=2)
+            for part in rows.padded(self.mix(x)).chunk(3, dim=2)
         )
-        seen = present[:, None, None, :]
+        if only_first:
+            q = q[:, :, :1]
+        seen = rows.present[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.attention_out(attended.transpose(1, 2).flatten(2))
+        attended = attended.transpose(1, 2).flatten(2)
+        return self.attention_out(attended[:, 0] if only_first else rows.flat(attended))
 
     def _mapped(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_out(F.gelu(self.hidden(x)))
+
+
+def first_after(
+    blocks: nn.ModuleList, x: torch.Tensor, rows: Rows, drop: RowDropout
+) -> torch.Tensor:
+    """What blocks, one after the other, make of the first value of every row: [P, width]."""
+    *earlier, last = blocks
+    for block in earlier:
+        x = block(x, rows, drop)
+    found: torch.Tensor = last(x, rows, drop, only_first=True)
+    return found

@@ -8,22 +8,37 @@ whatever they are.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.encoders import GRU4Rec, PaddedEncoder, SASRec
+from pdrec_fast.encoders import (
+    BERT4Rec,
+    Caser,
+    DiffRecStar,
+    DiffuRec,
+    GRU4Rec,
+    LiGR,
+    MLP4Rec,
+    PaddedEncoder,
+    SASRec,
+)
+from pdrec_fast.encoders.prefixes import PrefixModel
 from pdrec_fast.errors import ExportError
 from pdrec_fast.export.padded import FIRST_ID, latest
 from pdrec_fast.reference.packed.sasrec_block import sasrec_block
 
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-class PlainSASRec(nn.Module):
-    """``SASRec``, and ``CL4SRec``, whose scores are those of a SASRec."""
 
-    def __init__(self, encoder: SASRec) -> None:
+class _Causal(nn.Module):
+    """An encoder of causal blocks. A subclass says what one block makes of tokens."""
+
+    def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -47,9 +62,27 @@ class PlainSASRec(nn.Module):
             return (weights @ v).transpose(1, 2).flatten(0, 1)
 
         for block in encoder.blocks:
-            part: Any = block
-            x = sasrec_block(x, part.parameters_of_block(), part.heads, attend, lambda t, _: t)
+            x = self.block(block, x, attend)
         return encoder.norm(_at_last(x.unflatten(0, (n_rows, width)), lengths))
+
+    def block(self, block: Any, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Tokens [T, width] after one block."""
+        raise NotImplementedError
+
+
+class PlainSASRec(_Causal):
+    """``SASRec``, and ``CL4SRec``, whose scores are those of a SASRec."""
+
+    def block(self, block: Any, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        return sasrec_block(x, block.parameters_of_block(), block.heads, attend, lambda t, _: t)
+
+
+class PlainLiGR(_Causal):
+    """``LiGR``."""
+
+    def block(self, block: Any, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        after: torch.Tensor = block(x, attend, lambda t, _: t)
+        return after
 
 
 class PlainGRU4Rec(nn.Module):
@@ -116,10 +149,57 @@ class PlainPadded(nn.Module):
         return _at_last(self.module(ids), first)
 
 
+class _OnTheRight(NamedTuple):
+    """Histories of S places each, the items last, in place of packed sequences: what encoders read
+    that make rows of prefixes. Where a row's items begin, ``indptr`` says."""
+
+    items: torch.Tensor
+    indptr: torch.Tensor
+    rows: torch.Tensor
+    last: torch.Tensor
+    host_lengths: np.ndarray
+
+
+class PlainPrefixes(nn.Module):
+    """``Caser`` and every ``PrefixModel``, on ``max_length`` places."""
+
+    def __init__(self, encoder: Caser | PrefixModel) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+
+    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        """See the module."""
+        n_places = self.encoder.max_length
+        keep = keep & (back < n_places)
+        columns = torch.where(keep, n_places - 1 - back, n_places)
+        ids = items.new_zeros((items.shape[0], n_places + 1))
+        ids = ids.scatter(1, columns, items * keep)[:, :-1]
+        row = torch.arange(items.shape[0], device=items.device)
+        batch: Any = _OnTheRight(
+            (ids - FIRST_ID).clamp_min(0).flatten(),
+            # An empty row has one item: whatever comes of it counts for nothing.
+            (row + 1) * n_places - keep.sum(1).clamp_min(1),
+            row[:, None].expand(-1, n_places).flatten(),
+            (row + 1) * n_places - 1,
+            np.array([n_places]),
+        )
+        states: torch.Tensor = self.encoder.prefix_states(batch, batch.last)
+        return states
+
+
 def _at_last(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """The states [B, d] of [B, W, d] at the last one of the first ``lengths`` places."""
     last = (lengths - 1).clamp_min(0)[:, None, None]
     return states.gather(1, last.expand(-1, 1, states.shape[2]))[:, 0]
+
+
+_PLAIN: tuple[tuple[type[nn.Module], Callable[[Any], nn.Module]], ...] = (
+    (SASRec, PlainSASRec),
+    (GRU4Rec, PlainGRU4Rec),
+    (LiGR, PlainLiGR),
+    *((kind, PlainPrefixes) for kind in (Caser, MLP4Rec, BERT4Rec, DiffuRec, DiffRecStar)),
+    (PaddedEncoder, PlainPadded),
+)
 
 
 def plain_encoder(encoder: nn.Module, name: str) -> nn.Module:
@@ -129,9 +209,9 @@ def plain_encoder(encoder: nn.Module, name: str) -> nn.Module:
         ExportError: it is none of this package's, nor a ``PaddedEncoder``.
     """
     # By type, not isinstance: a subclass may have another forward.
-    for kind, plain in (SASRec, PlainSASRec), (GRU4Rec, PlainGRU4Rec), (PaddedEncoder, PlainPadded):
+    for kind, plain in _PLAIN:
         if isinstance(encoder, kind) and type(encoder).forward is kind.forward:
-            made: nn.Module = plain(encoder)  # type: ignore[arg-type]
+            made: nn.Module = plain(encoder)
             return made
     raise ExportError(
         f"the encoder {name!r} ({type(encoder).__name__}) reads packed sequences, which no traced "

@@ -221,7 +221,7 @@ README_COMMANDS: dict[str, dict[str, dict[str, Any]]] = {
 }
 # What every encoder takes unless it is told otherwise.
 ENCODER_SOURCES = {"max_length": PAPER} | dict.fromkeys(
-    ("width", "blocks", "heads", "dropout"), CODE
+    ("width", "blocks", "heads", "dropout", "positions"), CODE
 )
 
 

@@ -239,3 +239,14 @@ def test_last_states_of_sasrec_in_every_form(options: dict[str, Any]) -> None:
         expected = encoder.eval()(batch)[batch.last]
     torch.testing.assert_close(last_states(encoder, batch), expected, rtol=1e-5, atol=1e-5)
     assert last_states(encoder, packed([])).shape == (0, 64)
+
+
+@pytest.mark.parametrize("name", ["bert4rec", "diffurec", "diffrec-star", "hstu", "ligr", "sasrec"])
+def test_positions_start_with_the_spread_of_scaled_items(name: str) -> None:
+    options = {"positions": "items"} if name == "sasrec" else {}
+    made: Any = ENCODERS[name](5_000, max_length=20, width=16, **options)
+    items, positions = made.item_embedding.weight.std(), made.position_embedding.weight.std()
+    torch.testing.assert_close(positions, 4 * items)
+    if name == "sasrec":
+        other = SASRec(5_000, max_length=20, width=16)
+        assert other.position_embedding.weight.std() > 2 * positions

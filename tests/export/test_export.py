@@ -41,8 +41,13 @@ OPTIONS = {"width": 8, "max_length": 9}  # shorter than most histories
 
 
 def fitted(encoder="sasrec", **settings):
-    options = OPTIONS | ({} if encoder == "gru4rec" else {"blocks": 1, "heads": 2})
-    options = options | ({"hidden": 6, "layers": 2} if encoder == "gru4rec" else {})
+    own = {
+        "gru4rec": {"hidden": 6, "layers": 2},
+        "caser": {"window": 3},
+        "mlp4rec": {"layers": 2},
+        "bert4rec": {"blocks": 2, "heads": 2},
+    }
+    options = OPTIONS | own.get(encoder, {"blocks": 1, "heads": 2})
     model = pf.PDRec(encoder, encoder_options=options, **SETTINGS | settings)
     model.fit(TRAIN, progress=False)
     model.data = DATA
@@ -109,8 +114,14 @@ def assert_same_items(model, rows, scores):
     assert there[:, :5].all()
 
 
-@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize("encoder", ["gru4rec", "sasrec", "cl4srec"])
+PLAIN = ["ligr", "caser", "mlp4rec", "bert4rec", "diffurec", "diffrec-star"]
+WITH_FUSION = ["gru4rec", "sasrec", "cl4srec"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "fuse"),
+    [(name, False) for name in WITH_FUSION + PLAIN] + [(name, True) for name in WITH_FUSION],
+)
 def test_onnx_gives_the_items_of_recommend_for_every_user(encoder, fuse, tmp_path):
     pytest.importorskip("onnxscript", reason="pip install 'pdrec_fast[onnx]'")
     model = fitted(encoder)

@@ -88,7 +88,8 @@ def test_sources_of_the_encoders_own_settings():
     defaults = asdict(pf.SASRecConfig())
     assert base.ENCODER_SOURCES.keys() == set(defaults) - {"impl"}
     values = {key: defaults[key] for key in base.ENCODER_SOURCES}
-    assert values == {"max_length": 200, "width": 64, "blocks": 2, "heads": 1, "dropout": 0.2}
+    sizes = {"max_length": 200, "width": 64, "blocks": 2, "heads": 1}
+    assert values == sizes | {"dropout": 0.2, "positions": "xavier"}
 
 
 def test_single_settings_of_a_preset_change():
