@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from pdrec_fast.errors import DataError, MissingExtraError
+from pdrec_fast.errors import DataError, MissingExtraError, one_line
 from pdrec_fast.files import current_directory, write_json
 from pdrec_fast.ragged import indptr_of
 
@@ -170,15 +171,25 @@ def _open_part(
 
 def _map(file: Path, dtype: type, length: int) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(file, mmap_mode="r" if length else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: cannot be opened ({error}); {_REPAIR}") from None
+        array = _array(file, mapped=length > 0)
+    except (OSError, ValueError, OverflowError, TokenError) as error:
+        raise DataError(f"{file}: cannot be opened ({one_line(error)}); {_REPAIR}") from None
     if array.dtype != dtype or array.shape != (length,):
         raise DataError(
             f"{file}: {array.dtype} {list(array.shape)} where the card has "
             f"{np.dtype(dtype)} [{length}]; {_REPAIR}"
         )
     return array
+
+
+def _array(file: Path, mapped: bool) -> np.ndarray:
+    """Not by ``np.load``, which opens other kinds of files as well."""
+    if mapped:
+        array: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+        return array
+    with open(file, "rb") as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
 
 
 def _read_ids(base: Path, kind: str, length: int) -> np.ndarray:
