@@ -39,7 +39,9 @@ def _flip(content: bytearray, draw: random.Random, seeds: Sequence[bytes]) -> No
 
 def _set(content: bytearray, draw: random.Random, seeds: Sequence[bytes]) -> None:
     if content:
-        content[draw.randrange(len(content))] = draw.choice((0, 1, 127, 128, 255, draw.randrange(256)))
+        content[draw.randrange(len(content))] = draw.choice(
+            (0, 1, 127, 128, 255, draw.randrange(256))
+        )
 
 
 def _cut(content: bytearray, draw: random.Random, seeds: Sequence[bytes]) -> None:

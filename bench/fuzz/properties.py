@@ -16,7 +16,7 @@ Run = Callable[[bytes, Path], None]
 """Content of a file, and an empty folder to work in; returns where it is read or refused well."""
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A property that does not hold."""
 
 
@@ -34,24 +34,24 @@ class Target:
 
 @contextmanager
 def refused_as(*kinds: type[Exception]) -> Iterator[None]:
-    """Lets errors pass that are of these kinds and tell the user in one line; raises ``Broken``
-    for every other one."""
+    """Lets errors pass that are of these kinds and tell the user in one line; every other one is
+    raised as ``BrokenError``."""
     try:
         yield
-    except Broken:
+    except BrokenError:
         raise
     except kinds as error:
         require(len(str(error).splitlines()) == 1, f"no message of one line: {str(error)!r}")
         if isinstance(error, UnicodeError):
-            raise Broken(f"{type(error).__name__} names no place: {error}") from error
+            raise BrokenError(f"{type(error).__name__} names no place: {error}") from error
     except Exception as error:
-        raise Broken(f"{type(error).__name__}: {error}") from error
+        raise BrokenError(f"{type(error).__name__}: {error}") from error
 
 
 def require(holds: bool, message: str) -> None:
-    """Raise ``Broken`` where something does not hold."""
+    """Raise ``BrokenError`` where something does not hold."""
     if not holds:
-        raise Broken(message)
+        raise BrokenError(message)
 
 
 @contextmanager
@@ -88,6 +88,6 @@ def in_time(n_bytes: int) -> Iterator[None]:
 
 
 def same(found: Mapping[str, Any], expected: Mapping[str, Any], words: str) -> None:
-    """Raise ``Broken`` where two readings differ, with the first difference."""
+    """Raise ``BrokenError`` where two readings differ, with the first difference."""
     for name, value in expected.items():
         require(found[name] == value, f"{words}: {name} {found[name]!r}, not {value!r}"[:2000])

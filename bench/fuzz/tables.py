@@ -1,4 +1,4 @@
-"""Parquet, Arrow and features' files, whose bytes are damaged; and tables in memory of odd values."""
+"""Damaged Parquet, Arrow and features' files, and tables in memory of odd values."""
 
 from __future__ import annotations
 
@@ -93,9 +93,26 @@ _IDS = (
 )
 _TIMES = (
     *(0, 1, -5, 2**53 + 1, 2**63 - 1, 2**64, 1.5, -0.0, 1e308, float("nan"), float("-inf"), None),
-    *("5", "1e3", "2020-01-01", "2020-01-01T00:00:00.1Z", "", "x", "nan", "1\n2", True, b"5", "1_0"),
+    *(
+        "5",
+        "1e3",
+        "2020-01-01",
+        "2020-01-01T00:00:00.1Z",
+        "",
+        "x",
+        "nan",
+        "1\n2",
+        True,
+        b"5",
+        "1_0",
+    ),
     *(datetime.datetime(2020, 1, 1), datetime.datetime(2020, 1, 1, tzinfo=_UTC), Decimal("sNaN")),
-    *(datetime.date(1, 1, 1), datetime.datetime(9999, 12, 31), np.datetime64("NaT"), Decimal("1.5")),
+    *(
+        datetime.date(1, 1, 1),
+        datetime.datetime(9999, 12, 31),
+        np.datetime64("NaT"),
+        Decimal("1.5"),
+    ),
     *(np.datetime64("2020-01-01T00:00:00.000000001"), pandas.Timestamp("2020"), pandas.NaT),
     *(datetime.timedelta(1), datetime.time(1), object(), [1], np.float16(2), "9" * 400, "-1e400"),
 )

@@ -190,9 +190,7 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 
 TARGETS = {
     "inter": Target(partial(_delimited, ".inter"), lambda: _INTER),
-    "tsv": Target(
-        partial(_delimited, ".tsv"), lambda: tuple(c.replace(b",", b"\t") for c in _CSV)
-    ),
+    "tsv": Target(partial(_delimited, ".tsv"), lambda: tuple(c.replace(b",", b"\t") for c in _CSV)),
     "csv": Target(partial(_delimited, ".csv"), lambda: _CSV),
     "jsonl": Target(_json_lines, lambda: _JSON),
     "gz": Target(

@@ -60,6 +60,8 @@ def _object(line: str, number: int, source: Source) -> dict[str, Any]:
         problem = f"it is a JSON {type(found).__name__}"
     except ValueError as error:
         found, problem = None, str(error)
+    except RecursionError:
+        found, problem = None, "it is nested too deeply"
     if isinstance(found, dict):
         return found
     raise DataError(

@@ -6,18 +6,16 @@ format is told in docs/scale.md; ``preparing.py`` writes it, and so can other en
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from pdrec_fast.errors import DataError, MissingExtraError, one_line
-from pdrec_fast.files import current_directory, write_json
+from pdrec_fast.files import current_directory, read_json, write_json
 from pdrec_fast.ragged import indptr_of
 
 CARD = "store.json"
@@ -129,7 +127,7 @@ def _read_card(path: Path) -> _Card:
             f"{path}: no store, for it has no {CARD}; write one with pdrec-fast prepare"
         )
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
+        card = read_json(file)
         if card["format"] != FORMAT:
             raise DataError(f"{file}: the format is {card['format']!r}, not {FORMAT!r}")
         if card["version"] != VERSION:
@@ -172,7 +170,7 @@ def _open_part(
 def _map(file: Path, dtype: type, length: int) -> np.ndarray:
     try:
         array = _array(file, mapped=length > 0)
-    except (OSError, ValueError, OverflowError, TokenError) as error:
+    except Exception as error:  # whatever Python's own parsers raise for a damaged header
         raise DataError(f"{file}: cannot be opened ({one_line(error)}); {_REPAIR}") from None
     if array.dtype != dtype or array.shape != (length,):
         raise DataError(
