@@ -133,6 +133,6 @@ def _read(text: str) -> Any:
     for read in (json.loads, float):  # JSON has no .95
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return text
