@@ -221,6 +221,8 @@ def _joined(
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     lengths = np.concatenate([np.diff(indptr) for indptr, *_ in opened])
+    if (lengths < 0).any():
+        raise DataError(f"{card.folder}: the indptr of a part decreases; {_REPAIR}")
     joined = indptr_of(lengths[order])
     items = np.empty(joined[-1], np.int32)
     times = np.empty(joined[-1], np.float64) if card.timestamps else None

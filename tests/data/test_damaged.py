@@ -9,7 +9,7 @@ import pytest
 
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.item_features import read_item_features
-from pdrec_fast.data.store import PartWriter, write_card
+from pdrec_fast.data.store import PartWriter, write_card, write_ids
 from pdrec_fast.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -150,6 +150,20 @@ def test_arrays_of_a_store_with_a_made_up_header(tmp_path, header, n_items):
     ):
         (tmp_path / "item_ids.npy").write_bytes(content)
         assert "item_ids.npy: cannot be opened" in refusal(Interactions.from_store, tmp_path)
+
+
+def test_parts_whose_rows_fall(tmp_path):
+    parts = []
+    for number in range(2):
+        writer = PartWriter(tmp_path, f"part-{number:05}", 2, False)
+        writer.add(np.array([number, number + 2]), np.array([0, 0]), None)
+        parts.append(writer.finish("int64"))
+    write_ids(tmp_path / "item_ids", np.array([7]), "int64")
+    card = {"user_ids": "int64", "item_ids": "int64", "n_items": 1, "timestamps": False}
+    write_card(tmp_path, card | {"parts": parts})
+    assert Interactions.from_store(tmp_path).n_records == 4
+    np.save(tmp_path / "part-00001.indptr.npy", np.array([0, 3, 2]))
+    assert "decreases" in refusal(Interactions.from_store, tmp_path)
 
 
 def test_a_card_that_is_nested_too_deeply(tmp_path):
