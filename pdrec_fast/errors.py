@@ -17,7 +17,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Another library's message, of however many lines, to be told within one of ours."""
     return " ".join(str(error).split())
 

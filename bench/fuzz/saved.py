@@ -25,6 +25,7 @@ from pdrec_fast.errors import CheckpointError, DataError, PDRecError
 from pdrec_fast.files import checksum
 from pdrec_fast.fitting.bundle import MANIFEST, digest_of, read_bundle
 from pdrec_fast.fitting.loop import KIND as CHECKPOINT
+from pdrec_fast.preferences.preferences import _ARRAYS
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,35 @@ def _resealed(content: bytes, folder: Path) -> None:
 
 
 @cache
+def _parts() -> _Saved:
+    data = pf.synthetic(n_users=12, n_items=10, seed=1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "parts"
+        pf.Preferences.infer_parts(
+            pf.Popularity().fit(data), data, folder, top_m=2, n_draws=4, part_size=7, progress=False
+        )
+        return _saved_in(folder, "preferences", pf.Preferences.load)
+
+
+def _parts_seeds() -> tuple[bytes, ...]:
+    return _numbered(_parts())
+
+
+def _damaged_parts(content: bytes, folder: Path) -> None:
+    """The preferences that were saved, or none."""
+    saved = _parts()
+    with tempfile.TemporaryDirectory() as sound:
+        saved.write(Path(sound))
+        expected = pf.Preferences.load(sound)
+    _with_one_file(saved, content, folder)
+    with refused_as(CheckpointError):
+        found = pf.Preferences.load(folder)
+        for name in _ARRAYS:
+            equal = np.array_equal(getattr(found, name), getattr(expected, name))
+            require(equal, f"other {name} than were saved")
+
+
+@cache
 def _store() -> _Saved:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -155,16 +185,23 @@ def _store() -> _Saved:
 
 
 def _store_seeds() -> tuple[bytes, ...]:
-    saved = _store()
+    return _numbered(_store())
+
+
+def _numbered(saved: _Saved) -> tuple[bytes, ...]:
     return tuple(bytes([n]) + saved.files[name] for n, name in enumerate(saved.names))
+
+
+def _with_one_file(saved: _Saved, content: bytes, folder: Path) -> None:
+    saved.write(folder)
+    name = saved.names[content[0] % len(saved.names) if content else 0]
+    (folder / name).write_bytes(content[1:])
 
 
 def _damaged_store(content: bytes, folder: Path) -> None:
     """As many records as the card says, all usable; or it is refused, as a whole and by parts."""
     saved = _store()
-    saved.write(folder)
-    name = saved.names[content[0] % len(saved.names) if content else 0]
-    (folder / name).write_bytes(content[1:])
+    _with_one_file(saved, content, folder)
     for part in (None, (0, 1), (1, 2)):
         with warned(), refused_as(DataError, *([ValueError] if part else [])):
             data = Interactions.from_store(folder, part=part)
@@ -179,5 +216,6 @@ def _damaged_store(content: bytes, folder: Path) -> None:
 TARGETS = {
     "bundle": Target(_bundle, _bundle_seeds),
     "resealed": Target(_resealed, _bundle_seeds),
+    "parts": Target(_damaged_parts, _parts_seeds),
     "store": Target(_damaged_store, _store_seeds),
 }

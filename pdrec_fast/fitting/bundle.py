@@ -124,16 +124,17 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
 
 @contextmanager
 def making(path: str | Path) -> Iterator[None]:
-    """Around what makes a model of a bundle's contents: what they lack is told with their place.
+    """Around what makes a model or preferences of what was read: what that lacks is told with its
+    place.
 
     Raises:
-        CheckpointError: no model can be made of them.
+        CheckpointError: they cannot be made of it.
     """
     try:
         yield
     except (KeyError, IndexError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: no model can be made of what it holds ({type(error).__name__}: "
+            f"{path}: cannot be put together from what it holds ({type(error).__name__}: "
             f"{one_line(error)}); save it again"
         ) from error
 

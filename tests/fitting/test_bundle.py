@@ -306,7 +306,5 @@ def test_tensors_that_were_damaged_before_they_were_saved(tmp_path, content):
 
 def test_a_bundle_of_which_no_model_can_be_made(tmp_path):
     write_bundle(tmp_path / "model", ItemKNN.KIND, {}, {})
-    with pytest.raises(
-        CheckpointError, match=r"model: no model can be made of what it holds \(Key"
-    ):
+    with pytest.raises(CheckpointError, match=r"model: cannot be put together .* \(KeyError: '"):
         ItemKNN.load(tmp_path / "model")
