@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,18 +47,17 @@ def _led(name: str, seconds: float, seed: int, out: Path) -> None:
             sys.stderr.flush()
             os._exit(0)
 
-    with tempfile.TemporaryDirectory() as place:
-        corpus = Path(place) / "corpus"
-        corpus.mkdir()
-        for number, content in enumerate(engine.TARGETS[name].seeds()):
-            (corpus / str(number)).write_bytes(content)
-        words = Path(place) / "words"
-        escaped = ("".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS)
-        words.write_text("".join(f'"{token}"\n' for token in escaped if len(token) < 200))
-        _limit_memory()
-        limits = ["-timeout=0", "-rss_limit_mb=0", "-max_len=200000", f"-seed={seed + 1}"]
-        atheris.Setup([sys.argv[0], str(corpus), f"-dict={words}", *limits], run)
-        atheris.Fuzz()
+    corpus, words = out / f"{name}.corpus", out / f"{name}.words"
+    corpus.mkdir(exist_ok=True)  # grows, and serves the next run
+    for number, content in enumerate(session.target.seeds()):
+        (corpus / str(number)).write_bytes(content)
+    escaped = ("".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS)
+    words.write_text("".join(f'"{token}"\n' for token in escaped if len(token) < 200))
+    _limit_memory()
+    options = ["-timeout=0", "-rss_limit_mb=0", "-max_len=200000", f"-seed={seed}"]
+    options += [f"-dict={words}", f"-artifact_prefix={out}/{name}-"]
+    atheris.Setup([sys.argv[0], str(corpus), *options], run)
+    atheris.Fuzz()
 
 
 def _limit_memory() -> None:
