@@ -31,7 +31,7 @@ def main(name: str, seconds: str, seed: str, out: str, seeded: str) -> None:
 
 def _led(name: str, seconds: float, seed: int, out: Path) -> None:
     """By atheris, until the time has passed."""
-    import atheris
+    import atheris  # type: ignore[import-untyped]
 
     with atheris.instrument_imports(include=[f"pdrec_fast.{part}" for part in _LED_BY]):
         from bench.fuzz import engine

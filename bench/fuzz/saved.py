@@ -53,7 +53,7 @@ def _saved_in(folder: Path, kind: str, load: Callable[[Path], object]) -> _Saved
 def _bundles() -> tuple[_Saved, ...]:
     """Two tiny models that train, two that only count, and a checkpoint."""
     data = pf.synthetic(n_users=12, n_items=10, seed=1)
-    diffusion = pf.DiffusionConfig(hidden=4, epochs=1)
+    diffusion = pf.DiffusionConfig(hidden=(4,), epochs=1)
     options = {"width": 4, "blocks": 1, "heads": 1}
     with tempfile.TemporaryDirectory() as place, warned():
         folder = Path(place)
