@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-pytest.importorskip("polars")
+for name in ("pandas", "polars", "pyarrow"):
+    pytest.importorskip(name)
 
 from bench.fuzz import __main__ as command
 from bench.fuzz import text
