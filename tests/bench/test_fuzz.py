@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-for name in ("pandas", "polars", "pyarrow"):
-    pytest.importorskip(name)
+pytest.importorskip("pandas")
+pytest.importorskip("polars")
+pytest.importorskip("pyarrow")
 
 from bench.fuzz import __main__ as command
 from bench.fuzz import text
