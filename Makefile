@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test docs sanitize bench accuracy gpu-report lint format wheels wheelhouse
+.PHONY: setup demo test docs sanitize fuzz bench accuracy gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -41,6 +41,12 @@ docs: setup
 # ThreadSanitizer, with builds of its own in build/sanitizers (docs/reliability.md). By GCC.
 sanitize: setup
 	$(BIN)/python tests/sanitizers/run.py
+
+# Damaged files for everything that reads one (docs/reliability.md), led by atheris where that is
+# installed. What breaks is kept in build/fuzz, and the target fails.
+SECONDS ?= 600
+fuzz: setup
+	$(BIN)/python -m bench.fuzz --seconds $(SECONDS)
 
 # Kernels against their references; the whole suite is "python -m bench run".
 bench: setup

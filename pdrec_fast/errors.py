@@ -2,7 +2,24 @@
 
 
 class PDRecError(Exception):
-    """Above every error of this package's own; wrong arguments are plain ``ValueError``s."""
+    """Above every error of this package's own; wrong arguments are plain ``ValueError``s.
+
+    A message is one line that can be printed, whatever it quotes: what is no printable character,
+    such as a line break in a file's field, shows as its escape.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Text in one line: what is no printable character shows as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException) -> str:
+    """Another library's message, of however many lines, to be told within one of ours."""
+    return " ".join(str(error).split())
 
 
 class DataError(PDRecError, ValueError):

@@ -24,7 +24,7 @@ from uuid import uuid4
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, make_directory, sync, write_json, writing
+from pdrec_fast.files import differences, make_directory, read_json, sync, write_json, writing
 
 logger = logging.getLogger("pdrec_fast")
 JOB = "job.json"
@@ -108,7 +108,7 @@ def read_job(folder: Path) -> dict[str, Any]:
         CheckpointError: it is damaged.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / JOB).read_text())
+        found: dict[str, Any] = read_json(folder / JOB)
     except ValueError as error:
         raise CheckpointError(
             f"{folder / JOB}: damaged ({error}); delete the folder, and give the command again"

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from pdrec_fast.errors import printable
+
 Config = TypeVar("Config")
 
 # Group -> the field that holds it.
@@ -49,7 +51,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
         else:
             groups = [f"{name}.NAME" for name, field in _GROUPS.items() if hasattr(config, field)]
             known = ", ".join([*groups, *own_settings(config)])
-            raise ValueError(f"{key}: no such setting; known: {known}")
+            raise ValueError(printable(f"{key}: no such setting; known: {known}"))
     for group, values in grouped.items():
         held = getattr(config, _GROUPS[group])
         if held is not None:
@@ -67,7 +69,9 @@ def with_fields(config: Config, values: Mapping[str, Any], prefix: str = "") -> 
     changes = {}
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{prefix}{name}: no such setting; known: {', '.join(known)}")
+            raise ValueError(
+                printable(f"{prefix}{name}: no such setting; known: {', '.join(known)}")
+            )
         changes[name] = _typed(f"{prefix}{name}", value, known[name])
     return replace(config, **changes)  # type: ignore[type-var]
 
@@ -95,7 +99,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise ValueError(f"{text}: write KEY=VALUE")
+            raise ValueError(printable(f"{text}: write KEY=VALUE"))
         found[key] = value
     return found
 
@@ -116,7 +120,9 @@ def _typed(key: str, value: Any, current: Any) -> Any:
         if type(current) is kind and isinstance(given, accepted) and not isinstance(given, bool):
             return kind(given)
     if type(given) is not type(current):
-        raise ValueError(f"{key}={value}: takes a value of type {type(current).__name__}")
+        raise ValueError(
+            printable(f"{key}={value}: takes a value of type {type(current).__name__}")
+        )
     return given
 
 
@@ -127,6 +133,6 @@ def _read(text: str) -> Any:
     for read in (json.loads, float):  # JSON has no .95
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return text

@@ -68,6 +68,8 @@ def test_settings_change_together():
         ("pdrec.lr", "fast", "pdrec.lr=fast: takes a value of type float"),
         ("pdrec.epochs", 1.5, "pdrec.epochs=1.5: takes a value of type int"),
         ("pdrec.epochs", True, "pdrec.epochs=True: takes a value of type int"),
+        ("pdrec.l\nr", 1, r"pdrec.l\\nr: no such setting"),
+        ("pdrec.lr", "[" * 3000, r"pdrec.lr=\[+: takes a value of type float"),
         ("encoder.dropout", 1.0, r"dropout must lie in \[0, 1\)"),
         ("encoder.heads", 3, "width=64 must be a multiple of heads=3"),
     ],

@@ -24,6 +24,7 @@ import typer
 from pdrec_fast import __version__
 from pdrec_fast.build_info import build_info, triton_problem
 from pdrec_fast.commands.kernel_caches import compile_numba, triton_folder
+from pdrec_fast.errors import one_line
 from pdrec_fast.ops.packed.packed_dropout import DropoutKey, packed_dropout
 
 # What a user may ask for -> the extra that brings it, and its modules.
@@ -112,8 +113,7 @@ def _table(found: Collection[Check]) -> str:
 
 def _one_line(error: BaseException) -> str:
     """An exception as part of a line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {one_line(error)[:300]}"
 
 
 def _extension() -> Check:

@@ -21,7 +21,7 @@ from pdrec_fast.data.records import (
 from pdrec_fast.data.sources import PARQUET, Source
 from pdrec_fast.data.text import as_ratings
 from pdrec_fast.data.times import BadTimeError, Times, times_of
-from pdrec_fast.errors import DataError, MissingExtraError
+from pdrec_fast.errors import DataError, MissingExtraError, one_line
 
 
 def read_arrow_file(source: Source, names: ColumnNames) -> Records:
@@ -46,12 +46,13 @@ def read_arrow_file(source: Source, names: ColumnNames) -> Records:
         labels = file.schema_arrow.names
         columns = resolve_columns(names, labels, str(source.path))
         if len(set(labels)) < len(labels):
-            table = file.read()
+            table = sound(file.read())
             return _read(columns, table.column, table.num_rows, str(source.path))
-        table = file.read(columns=[labels[place] for place in columns.used])
-    except (pyarrow.ArrowException, OSError) as error:
+        table = sound(file.read(columns=[labels[place] for place in columns.used]))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "Parquet" if source.kind in PARQUET else "Arrow"
-        raise DataError(f"{source.path}: not a readable {kind} file ({error})") from error
+        reason = one_line(error)
+        raise DataError(f"{source.path}: not a readable {kind} file ({reason})") from error
     return _read(
         columns, lambda place: table.column(labels[place]), table.num_rows, str(source.path)
     )
@@ -113,10 +114,21 @@ def _arrow_table(path: Path) -> Any:
 
     with pyarrow.memory_map(str(path)) as file:
         try:
-            return pyarrow.ipc.open_file(file).read_all()
+            return sound(pyarrow.ipc.open_file(file).read_all())
         except pyarrow.ArrowInvalid:
             file.seek(0)
-            return pyarrow.ipc.open_stream(file).read_all()
+            return sound(pyarrow.ipc.open_stream(file).read_all())
+
+
+def sound(table: Any) -> Any:
+    """The table, once offsets, indices and text are known to be sound; Arrow believes a file and
+    reads outside its memory otherwise.
+
+    Raises:
+        pyarrow.ArrowException: they are not.
+    """
+    table.validate(full=True)
+    return table
 
 
 def _encode(column: Any, label: Any, where: Where) -> Encoded:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +18,7 @@ from pdrec_fast.data.times import LARGEST_FLOAT
 from pdrec_fast.errors import DataError
 
 _TABLE_SLOTS_PER_ROW = 4  # a larger table costs more than sorting
+_LONGEST = 4_000  # digits of a decimal number; Python refuses to write more than 4,300
 
 Encoded = tuple[np.ndarray, np.ndarray, tuple[Remark, ...]]
 """Indices, int64 [n]; sorted distinct ids; what is to be told of them."""
@@ -98,12 +100,25 @@ def encode_names(
         decimals = [number for number, name in enumerate(names) if "." in name]
         found = _remark(codes, names, decimals, column, where, "decimals", READ_AS_WHOLE)
         return (*_renumber(codes, whole), (found,))
+    _check_unicode(codes, names, column, where)
     remarks = [
         _remark(codes, names, chosen, column, where, kind, text)
         for kind, text, chosen in _odd_names(names, quotes)
         if chosen
     ]
     return (*rank_ids(codes, names), tuple(remarks))
+
+
+def _check_unicode(codes: np.ndarray, names: list[str], column: Any, where: Where) -> None:
+    """Refuse halves of characters, which JSON can escape and which no file can be written with."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        halves = [n for n, name in enumerate(names) if any("\ud800" <= c <= "\udfff" for c in name)]
+        raise DataError(
+            f"{where(int(_rows_of(codes, halves)[0]), column)}: id {names[halves[0]]!r} is no "
+            "Unicode text (half of a surrogate pair); repair the row"
+        ) from None
 
 
 def rank_ids(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +168,8 @@ def as_strings(values: Any, column: Any, where: Where) -> list[str]:
     if kinds == {str}:
         return ids
     if kinds <= {str, int}:
-        return list(map(str, ids))
+        with suppress(ValueError):  # more digits than Python writes
+            return list(map(str, ids))
     return [_as_string(value, row, column, where) for row, value in enumerate(ids)]
 
 
@@ -169,11 +185,14 @@ def _as_string(value: Any, row: int, column: Any, where: Where) -> str:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
+        return _digits(int(value), row, column, where)
     if _is_null(value):
         raise DataError(missing_id(where(row, column)))
     is_float = isinstance(value, (float, np.floating))
-    if (is_float and abs(value) <= LARGEST_FLOAT) or isinstance(value, Decimal):
+    if isinstance(value, Decimal):
+        if value.is_finite() and value.adjusted() < _LONGEST and value == value.to_integral_value():
+            return str(int(value))
+    elif is_float and abs(value) <= LARGEST_FLOAT:
         if value == value // 1:
             return str(int(value))
     elif is_float and np.isfinite(value):
@@ -186,11 +205,22 @@ def _as_string(value: Any, row: int, column: Any, where: Where) -> str:
     raise DataError(f"{where(row, column)}: {_of_another_kind(value)}")
 
 
+def _digits(number: int, row: int, column: Any, where: Where) -> str:
+    try:
+        return str(number)
+    except ValueError:  # the interpreter's limit
+        raise DataError(
+            f"{where(row, column)}: the id has more digits than Python writes; give ids as text"
+        ) from None
+
+
 def _is_null(value: Any) -> bool:
     """Whether a value stands for a missing one: None, NaN, ``pandas.NA``, NaT."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(value, (float, np.floating, Decimal)) and bool(value != value)
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling one refuses to be compared
+    return isinstance(value, (float, np.floating)) and bool(value != value)
 
 
 def _of_another_kind(value: Any) -> str:

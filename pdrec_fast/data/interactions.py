@@ -388,10 +388,14 @@ class Interactions:
         if users is None:
             chosen = np.arange(self.n_users)
         else:
-            chosen = np.asarray(users if isinstance(users, np.ndarray) else list(users), np.int64)
+            chosen = np.asarray(users if isinstance(users, np.ndarray) else list(users))
+            if chosen.size and chosen.dtype.kind not in "iu":
+                wanted = f"whole numbers in 0..{self.n_users - 1}"
+                raise ValueError(f"users must be {wanted}, got {chosen.ravel().tolist()[0]!r}")
         bad = chosen[(chosen < 0) | (chosen >= self.n_users)]
         if len(bad):
             raise ValueError(f"users must lie in 0..{self.n_users - 1}, got {bad[0]}")
+        chosen = chosen.astype(np.int64)
         return Histories(
             items=self.items,
             timestamps=self.timestamps,

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pdrec_fast.data.arrow import sound
 from pdrec_fast.data.ids import encode_column
-from pdrec_fast.errors import DataError, MissingExtraError
+from pdrec_fast.errors import DataError, MissingExtraError, one_line
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -63,13 +64,19 @@ def _table(path: Path, item: str) -> Any:
             kinds = pyarrow.csv.ConvertOptions(
                 column_types={item: pyarrow.string()}, strings_can_be_null=False
             )
-            return pyarrow.csv.read_csv(path, parse_options=options, convert_options=kinds)
+            return _named(pyarrow.csv.read_csv(path, parse_options=options, convert_options=kinds))
         if path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+            return _named(sound(pyarrow.parquet.read_table(path)))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)})") from error
     known = ", ".join([*_DELIMITERS, ".parquet"])
     raise DataError(f"{path}: unknown suffix {path.suffix!r}; name the file as one of {known}")
+
+
+def _named(table: Any) -> Any:
+    """The table, its columns' names being UTF-8."""
+    table.column_names  # noqa: B018  pyarrow decodes them here
+    return table
 
 
 def _column(values: Any, name: str, path: Path) -> np.ndarray:

@@ -54,12 +54,26 @@ def read_json_lines(source: Source, names: ColumnNames) -> Records:
     return builder.finish(str(source.path))
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that occurs twice, one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {max(keys, key=keys.count)!r} occurs more than once")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
+
+
 def _object(line: str, number: int, source: Source) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = _DECODER.decode(line)
         problem = f"it is a JSON {type(found).__name__}"
     except ValueError as error:
         found, problem = None, str(error)
+    except RecursionError:
+        found, problem = None, "it is nested too deeply"
     if isinstance(found, dict):
         return found
     raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ KINDS = (*_TEXT, *PARQUET, *ARROW)
 COMPRESSIONS = (".gz", ".zst", ".zip")
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip", b"PAR1": "Parquet"}
+# What gzip, zipfile and the methods of a .zip raise for bytes that they cannot read.
+_DAMAGED = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _SUFFIX_OF = {"gzip": "{name}.gz", "zstd": "{name}.zst", "zip": "{name}.zip"}
 
 
@@ -63,7 +66,9 @@ class Source:
         try:
             with _decompressed(self) as file:
                 yield file
-        except (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        except (FileNotFoundError, PermissionError):
+            raise
+        except _DAMAGED as error:
             raise DataError(
                 f"{self.path}: cannot be decompressed ({error}); is the file complete, and really "
                 f"{self.compression}?"

@@ -6,7 +6,6 @@ format is told in docs/scale.md; ``preparing.py`` writes it, and so can other en
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from pdrec_fast.errors import DataError, MissingExtraError
-from pdrec_fast.files import current_directory, write_json
+from pdrec_fast.errors import DataError, MissingExtraError, one_line
+from pdrec_fast.files import current_directory, read_json, write_json
 from pdrec_fast.ragged import indptr_of
 
 CARD = "store.json"
@@ -128,7 +127,7 @@ def _read_card(path: Path) -> _Card:
             f"{path}: no store, for it has no {CARD}; write one with pdrec-fast prepare"
         )
     try:
-        card = json.loads(file.read_text(encoding="utf-8"))
+        card = read_json(file)
         if card["format"] != FORMAT:
             raise DataError(f"{file}: the format is {card['format']!r}, not {FORMAT!r}")
         if card["version"] != VERSION:
@@ -170,15 +169,25 @@ def _open_part(
 
 def _map(file: Path, dtype: type, length: int) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(file, mmap_mode="r" if length else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}: cannot be opened ({error}); {_REPAIR}") from None
+        array = _array(file, mapped=length > 0)
+    except Exception as error:  # whatever Python's own parsers raise for a damaged header
+        raise DataError(f"{file}: cannot be opened ({one_line(error)}); {_REPAIR}") from None
     if array.dtype != dtype or array.shape != (length,):
         raise DataError(
             f"{file}: {array.dtype} {list(array.shape)} where the card has "
             f"{np.dtype(dtype)} [{length}]; {_REPAIR}"
         )
     return array
+
+
+def _array(file: Path, mapped: bool) -> np.ndarray:
+    """Not by ``np.load``, which opens other kinds of files as well."""
+    if mapped:
+        array: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+        return array
+    with open(file, "rb") as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
 
 
 def _read_ids(base: Path, kind: str, length: int) -> np.ndarray:
@@ -212,6 +221,8 @@ def _joined(
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     lengths = np.concatenate([np.diff(indptr) for indptr, *_ in opened])
+    if (lengths < 0).any():
+        raise DataError(f"{card.folder}: the indptr of a part decreases; {_REPAIR}")
     joined = indptr_of(lengths[order])
     items = np.empty(joined[-1], np.int32)
     times = np.empty(joined[-1], np.float64) if card.timestamps else None

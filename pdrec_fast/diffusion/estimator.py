@@ -26,9 +26,9 @@ from pdrec_fast.diffusion.selection import validation_on
 from pdrec_fast.diffusion.sharded import ShardedScorer, check_shardable, whole_denoiser
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
-from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
@@ -313,7 +313,8 @@ class DiffRec(Recommender):
         Raises:
             CheckpointError: missing, damaged, or no diffusion model.
         """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
+        with making(path):
+            return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
     @own_settings(training=True)
@@ -333,7 +334,7 @@ class DiffRec(Recommender):
             model.denoiser.load_state_dict(files["weights"])
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path}: weights do not fit the configuration: {error}"
+                f"{path}: weights do not fit the configuration: {one_line(error)}"
             ) from None
         model.denoiser.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None

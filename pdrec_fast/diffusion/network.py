@@ -29,9 +29,9 @@ from pdrec_fast.data.storage import (
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, recorded
 from pdrec_fast.diffusion.selection import validation_on
-from pdrec_fast.errors import CheckpointError, NotFittedError
+from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy, run_loop
@@ -298,7 +298,8 @@ class NetworkRecommender(Recommender):
         Raises:
             CheckpointError: missing, damaged, or of another kind.
         """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
+        with making(path):
+            return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
     @own_settings(training=True)
@@ -316,7 +317,7 @@ class NetworkRecommender(Recommender):
             model.network.load_state_dict(files["weights"])
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path}: weights do not fit the configuration: {error}"
+                f"{path}: weights do not fit the configuration: {one_line(error)}"
             ) from None
         model.network.to(model.device)
         model.history = History(**meta["history"]) if "history" in meta else None

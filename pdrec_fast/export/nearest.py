@@ -15,7 +15,7 @@ import torch
 
 from pdrec_fast.checks import check_whole
 from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.files import checksum, current_directory, whole_directory
+from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
 from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
 
@@ -238,7 +238,7 @@ class ItemIndex:
         """
         folder = current_directory(path, CARD)
         try:
-            card = json.loads((folder / CARD).read_text())
+            card = read_json(folder / CARD)
             files, meant = card["files"], (tuple(card["shape"]), card["matrix"])
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no {KIND} is saved here ({CARD} not found)") from None

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import checksum, current_directory, whole_directory
+from pdrec_fast.errors import CheckpointError, one_line
+from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,7 +93,7 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
     """
     path = current_directory(path, MANIFEST)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_json(path / MANIFEST)
         stored_kind, checksums = manifest["kind"], manifest["files"]
         stated = manifest.pop("checksum")
     except (FileNotFoundError, NotADirectoryError):
@@ -114,8 +115,28 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
             raise CheckpointError(f"{file}: missing")
         if checksum(file) != expected:
             raise CheckpointError(f"{file}: damaged (its checksum does not match the manifest)")
-        files[file.stem] = load_file(file)
+        try:
+            files[file.stem] = load_file(file)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise CheckpointError(f"{file}: damaged before it was saved ({error})") from None
     return manifest["meta"], files
+
+
+@contextmanager
+def making(path: str | Path) -> Iterator[None]:
+    """Around what makes a model or preferences of what was read: what that lacks is told with its
+    place.
+
+    Raises:
+        CheckpointError: they cannot be made of it.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be put together from what it holds ({type(error).__name__}: "
+            f"{one_line(error)}); save it again"
+        ) from error
 
 
 def bundle_exists(path: str | Path) -> bool:
@@ -165,4 +186,5 @@ class OnCPU:
         Raises:
             CheckpointError: missing, damaged, or of another kind.
         """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
+        with making(path):
+            return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pdrec_fast.data.storage import id_array
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.files import read_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.warm_start import places_of
 from pdrec_fast.pipeline.configuration import RunConfig
@@ -158,7 +158,7 @@ def read_run(out: Path) -> dict[str, Any]:
     if not (out / "metrics.json").exists():
         raise CheckpointError(f"{out}: the run is not finished; give its command again")
     try:
-        return with_current_defaults(json.loads(marker.read_text()), marker)
+        return with_current_defaults(read_json(marker), marker)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{marker}: damaged ({error})") from None
 

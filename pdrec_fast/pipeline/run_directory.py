@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from pdrec_fast import settings_format
 from pdrec_fast.diffusion import CodigemConfig, LatentConfig
 from pdrec_fast.encoders import ENCODERS
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, make_directory, write_json, writing
+from pdrec_fast.files import differences, make_directory, read_json, write_json, writing
 from pdrec_fast.pipeline.configuration import RunConfig
 from pdrec_fast.pipeline.guides import DIFFUSION
 from pdrec_fast.pipeline.more_epochs import allow_more_epochs
@@ -36,7 +35,7 @@ def reserve_directory(
         begun = marker.exists()
     if begun:
         try:
-            found = with_current_defaults(json.loads(marker.read_text()), marker)
+            found = with_current_defaults(read_json(marker), marker)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
         grown = kind == "run" and allow_more_epochs(out, found, description)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -26,7 +25,7 @@ from pdrec_fast.evaluation import (
     can_sample,
     few_lack_negatives,
 )
-from pdrec_fast.files import remove_directory, remove_leftovers, write_json
+from pdrec_fast.files import read_json, remove_directory, remove_leftovers, write_json
 from pdrec_fast.fitting.bundle import bundle_exists
 from pdrec_fast.fitting.callbacks import Callback
 from pdrec_fast.pipeline.configuration import RunConfig
@@ -89,7 +88,7 @@ class Stages:
 
     def _read(self, file: Path) -> None:
         try:
-            found = json.loads(file.read_text())
+            found = read_json(file)
             self.seconds, self.peak_rss_gib = found["seconds"], found["peak_rss_gib"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

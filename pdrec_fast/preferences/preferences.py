@@ -20,9 +20,9 @@ from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
-from pdrec_fast.errors import DataError
+from pdrec_fast.errors import CheckpointError, DataError
 from pdrec_fast.evaluation import Scorer, VectorScorer, prepared, uses_vectors
-from pdrec_fast.fitting.bundle import digest_of, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import digest_of, making, read_bundle, write_bundle
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.part_jobs import check_rank
 from pdrec_fast.preferences.inference import (
@@ -258,12 +258,13 @@ class Preferences:
         if holds_parts(Path(path)):
             return cls._of_parts(path, verify=True, mapped=False)
         meta, files = read_bundle(path, KIND)
-        saved = meta.pop("fingerprint", None)
-        arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
-        if _FORMER_ARRAY in arrays:
-            names = *_ARRAYS[:2], _FORMER_ARRAY, *_ARRAYS[2:]
-            saved = _digest(meta, (arrays[name] for name in names))
-        loaded = cls(**meta, **{name: arrays[name] for name in _ARRAYS})
+        with making(path):
+            saved = meta.pop("fingerprint", None)
+            arrays: dict[str, Any] = {name: t.numpy() for name, t in files["arrays"].items()}
+            if _FORMER_ARRAY in arrays:
+                names = *_ARRAYS[:2], _FORMER_ARRAY, *_ARRAYS[2:]
+                saved = _digest(meta, (arrays[name] for name in names))
+            loaded = cls(**meta, **{name: arrays[name] for name in _ARRAYS})
         object.__setattr__(loaded, "_saved_fingerprint", saved)
         return loaded
 
@@ -287,13 +288,19 @@ class Preferences:
 
     @classmethod
     def _of_parts(cls, path: str | Path, *, verify: bool, mapped: bool) -> Preferences:
-        about, parts = read_parts(Path(path), verify=verify)
-        lengths = np.concatenate([np.diff(part["indptr"]) for part in parts])
-        arrays: dict[str, Any] = {"indptr": indptr_of(lengths)}
-        for name in _ARRAYS[1:]:
-            rows = JoinedRows([part[name] for part in parts])
-            arrays[name] = rows if mapped else np.asarray(rows)
-        return cls(about["n_items"], about["data"], about["omega_m"], **arrays)
+        with making(path):
+            about, parts = read_parts(Path(path), verify=verify)
+            lengths = np.concatenate([np.diff(part["indptr"]) for part in parts])
+            if len(lengths) != about["n_users"]:
+                raise CheckpointError(
+                    f"{path}: parts of {len(lengths)} users, not of {about['n_users']} as its "
+                    "description says; delete the folder, and give the command again"
+                )
+            arrays: dict[str, Any] = {"indptr": indptr_of(lengths)}
+            for name in _ARRAYS[1:]:
+                rows = JoinedRows([part[name] for part in parts])
+                arrays[name] = rows if mapped else np.asarray(rows)
+            return cls(about["n_items"], about["data"], about["omega_m"], **arrays)
 
     @property
     def _meta(self) -> dict[str, Any]:

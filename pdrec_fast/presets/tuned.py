@@ -11,11 +11,11 @@ backbone and for the guided one, with the search that found it::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from pdrec_fast.files import read_json
 from pdrec_fast.presets.base import DEFAULT, PRESETS, Preset
 from pdrec_fast.training import MODULES, Module
 
@@ -84,7 +84,7 @@ def tuned_path(name: str) -> Path:
 def read_tuned(path: Path) -> dict[str, Any]:
     """The contents of a file of tuned settings, checked for what the module's docstring says."""
     try:
-        tuned: dict[str, Any] = json.loads(path.read_text())
+        tuned: dict[str, Any] = read_json(path)
         if tuned["base"] == "none":  # as version 0.1.0 called it
             tuned["base"] = DEFAULT
         if tuned["base"] not in PRESETS:

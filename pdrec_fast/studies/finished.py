@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from pdrec_fast.errors import CheckpointError
 from pdrec_fast.evaluation import AllRanks, Ranks
+from pdrec_fast.files import read_json
 from pdrec_fast.studies.job_process import CASES, DONE, damaged, read_marker
 from pdrec_fast.studies.jobs import GUIDE, PLAIN, WEIGHTINGS, Job
 from pdrec_fast.studies.variants import Variant
@@ -32,7 +32,7 @@ class FinishedJob:
     def read(cls, directory: Path, study: dict[str, Any]) -> FinishedJob:
         marker = read_marker(directory, study)
         try:
-            metrics = json.loads((directory / "metrics.json").read_text())
+            metrics = read_json(directory / "metrics.json")
         except (OSError, ValueError) as error:
             raise damaged(directory / "metrics.json", error) from None
         return cls(directory, Job(**marker["job"]), marker["preset"], metrics)
@@ -82,7 +82,7 @@ def read_finished(out: Path) -> list[FinishedJob]:
     """
     if not (out / STUDY).exists():
         raise CheckpointError(f"{out}: no study is here ({STUDY} not found)")
-    study = json.loads((out / STUDY).read_text())
+    study = read_json(out / STUDY)
     runs = [FinishedJob.read(marker.parent, study) for marker in out.glob(f"runs/*/{DONE}")]
     if not runs:
         raise CheckpointError(f"{out}: no job of this study is finished yet")

@@ -24,7 +24,7 @@ from pdrec_fast.data.domains import read_domains
 from pdrec_fast.diffusion import DiffRec
 from pdrec_fast.diffusion.config import Weighting
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, replacing, write_json, writing
+from pdrec_fast.files import differences, read_json, replacing, write_json, writing
 from pdrec_fast.pipeline import RunConfig, RunResult, run, with_current_defaults
 from pdrec_fast.preferences.reweighting import ranks_within
 from pdrec_fast.presets import DEFAULT_0_1, FORMER_NAMES, PRESETS
@@ -125,7 +125,7 @@ def read_marker(
         CheckpointError: it is damaged, or its data, preset or settings are others.
     """
     try:
-        done: dict[str, Any] = json.loads((directory / DONE).read_text())
+        done: dict[str, Any] = read_json(directory / DONE)
         done = with_current_defaults(done, directory / DONE)
         done["preset"] = FORMER_NAMES.get(done["preset"], done["preset"])
         name, found_config = done["job"]["data"], done["config"]

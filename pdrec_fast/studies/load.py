@@ -6,7 +6,6 @@ most seeds of it, so that no mean mixes two directories.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdrec_fast.errors import DataError
+from pdrec_fast.files import read_json
 from pdrec_fast.studies.schema import TABLES, read_table
 from pdrec_fast.studies.variants import DATA_SET, VARIANT, DataSet, Variant
 
@@ -140,7 +140,7 @@ def load_studies(directories: Sequence[Path]) -> Studies:
 def _read_info(directory: Path) -> StudyInfo:
     path = directory / "study.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise DataError(
             f"{directory}: no study is here (study.json not found); give the --out directory of "

@@ -18,7 +18,7 @@ import torch
 
 import pdrec_fast
 from pdrec_fast.errors import CheckpointError
-from pdrec_fast.files import differences, make_directory, write_json
+from pdrec_fast.files import differences, make_directory, read_json, write_json
 from pdrec_fast.pipeline import LOG
 from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS, current_name
 from pdrec_fast.studies.collect import collect
@@ -252,7 +252,7 @@ def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"study": "", "data": [], "encoders": [], "seeds": []}
     if marker.exists():
         try:
-            found = json.loads(marker.read_text())
+            found = read_json(marker)
         except ValueError as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another directory") from None
         for entry in found["data"]:

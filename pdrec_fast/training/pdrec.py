@@ -31,7 +31,7 @@ from pdrec_fast.encoders import (
     encoder_config,
 )
 from pdrec_fast.encoders.featured import with_features
-from pdrec_fast.errors import CheckpointError
+from pdrec_fast.errors import CheckpointError, one_line
 from pdrec_fast.evaluation import (
     Evaluator,
     Popularity,
@@ -39,7 +39,7 @@ from pdrec_fast.evaluation import (
     validation_sample,
 )
 from pdrec_fast.export import export_model
-from pdrec_fast.fitting.bundle import Contents, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
@@ -346,7 +346,9 @@ class PDRec(EncoderScorer):
         Raises:
             CheckpointError: missing, damaged, or no PDRec model; or ``encoder`` is needed.
         """
-        return cls.from_contents(read_bundle(path, cls.KIND), path, encoder=encoder, device=device)
+        with making(path):
+            contents = read_bundle(path, cls.KIND)
+            return cls.from_contents(contents, path, encoder=encoder, device=device)
 
     @classmethod
     @own_settings(training=True)
@@ -376,7 +378,9 @@ class PDRec(EncoderScorer):
         try:
             model.encoder.load_state_dict(files["weights"])
         except RuntimeError as error:
-            raise CheckpointError(f"{path}: weights do not fit the encoder: {error}") from None
+            raise CheckpointError(
+                f"{path}: weights do not fit the encoder: {one_line(error)}"
+            ) from None
         model.history = History(**meta["history"]) if "history" in meta else None
         model.trained_on = meta["trained_on"]
         if "fusion" in meta:

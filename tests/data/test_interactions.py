@@ -202,10 +202,16 @@ def test_histories_are_whole_sequences():
     assert len(data.histories([])) == 0
 
 
-@pytest.mark.parametrize("user", [-1, 3])
+@pytest.mark.parametrize("user", [-1, 3, 2**63])
 def test_histories_of_unknown_users(user):
     with pytest.raises(ValueError, match=rf"users must lie in 0\.\.2, got {user}"):
-        make().histories([0, user])
+        make().histories([user])
+
+
+@pytest.mark.parametrize("user", [0.5, "1", 2**64, True, None])
+def test_histories_of_what_is_no_index(user):
+    with pytest.raises(ValueError, match=rf"users must be whole numbers in 0\.\.2, got {user!r}"):
+        make().histories([user])
 
 
 def test_fingerprint_sees_every_part():

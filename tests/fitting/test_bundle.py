@@ -7,7 +7,9 @@ import shutil
 import pytest
 import torch
 
+from pdrec_fast.baselines import ItemKNN
 from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import checksum
 from pdrec_fast.fitting import bundle
 from pdrec_fast.fitting.bundle import MANIFEST, bundle_exists, read_bundle, write_bundle
 
@@ -273,3 +275,36 @@ def test_a_file_is_no_bundle(tmp_path):
     assert not bundle_exists(tmp_path / "model")
     with pytest.raises(CheckpointError, match="no toy model is saved here"):
         read_bundle(tmp_path / "model", KIND)
+
+
+def test_a_manifest_that_is_nested_too_deeply(tmp_path):
+    write(tmp_path / "model")
+    (tmp_path / "model" / MANIFEST).write_text('{"a":' * 3000)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: damaged \(it is nested too deeply"):
+        read_bundle(tmp_path / "model", KIND)
+
+
+def reseal(path):
+    """Checksums of the files as they are, as if they had been damaged before they were saved."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["files"] = {name: checksum(path / name) for name in manifest["files"]}
+    manifest["checksum"] = bundle._manifest_checksum(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x01" + b"\0" * 7]
+)
+def test_tensors_that_were_damaged_before_they_were_saved(tmp_path, content):
+    path = tmp_path / "model"
+    write(path)
+    (path / "weights.safetensors").write_bytes(content)
+    reseal(path)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: damaged before it was saved"):
+        read_bundle(path, KIND)
+
+
+def test_a_bundle_of_which_no_model_can_be_made(tmp_path):
+    write_bundle(tmp_path / "model", ItemKNN.KIND, {}, {})
+    with pytest.raises(CheckpointError, match=r"model: cannot be put together .* \(KeyError: '"):
+        ItemKNN.load(tmp_path / "model")

@@ -1,0 +1,171 @@
+"""Damaged files and odd values that fuzzing found not to be refused well (``bench/fuzz``)."""
+
+import io
+import zipfile
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from pdrec_fast.data import Interactions
+from pdrec_fast.data.item_features import read_item_features
+from pdrec_fast.data.store import PartWriter, write_card, write_ids
+from pdrec_fast.errors import DataError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+TEXT = b"user_id,item_id\n" + b"".join(b"%d,%d\n" % (n, n) for n in range(300))
+
+
+def refusal(read, *arguments, **settings):
+    """The message of a DataError, which is one line."""
+    with pytest.raises(DataError) as caught:
+        read(*arguments, **settings)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def stored(method):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr("d.csv", TEXT)
+    return bytearray(stream.getvalue())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_damaged_in_its_middle(tmp_path, method):
+    path, content = tmp_path / "d.csv.zip", stored(method)
+    content[60:90] = b"\xff" * 30
+    path.write_bytes(content)
+    assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
+
+
+def test_arrow_files_whose_offsets_lead_out_of_the_file(tmp_path):
+    """These ended the process."""
+    path = tmp_path / "d.arrow"
+    table = pyarrow.table({"user_id": ["abc", "de"], "item_id": ["x", "y"]})
+    with pyarrow.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    offsets = np.array([0, 3, 5], np.int32).tobytes()
+    content = path.read_bytes()
+    assert content.count(offsets) == 1
+    path.write_bytes(content.replace(offsets, np.array([0, 3, 2**30], np.int32).tobytes()))
+    assert "d.arrow: not a readable Arrow file" in refusal(Interactions.from_file, path)
+
+
+@pytest.mark.parametrize("read", [Interactions.from_file, read_item_features])
+def test_parquet_with_a_damaged_footer(tmp_path, read):
+    path = tmp_path / "d.parquet"
+    parquet.write_table(pyarrow.table({"user_id": [1], "item_id": [2]}), path)
+    content = bytearray(path.read_bytes())
+    content[-200:-100] = b"\xff" * 100
+    path.write_bytes(content)
+    assert str(path) in refusal(read, path)
+
+
+@pytest.mark.parametrize("read", [Interactions.from_file, read_item_features])
+def test_parquet_whose_text_is_no_utf8(tmp_path, read):
+    path = tmp_path / "d.parquet"
+    table = pyarrow.table({"user_id": ["ab"], "item_id": ["xyzxyz"]})
+    parquet.write_table(table, path, compression="none", write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"xyzxyz", b"xyz\xff\xffz"))
+    assert str(path) in refusal(read, path)
+
+
+def test_features_whose_names_are_no_utf8(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"item_id,\xff\xfe\n1,2\n")
+    assert "d.csv: cannot be read" in refusal(read_item_features, path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            b'{"user_id": "\\ud800", "item_id": 1}',
+            "line 2, key 'user_id': id '\\\\ud800' is no Unicode",
+        ),
+        (b'{"a":' * 3000, r"line 2: not a JSON object \(it is nested too deeply\)"),
+        (b'{"user_id": 1, "user_id": 2, "item_id": 1}', "the key 'user_id' occurs more than once"),
+    ],
+)
+def test_json_lines(tmp_path, line, words):
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'{"user_id": "a", "item_id": 1}\n' + line)
+    with pytest.raises(DataError, match=words):
+        Interactions.from_file(path)
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x1c", "\u202e"])
+def test_what_a_message_quotes_is_in_its_line(tmp_path, odd):
+    path = tmp_path / "d.csv"
+    path.write_text(f"user_id,item_id,timestamp\n1,2,3{odd}4\n", encoding="utf-8")
+    message = refusal(Interactions.from_file, path)
+    assert message.isprintable()
+    assert repr(odd)[1:-1] in message
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (Decimal("sNaN"), "the id is missing"),
+        (Decimal("Infinity"), "neither a string nor a whole number"),
+        (Decimal("1e5000"), "neither a string nor a whole number"),
+        (10**5000, "more digits than Python writes"),
+    ],
+    ids=["a signalling NaN", "infinity", "a long decimal", "a long integer"],
+)
+def test_odd_numbers_as_ids(odd, words):
+    message = refusal(Interactions.from_arrays, [1, odd], [1, 2], [1, 2])
+    assert words in message
+    assert "row 1" in message
+
+
+def test_long_decimals_are_ids():
+    data = Interactions.from_arrays([Decimal("1e40"), Decimal("3.0")], [1, 2], [1, 2])
+    assert data.user_ids.tolist() == ["1" + "0" * 40, "3"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"(" * 3000,
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999999999,)}",
+        b"{'descr': '<i8', 'fortran_order': False, None: (3,)}",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
+    ],
+)
+@pytest.mark.parametrize("n_items", [0, 2])
+def test_arrays_of_a_store_with_a_made_up_header(tmp_path, header, n_items):
+    writer = PartWriter(tmp_path, "part-00000", 1, False)
+    writer.add(np.array([1]), np.array([0]), None)
+    card = {"user_ids": "int64", "item_ids": "int64", "n_items": n_items, "timestamps": False}
+    write_card(tmp_path, card | {"parts": [writer.finish("int64")]})
+    magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    for content in (
+        magic + header + bytes(16),
+        b"PK\x03\x04",
+        b"PK\x05\x06" + bytes(18),
+        b"\x80\x04",
+    ):
+        (tmp_path / "item_ids.npy").write_bytes(content)
+        assert "item_ids.npy: cannot be opened" in refusal(Interactions.from_store, tmp_path)
+
+
+def test_parts_whose_rows_fall(tmp_path):
+    parts = []
+    for number in range(2):
+        writer = PartWriter(tmp_path, f"part-{number:05}", 2, False)
+        writer.add(np.array([number, number + 2]), np.array([0, 0]), None)
+        parts.append(writer.finish("int64"))
+    write_ids(tmp_path / "item_ids", np.array([7]), "int64")
+    card = {"user_ids": "int64", "item_ids": "int64", "n_items": 1, "timestamps": False}
+    write_card(tmp_path, card | {"parts": parts})
+    assert Interactions.from_store(tmp_path).n_records == 4
+    np.save(tmp_path / "part-00001.indptr.npy", np.array([0, 3, 2]))
+    assert "decreases" in refusal(Interactions.from_store, tmp_path)
+
+
+def test_a_card_that_is_nested_too_deeply(tmp_path):
+    (tmp_path / "store.json").write_text('{"a":' * 3000)
+    assert "store.json: not a store's card" in refusal(Interactions.from_store, tmp_path)
