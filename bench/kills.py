@@ -26,7 +26,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 import pdrec_fast as pf
+from bench.processes import free_port, rank_environment
 from pdrec_fast import cli
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -109,9 +109,7 @@ def jobs() -> list[Job]:
 
 def started(job: Job, inputs: Path, out: Path) -> list[int]:
     """The job's processes, forked from this one; output goes to ``out``.log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     words = [word.format(inputs=inputs, out=out) for word in job.words]
     found = []
     for rank in range(job.processes):
@@ -131,14 +129,7 @@ def _become(words: list[str], rank: int, n: int, port: str, out: Path) -> None:
         log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        if n > 1:
-            os.environ.update(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(n),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )
+        os.environ.update(rank_environment(rank, n, port))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = ["pdrec-fast", *words]
         cli.main()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from bench.processes import free_port, rank_environment
 
 FP32, INT64, BF16 = 4, 8, 2
 
@@ -156,16 +157,13 @@ def measured(data: Path, n_epochs: int) -> list[dict[str, Any]]:
 def _epoch(data: Path, model: str, users: int, items: int, threads: int) -> float:
     """Seconds of one epoch, the second of two: the first warms up."""
     n = users * items
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     words = [sys.executable, "-m", "bench.scale", "--epoch", model, "--data", str(data)]
     words += ["--mesh", f"{users},{items}", "--threads", str(threads)]
     processes = []
     for rank in range(n):
-        own = {"RANK": str(rank), "WORLD_SIZE": str(n), "LOCAL_RANK": str(rank)}
-        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | (own if n > 1 else {})
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment |= rank_environment(rank, n, port)
         processes.append(
             subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
         )

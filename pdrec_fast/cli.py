@@ -46,6 +46,7 @@ from pdrec_fast.pipeline.given import split_of
 from pdrec_fast.presets import DEFAULT, preset_names
 from pdrec_fast.presets.command import presets
 from pdrec_fast.profiling import Profile
+from pdrec_fast.ranks import launched
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
 from pdrec_fast.tuning.command import tune
@@ -88,7 +89,7 @@ def main() -> None:
 
 def _tell(error: Exception) -> None:
     """One line for an error; of a job's processes one tells what several have met."""
-    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    rank, _ = launched()
     if not rank:
         print(f"error: {error}", file=sys.stderr)
     elif not isinstance(error, RankLostError):
@@ -281,7 +282,7 @@ def _interruptible() -> Iterator[None]:
             "every minute",
             file=sys.stderr,
         )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched()[1] > 1:
             # A message to another process may be under way; an orderly end would wait for it.
             sys.stderr.flush()
             os._exit(130)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -25,7 +24,7 @@ from pdrec_fast.fitting.callbacks import Callback, CSVLogger, TensorBoardLogger
 from pdrec_fast.pipeline import RunConfig, SplitSpec, tested_models
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import FORMER_NAMES, preset_names
-from pdrec_fast.ranks import ALONE, Mesh, mesh_sizes
+from pdrec_fast.ranks import ALONE, Mesh, launched, mesh_sizes
 from pdrec_fast.settings import field_values, own_settings, parse_settings
 from pdrec_fast.training import MODULES, Module
 
@@ -119,7 +118,7 @@ MeshSizes = Annotated[
 def mesh_of(sizes: str | None, device: str) -> Mesh:
     """The mesh of this process and the others that torchrun started; of one process alone where
     it started none. The first one alone is to print."""
-    if sizes is None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if sizes is None and launched()[1] == 1:
         return ALONE
     mesh = Mesh(*mesh_sizes(sizes or "items=1"), device=device)
     if not mesh.is_first:

@@ -1,5 +1,5 @@
 """One training on many processes: who does what, and what they tell each other."""
 
-from pdrec_fast.ranks.mesh import ALONE, Axis, Mesh, mesh_sizes
+from pdrec_fast.ranks.mesh import ALONE, Axis, Mesh, launched, mesh_sizes
 
-__all__ = ["ALONE", "Axis", "Mesh", "mesh_sizes"]
+__all__ = ["ALONE", "Axis", "Mesh", "launched", "mesh_sizes"]

@@ -53,7 +53,7 @@ class Mesh:
     def __init__(
         self, users: int | None = None, items: int = 1, *, device: str | torch.device = "auto"
     ) -> None:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        _, world = launched()
         if dist.is_available() and dist.is_initialized():
             world = dist.get_world_size()
         if users is None:
@@ -153,6 +153,12 @@ def _leave() -> None:
 ALONE = Mesh.__new__(Mesh)  # one process, whatever torchrun has started
 ALONE.rank, ALONE.device, ALONE._level = 0, torch.device("cpu"), None
 ALONE.users = ALONE.items = ALONE.all = Axis()
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of processes) as ``torchrun`` says in the environment; (0, 1) without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")) if world > 1 else 0), world
 
 
 def mesh_sizes(text: str) -> tuple[int | None, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from bench.processes import free_port, rank_environment
 
 WORKER = str(Path(__file__).with_name("worker.py"))
 
@@ -17,17 +18,12 @@ def start(n: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         environment.pop(name, None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    started = []
+    port, started = free_port(), []
     for rank in range(n):
-        own = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
-        own |= {"RANK": str(rank), "WORLD_SIZE": str(n)}
         started.append(
             subprocess.Popen(
                 [sys.executable, *words],
-                env=environment | own if n > 1 else environment,
+                env=environment | rank_environment(rank, n, port),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
