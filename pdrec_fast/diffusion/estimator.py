@@ -15,20 +15,20 @@ from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.storage import (
     id_array,
     interactions_from_tensors,
-    interactions_to_tensors,
 )
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.config import DiffusionConfig
 from pdrec_fast.diffusion.denoiser import ITEM_WEIGHTS, Denoiser
 from pdrec_fast.diffusion.inputs import SparseRows, scored_rows
 from pdrec_fast.diffusion.reverse import HiddenChain, dense_reverse, one_step
+from pdrec_fast.diffusion.saved import SavedRecommender
 from pdrec_fast.diffusion.selection import validation_on
 from pdrec_fast.diffusion.sharded import ShardedScorer, check_shardable, whole_denoiser
 from pdrec_fast.diffusion.targets import TrainingRows
 from pdrec_fast.diffusion.task import DiffusionTask
 from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
@@ -42,13 +42,12 @@ from pdrec_fast.isolation import drawing_from, own_settings
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import project
 from pdrec_fast.ranks import ALONE, Mesh
-from pdrec_fast.recommending import Recommender
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 NAMES = {"rank": "T-DiffRec", "interval": "TI-DiffRec"}
 
 
-class DiffRec(Recommender):
+class DiffRec(SavedRecommender):
     """Diffusion recommender over a whole corpus (Wang et al. 2023; PDRec's TI-DiffRec).
 
     Args:
@@ -276,17 +275,6 @@ class DiffRec(Recommender):
         n_items = self.fitted_denoiser().n_items
         return scored_rows(histories, n_items, self.catalogue, self.trained_items, self.config)
 
-    def save(self, path: str | Path) -> None:
-        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
-
-        Raises:
-            CheckpointError: something other than a bundle lies at ``path``.
-        """
-        meta, files = self.contents()
-        if self.data is not None:
-            files["interactions"], meta["ids"] = interactions_to_tensors(self.data)
-        write_bundle(path, self.KIND, meta, files)
-
     def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it: JSON values, and tensors by
         file."""
@@ -305,16 +293,6 @@ class DiffRec(Recommender):
         if self.trained_items is not None:
             files["items"] = {"trained": torch.from_numpy(self.trained_items)}
         return meta, files
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> DiffRec:
-        """Read a model written by ``save``, onto any device.
-
-        Raises:
-            CheckpointError: missing, damaged, or no diffusion model.
-        """
-        with making(path):
-            return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
     @own_settings(training=True)

@@ -24,14 +24,14 @@ from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.data.storage import (
     id_array,
     interactions_from_tensors,
-    interactions_to_tensors,
 )
 from pdrec_fast.devices import resolve_device
 from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, recorded
+from pdrec_fast.diffusion.saved import SavedRecommender
 from pdrec_fast.diffusion.selection import validation_on
 from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
-from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
+from pdrec_fast.fitting.bundle import Contents
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy, run_loop
@@ -41,7 +41,6 @@ from pdrec_fast.profiling import unit
 from pdrec_fast.random_keys import epoch_seed
 from pdrec_fast.ranks import ALONE, Mesh
 from pdrec_fast.ranks.gradients import sum_gradients
-from pdrec_fast.recommending import Recommender
 from pdrec_fast.settings_format import FORMAT, with_current_defaults
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Batch:
         return len(self.users)
 
 
-class NetworkRecommender(Recommender):
+class NetworkRecommender(SavedRecommender):
     """A recommender whose network reads interaction vectors; subclasses say which network.
 
     Items without a training record are left out of the histories that are scored.
@@ -120,7 +119,6 @@ class NetworkRecommender(Recommender):
             another.
     """
 
-    KIND: str
     CONFIG: ClassVar[type[NetworkConfig]]
 
     def __init__(
@@ -263,17 +261,6 @@ class NetworkRecommender(Recommender):
     def weights_changed(self) -> None:
         """Forget what was derived from the network's weights."""
 
-    def save(self, path: str | Path) -> None:
-        """Write model and interactions to the directory ``path`` (see ``fitting.bundle``).
-
-        Raises:
-            CheckpointError: something other than a bundle lies at ``path``.
-        """
-        meta, files = self.contents()
-        if self.data is not None:
-            files["interactions"], meta["ids"] = interactions_to_tensors(self.data)
-        write_bundle(path, self.KIND, meta, files)
-
     def contents(self) -> Contents:
         """What the bundle of a model that this guides keeps of it: JSON values, and tensors by
         file."""
@@ -290,16 +277,6 @@ class NetworkRecommender(Recommender):
             meta["history"] = asdict(self.history)
         items = {"trained": torch.from_numpy(self.trained_items)}
         return meta, {"weights": dict(network.state_dict()), "items": items}
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> Self:
-        """Read a model written by ``save``, onto any device.
-
-        Raises:
-            CheckpointError: missing, damaged, or of another kind.
-        """
-        with making(path):
-            return cls.from_contents(read_bundle(path, cls.KIND), path, device=device)
 
     @classmethod
     @own_settings(training=True)
