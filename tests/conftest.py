@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests may use."""
 
+import csv
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import pdrec_fast as pf
 from pdrec_fast import devices
 
 if not torch.cuda.is_available():
@@ -75,3 +77,17 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return path_of
+
+
+@pytest.fixture
+def clicks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the file ``clicks.csv`` that the README and the pages speak of."""
+    data = pf.synthetic(n_users=60, n_items=250)
+    assert data.timestamps is not None
+    with (tmp_path / "clicks.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["user_id", "item_id", "timestamp"])
+        records = zip(data.record_users, data.items, data.timestamps, strict=True)
+        writer.writerows((f"u{user}", f"i{item}", when) for user, item, when in records)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

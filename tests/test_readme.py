@@ -1,12 +1,9 @@
 """The README's commands and Python run as they are printed, and what it names is there."""
 
-import csv
 import json
 import re
 import shlex
 from pathlib import Path
-
-import pytest
 
 import pdrec_fast as pf
 from tests.test_pipeline import SHORT, command
@@ -15,20 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, with the file that the README speaks of."""
-    data = pf.synthetic(n_users=60, n_items=250)
-    with (tmp_path / "clicks.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "timestamp"])
-        records = zip(data.record_users, data.items, data.timestamps, strict=True)
-        writer.writerows((f"u{user}", f"i{item}", when) for user, item, when in records)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_the_python(folder, monkeypatch):
+def test_the_python(clicks, monkeypatch):
     short = {"diffusion.epochs": 3, "pdrec.epochs": 2}
     monkeypatch.setitem(pf.PRESETS, "default", pf.with_settings(pf.PRESETS["default"], short))
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -38,14 +22,14 @@ def test_the_python(folder, monkeypatch):
     assert names["model"].fusion.shares.keys() == {"guide", "linear"}
 
 
-def test_commands_run_one_after_the_other(folder):
+def test_commands_run_one_after_the_other(clicks):
     lines = re.findall(r"^    \.venv/bin/pdrec-fast (.*)$", README, flags=re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["run", "recommend", "evaluate"]
     for line in lines:
         extra = [*SHORT, "--quiet", "--threads", 1] if line.startswith("run") else []
         result = command(*shlex.split(line), *extra)
         assert result.returncode == 0, result.stderr
-    assert json.loads((folder / "runs" / "clicks" / "metrics.json").read_text())["protocols"]
+    assert json.loads((clicks / "runs" / "clicks" / "metrics.json").read_text())["protocols"]
 
 
 def test_it_is_short_and_what_it_names_is_there():

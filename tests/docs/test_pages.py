@@ -1,13 +1,11 @@
 """Commands and options that docs/running.md, docs/studies.md and other pages show exist and run."""
 
-import csv
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-import pdrec_fast as pf
 from tests.test_pipeline import SHORT, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,19 +16,6 @@ EXTRA = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with the file that the pages speak of."""
-    data = pf.synthetic(n_users=60, n_items=250)
-    with (tmp_path / "clicks.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["user_id", "item_id", "timestamp"])
-        records = zip(data.record_users, data.items, data.timestamps, strict=True)
-        writer.writerows((f"u{user}", f"i{item}", when) for user, item, when in records)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def follow(page):
     lines = re.findall(r"^    pdrec-fast (.*)$", (ROOT / page).read_text(), re.MULTILINE)
     for line in lines:
@@ -39,17 +24,17 @@ def follow(page):
     return [line.split()[0] for line in lines]
 
 
-def test_tune_study_report(folder):
+def test_tune_study_report(clicks):
     pytest.importorskip("optuna")
     pytest.importorskip("scipy")
     names = follow("docs/studies.md")
     assert names == ["presets", "tune", "run", "study", "report", "collect"]
     for made in ("clicks-tuned.json", "runs/tuned/metrics.json", "studies/clicks/tables.md"):
-        assert (folder / made).is_file(), made
-    assert "<table" in (folder / "report.html").read_text()
+        assert (clicks / made).is_file(), made
+    assert "<table" in (clicks / "report.html").read_text()
 
 
-def test_options_of_the_table_exist(folder):
+def test_options_of_the_table_exist(clicks):
     text = (ROOT / "docs" / "running.md").read_text()
     options = re.findall(r"^\| `(--.*?)` \|", text, re.MULTILINE)
     assert len(options) >= 12
