@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "run": directory.name,
                 "guides": label,
                 "shares": {key: asdict(share) for key, share in model.fusion.shares.items()},
+                "levels": model.fusion.levels,
                 "seconds": seconds,
                 "results": compared(alone, evaluator.all_ranks(model)),
                 "environment": environment(torch.get_num_threads(), CPU),

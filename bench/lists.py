@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "linear": pf.LinearDenoiser().fit(split),
         }
         shares = {key: pf.Share(**share) for key, share in line["shares"].items()}
-        model.fusion = pf.Fusion(guides, shares)
+        model.fusion = pf.Fusion(guides, shares, line.get("levels", ()))
         found["fused"] = described(model, split)
         with options.out.open("a") as stream:
             print(json.dumps(found), file=stream, flush=True)

@@ -57,11 +57,13 @@ class Parts:
         vectors: modules [B, L] -> [B, D_i], with their item matrices float32 [N, D_i].
         scores: modules [B, L] -> [B, N].
         hidden: bool [N], items whose score is -inf.
+        fusion: of the first of ``vectors`` with all the others, where it has levels.
     """
 
     hidden: torch.Tensor
     vectors: list[tuple[nn.Module, torch.Tensor]] = field(default_factory=list)
     scores: list[nn.Module] = field(default_factory=list)
+    fusion: Fusion | None = None
 
     def add(self, other: Parts, weight: float) -> None:
         """Add ``weight`` times the other's scores."""
@@ -105,15 +107,24 @@ class Scores(nn.Module):
         self.others = nn.ModuleList(parts.scores)
         self.register_buffer("matrix", parts.matrix if parts.vectors else torch.zeros(0))
         self.register_buffer("hidden", parts.hidden)
+        self.fusion = parts.fusion
+        self.own_width = parts.vectors[0][1].shape[1] if parts.vectors else 0
 
     def forward(self, items: torch.Tensor, times: torch.Tensor | None = None) -> torch.Tensor:
         """See ``Vectors``."""
         found = [part(items, times) for part in self.others]
+        vectors = None
         if self.vectors is not None:
-            found.append(F.linear(self.vectors(items, times), self.matrix))
+            vectors = self.vectors(items, times)
+            found.append(F.linear(vectors, self.matrix))
         total = found[0]
         for other in found[1:]:
             total = total + other
+        if self.fusion is not None and vectors is not None:
+            own = vectors[:, : self.own_width]
+            table = F.embedding((items - 1).clamp_min(0), self.matrix[:, : self.own_width])
+            known = self.fusion.of_history(torch.einsum("bld,bd->bl", table, own))
+            total = F.pad(total, (1, 0)).scatter(1, items, known)[:, 1:]
         return total.masked_fill(self.hidden, -torch.inf)
 
 
@@ -210,6 +221,7 @@ def model_parts(model: Model, *, fusion: bool = True) -> Parts:
     parts = Parts(_nothing(data.n_items) if trained is None else ~trained)
     parts.vectors.append((encoded, model.scoring_table().detach().cpu().float().contiguous()))
     if model.fusion is not None and fusion:
+        parts.fusion = model.fusion if model.fusion.levels and model.fusion.used else None
         for name, share in model.fusion.used.items():
             parts.add(_share_parts(name, model.fusion.guides[name], share, data), share.weight)
     return parts

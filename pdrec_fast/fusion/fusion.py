@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.errors import DataError
 from pdrec_fast.evaluation import Scorer, checked_scores, prepared
+from pdrec_fast.ragged import row_indices
 
 Transform = Literal["raw", "log"]
+Levels = tuple[tuple[float, float], ...]
 _LONGEST_NAME = 64
 
 
@@ -81,22 +85,36 @@ def with_guides(scorer: object) -> Iterator[object]:
 class Fusion:
     """Shares of several scorers in the logits of a model that is none of them.
 
+    Guides foresee what is new to a user, and say little of what comes again: no item is its own
+    evidence for ``LinearDenoiser``, and of the items of a training history all have their records'
+    word, which none has at the next step. So with ``levels``, an item of the history stays where
+    the model's own logits put it among the others.
+
     Args:
         guides: name (letters, digits and underscores) -> scorer.
         shares: name -> what it adds; a scorer without one adds nothing, and one that adds nothing
             need not be there.
+        levels: two or more pairs (logit of the model, logit with every share) that stand at the
+            same rank, from the best one down: an item of the history gets the second for the first,
+            linearly between two pairs. ``choose_shares`` finds them. Without any, the shares are
+            added to all items alike.
 
     Raises:
-        ValueError: a share of an unknown guide, or a name that is none.
+        ValueError: a share of an unknown guide, a name that is none, or levels that are none.
     """
 
-    def __init__(self, guides: Mapping[str, Scorer], shares: Mapping[str, Share]) -> None:
+    def __init__(
+        self,
+        guides: Mapping[str, Scorer],
+        shares: Mapping[str, Share],
+        levels: Iterable[tuple[float, float]] = (),
+    ) -> None:
         for name in (*guides, *shares):
             check_guide_name(name)
         unknown = sorted(n for n, share in shares.items() if share.weight and n not in guides)
         if unknown:
             raise ValueError(f"shares of unknown guides {unknown}; there are {sorted(guides)}")
-        self.guides, self.shares = dict(guides), dict(shares)
+        self.guides, self.shares, self.levels = dict(guides), dict(shares), _checked(levels)
 
     @property
     def used(self) -> dict[str, Share]:
@@ -116,8 +134,49 @@ class Fusion:
         self, logits: torch.Tensor, histories: Histories, items: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``logits`` [B, N], or [B, C] of ``items``, with every scorer's share added in place."""
+        places = None
+        if self.levels and self.used:
+            places = of_histories(histories, items, logits.device)
+            kept = self.of_history(logits[places])
         for name, share in self.used.items():
             scores = checked_scores(self.guides[name], histories, items)
             transformed = share.of(scores.to(logits.device, logits.dtype))
             logits.add_(transformed, alpha=share.weight)
+        if places is not None:
+            logits[places] = kept
         return logits
+
+    def of_history(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits, with the shares, of items of the history that have ``logits`` without:
+        linear between two levels, and as far beyond the ends as they are."""
+        own, fused = logits.new_tensor(self.levels[::-1]).unbind(1)
+        at = (logits.unsqueeze(-1) > own).sum(-1).clamp(1, len(own) - 1)
+        inside = logits.clamp(own[0], own[-1])
+        width = (own[at] - own[at - 1]).clamp_min(torch.finfo(logits.dtype).tiny)
+        place = ((inside - own[at - 1]) / width).clamp(0.0, 1.0)
+        return torch.lerp(fused[at - 1], fused[at], place) + (logits - inside)
+
+
+def of_histories(
+    histories: Histories, items: torch.Tensor | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the scores [B, N], or [B, C] of ``items``, that are of an item of the
+    row's history; some of them more than once."""
+    indptr, seen, _ = histories.packed()
+    rows, columns = row_indices(indptr), seen.astype(np.int64)
+    if items is not None:
+        known = rows * histories.n_items + columns
+        wanted = np.arange(len(items))[:, None] * histories.n_items + items.cpu().numpy()
+        rows, columns = np.nonzero(np.isin(wanted, known))
+    return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+
+
+def _checked(levels: Iterable[tuple[float, float]]) -> Levels:
+    found = tuple((float(own), float(fused)) for own, fused in levels)
+    if len(found) == 1:
+        raise ValueError("levels must be two or more pairs, or none")
+    if any(not math.isfinite(value) for pair in found for value in pair):
+        raise ValueError("levels must be finite")
+    if any(after > before for (before, _), (after, _) in pairwise(found)):
+        raise ValueError("the model's logits of levels must not rise from one to the next")
+    return found

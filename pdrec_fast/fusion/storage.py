@@ -37,7 +37,7 @@ class Saved(Protocol):
 
 
 def fusion_contents(fusion: Fusion) -> Contents:
-    """The shares, and every guide that has one.
+    """The shares, their levels, and every guide that has one.
 
     Raises:
         CheckpointError: such a guide is no model of this package.
@@ -62,7 +62,7 @@ def fusion_contents(fusion: Fusion) -> Contents:
         guides[name] = {"kind": guide.KIND, "meta": meta}
         files |= {f"{name}.{file}": tensors for file, tensors in theirs.items()}
     shares = {name: asdict(share) for name, share in fusion.shares.items()}
-    return {"shares": shares, "guides": guides}, files
+    return {"shares": shares, "levels": fusion.levels, "guides": guides}, files
 
 
 def fusion_from_contents(
@@ -96,9 +96,9 @@ def fusion_from_contents(
             raise _unreadable(path, f"the guide {name!r}", error) from None
     try:
         shares = {name: Share(**share) for name, share in meta["shares"].items()}
-    except TypeError as error:
+        return Fusion(guides, shares, meta.get("levels", ()))  # which older ones have not
+    except (TypeError, ValueError) as error:
         raise _unreadable(path, "the fusion", error) from None
-    return Fusion(guides, shares)
 
 
 def _unreadable(path: str | Path, what: str, error: Exception) -> CheckpointError:

@@ -80,7 +80,9 @@ def fused(model, **shares):
 def default_fusion(model):
     """What the default preset has: a masked diffusion and the linear denoiser."""
     linear = pf.LinearDenoiser(ridge=5.0, neighbors=7).fit(TRAIN)
-    return fused(model, guide=(diffusion(**MULTINOMIAL), 0.3), linear=(linear, 2.0))
+    fused(model, guide=(diffusion(**MULTINOMIAL), 0.3), linear=(linear, 2.0))
+    model.fusion.levels = ((3.0, 9.0), (0.5, 4.0), (-1.0, 1.5))  # where the history's items stand
+    return model
 
 
 def padded(data=DATA, spread=True):
