@@ -15,6 +15,9 @@ from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.network import Batch, NetworkConfig, NetworkRecommender
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.ops.denoising.normal_likelihood import normal_likelihood
+from pdrec_fast.ops.denoising.tanh_error import tanh_error
+from pdrec_fast.ops.onednn import corpus_layer
 from pdrec_fast.random_keys import MODEL_NOISE_USERS, codigem_noise_epoch
 
 _LOG_2_PI = math.log(2 * math.pi)
@@ -58,10 +61,15 @@ class CodigemNetwork(nn.Module):
         self.decoder = _mlp([*hidden, n_items])
         self.decoder.append(nn.Tanh())
 
-    def step(self, number: int, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(mean, log variance) [B, N] of z_number given z_{number+1}."""
-        mean, log_variance = self.reverse[number - 1](z).chunk(2, dim=1)
-        return mean, log_variance
+    def hidden(
+        self, layers: nn.Sequential, z: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """(the last hidden layer for z [B, N], weight and bias of the layer after it)."""
+        first, *inner, last = [layer for layer in layers if not isinstance(layer, nn.Tanh)]
+        found = corpus_layer(z, first.weight, first.bias)
+        for layer in inner:
+            found = layer(found)
+        return found, (last.weight, last.bias)
 
 
 class Codigem(NetworkRecommender):
@@ -96,28 +104,38 @@ class Codigem(NetworkRecommender):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The negative evidence lower bound of every user, one sample: float32 [B]."""
-        config, network, rows = self.config, self.network, batch.rows
-        shape = len(batch), network.decoder[-2].out_features
-        x = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        x[rows.rows, rows.items.long()] = rows.values
-        z, bound = x, torch.zeros(len(batch), dtype=x.dtype, device=self.device)
-        latent = []
-        for number in range(config.steps):
-            noise = standard_noise(
-                *x.shape,
-                seed=config.seed,
-                epoch=codigem_noise_epoch(batch.epoch, number, config.steps),
-                users=batch.users + MODEL_NOISE_USERS,
-                device=self.device,
-            )
-            z = math.sqrt(1 - config.beta) * z + math.sqrt(config.beta) * noise
-            latent.append(z)
+        beta, network, latent = self.config.beta, self.network, []
+        n_items = network.decoder[0].in_features
+        bound = torch.full((len(batch),), 0.5 * n_items * _LOG_2_PI, device=self.device)
+        for number in range(self.config.steps):
+            z = self._scaled_noise(batch, number)
             # log q(z_i | z_{i-1}): the noise is what separates z from its mean.
-            bound = bound - _log_normal(noise, 0.0, 0.0) + 0.5 * math.log(config.beta) * x.shape[1]
-        bound = bound + _log_normal(latent[-1], 0.0, 0.0)
-        for number in range(config.steps - 1, 0, -1):
-            bound = bound + _log_normal(latent[number - 1], *network.step(number, latent[number]))
-        return -(bound + _log_normal(x, network.decoder(latent[0]), 0.0))
+            bound -= 0.5 * (n_items * (_LOG_2_PI + math.log(beta)) + _squares(z) / beta)
+            if latent:
+                z.add_(latent[-1], alpha=math.sqrt(1 - beta))
+            else:
+                rows, items, values = batch.rows.coordinates()
+                z[rows, items] += math.sqrt(1 - beta) * values
+            latent.append(z)
+        bound += 0.5 * (n_items * _LOG_2_PI + _squares(latent[-1]))
+        for number in range(self.config.steps - 1, 0, -1):
+            hidden, layer = network.hidden(network.reverse[number - 1], latent[number])
+            bound = bound + normal_likelihood(hidden, *layer, latent[number - 1])
+        hidden, layer = network.hidden(network.decoder, latent[0])
+        return bound + 0.5 * tanh_error(hidden, *layer, *batch.rows.coordinates())
+
+    def _scaled_noise(self, batch: Batch, number: int) -> torch.Tensor:
+        """``sqrt(beta) eps`` [B, N] of the step from z_number to the next."""
+        config = self.config
+        return standard_noise(
+            len(batch),
+            self.network.decoder[0].in_features,
+            seed=config.seed,
+            epoch=codigem_noise_epoch(batch.epoch, number, config.steps),
+            users=batch.users + MODEL_NOISE_USERS,
+            device=self.device,
+            scale=math.sqrt(config.beta),
+        )
 
     @own_settings()
     @torch.no_grad()
@@ -156,10 +174,6 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _log_normal(
-    z: torch.Tensor, mean: torch.Tensor | float, log_variance: torch.Tensor | float
-) -> torch.Tensor:
-    """Log density [B] of independent normals at z [B, N]."""
-    variance = torch.as_tensor(log_variance, dtype=z.dtype, device=z.device)
-    terms = _LOG_2_PI + variance + (z - mean).square() * torch.exp(-variance)
-    return -0.5 * terms.sum(dim=1)
+def _squares(z: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of every row, [B]."""
+    return torch.linalg.vector_norm(z, dim=1).square()
