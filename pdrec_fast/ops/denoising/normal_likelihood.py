@@ -9,10 +9,9 @@ import torch
 
 from pdrec_fast import buffers
 from pdrec_fast.ops.declaration import operation
-from pdrec_fast.ops.denoising import _blocks
+from pdrec_fast.ops.denoising._blocks import Block, blocks, layer_gradients
 from pdrec_fast.ops.denoising._rows import check_layer
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.ops.onednn import linear
 from pdrec_fast.reference.denoising import normal_likelihood as reference
 
 _LOG_2_PI = math.log(2 * math.pi)
@@ -72,10 +71,10 @@ def _normal_likelihood(
     n_users, n_items = z.shape
     gradient = buffers.empty((n_users * len(item_out),), hidden.dtype, hidden.device)
     twice = torch.full_like(hidden[:, 0], n_items * _LOG_2_PI)
-    for of_mean, of_log in _halves(n_items, z.device):
-        by_mean, by_log = (_blocks.block(gradient, at, n_users) for at in (of_mean, of_log))
-        error = linear(hidden, item_out[of_mean], item_bias[of_mean]).sub_(z[:, of_mean])
-        precision = linear(hidden, item_out[of_log], item_bias[of_log])
+    for of_mean, of_log in _pairs(n_items, z.device):
+        by_mean, by_log = of_mean.of(gradient, n_users), of_log.of(gradient, n_users)
+        error = of_mean.output(hidden, item_out, item_bias).sub_(z[:, of_mean.at])
+        precision = of_log.output(hidden, item_out, item_bias)
         twice.add_(precision.sum(dim=1))
         torch.mul(error, precision.neg_().exp_(), out=by_mean)
         torch.mul(error, by_mean, out=by_log)
@@ -92,12 +91,13 @@ def _normal_likelihood(
 )
 def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor, ...]:
     hidden, item_out, (gradient,) = saved.hidden, saved.item_out, saved.outputs
-    halves = (at for both in _halves(len(item_out) // 2, hidden.device) for at in both)
-    parts = ((at, _blocks.block(gradient, at, len(hidden)), grad_losses) for at in halves)
-    return _blocks.layer_gradients(parts, hidden, item_out)
+    pairs = _pairs(len(item_out) // 2, hidden.device)
+    parts = ((block, grad_losses) for pair in pairs for block in pair)
+    return layer_gradients(parts, gradient, hidden, item_out)
 
 
-def _halves(n_items: int, device: torch.device) -> list[tuple[slice, slice]]:
-    """The rows of ``item_out`` for the means and the log variances of some items at a time."""
-    found = _blocks.ranges(n_items, device)
-    return [(at, slice(at.start + n_items, at.stop + n_items)) for at in found]
+def _pairs(n_items: int, device: torch.device) -> list[tuple[Block, Block]]:
+    """The blocks of some items' means and log variances at a time."""
+    found = [block.at for block in blocks(n_items, device)]
+    of_log = [slice(at.start + n_items, at.stop + n_items) for at in found]
+    return [(Block(mean, mean), Block(log, log)) for mean, log in zip(found, of_log, strict=True)]

@@ -9,10 +9,9 @@ import torch
 from pdrec_fast import buffers
 from pdrec_fast.operands import SparseTarget
 from pdrec_fast.ops.declaration import operation
-from pdrec_fast.ops.denoising import _blocks
+from pdrec_fast.ops.denoising._blocks import blocks, layer_gradients, positions, predicted
 from pdrec_fast.ops.denoising._rows import check_layer, check_target
 from pdrec_fast.ops.dispatch import choose
-from pdrec_fast.ops.onednn import linear
 from pdrec_fast.reference.denoising import tanh_error as reference
 
 
@@ -65,16 +64,16 @@ def _tanh_error(
     n_users, n_items = len(hidden), len(item_out)
     gradient = buffers.empty((n_users * n_items,), hidden.dtype, hidden.device)
     errors = torch.zeros_like(hidden[:, 0])
-    for at in _blocks.ranges(n_items, hidden.device):
-        found = linear(hidden, item_out[at], item_bias[at]).tanh_()
-        squares = torch.mul(found, found, out=_blocks.block(gradient, at, n_users))
+    for block in blocks(n_items, hidden.device):
+        found = block.output(hidden, item_out, item_bias).tanh_()
+        squares = torch.mul(found, found, out=block.of(gradient, n_users))
         errors.add_(squares.sum(dim=1))
         squares.neg_().add_(1).mul_(found)
     # So far x was 0; at its non-zeros tanh is computed again.
     rows, items, values = target.rows, target.items, target.values.to(hidden.dtype)
-    found = _blocks.predicted(hidden, item_out, item_bias, rows, items).tanh_()
+    found = predicted(hidden, item_out, item_bias, rows, items).tanh_()
     errors.index_add_(0, rows, values * (values - 2 * found))
-    places = _blocks.positions(rows, items, n_users, n_items)
+    places = positions(rows, items, n_users, n_items)
     gradient[places] -= values * (1 - found.square())
     return errors, gradient
 
@@ -87,6 +86,5 @@ def _tanh_error(
 )
 def _(saved: Any, grad_errors: torch.Tensor, *_: None) -> tuple[torch.Tensor, ...]:
     hidden, item_out, (gradient,) = saved.hidden, saved.item_out, saved.outputs
-    factors, found = 2 * grad_errors, _blocks.ranges(len(item_out), hidden.device)
-    parts = ((at, _blocks.block(gradient, at, len(hidden)), factors) for at in found)
-    return _blocks.layer_gradients(parts, hidden, item_out)
+    parts = ((block, 2 * grad_errors) for block in blocks(len(item_out), hidden.device))
+    return layer_gradients(parts, gradient, hidden, item_out)
