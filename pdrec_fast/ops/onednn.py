@@ -49,7 +49,10 @@ def corpus_layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> t
     return _corpus_layer(x, weight, bias)
 
 
-@operation(fake=lambda a: a.x.new_empty((len(a.x), len(a.weight))))
+@operation(
+    fake=lambda a: a.x.new_empty((len(a.x), len(a.weight))),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
+)
 def _corpus_layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return linear(x, weight, bias)
 

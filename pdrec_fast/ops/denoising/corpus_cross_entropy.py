@@ -173,7 +173,8 @@ def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor | N
         a.hidden.new_empty(len(a.hidden)),
         a.hidden.new_empty(len(a.hidden) * len(a.item_out)),
         a.hidden.new_empty(most_blocks(*a.item_out.shape), len(a.hidden)),
-    )
+    ),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
 )
 def _corpus_cross_entropy_blocks(
     hidden: torch.Tensor,
@@ -203,6 +204,34 @@ def _corpus_cross_entropy_blocks(
     return losses, exponentials, (highest - normaliser).exp_()
 
 
+@operation(
+    fake=lambda a: tuple(x.new_empty(x.shape) for x in (a.hidden, a.item_out, a.item_out[:, 0])),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
+)
+def _corpus_cross_entropy_blocks_backward(
+    grad_losses: torch.Tensor,
+    hidden: torch.Tensor,
+    item_out: torch.Tensor,
+    target: SparseTarget,
+    categories: Categories,
+    exponentials: torch.Tensor,
+    scales: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients by hidden layer, item matrix and bias."""
+    rows, items, values = target
+    scale = grad_losses * _totals(target, grad_losses)
+    parts = zip(_found(item_out, categories), scales * scale, strict=False)
+    grad_hidden, grad_items, grad_bias = layer_gradients(parts, exponentials, hidden, item_out)
+    pulled = grad_losses[rows] * values.to(hidden.dtype)  # towards the non-zeros of x
+    of_items, of_rows = (
+        _within(categories, items, part) for part in (item_out[items], hidden[rows])
+    )
+    grad_hidden.index_add_(0, rows, of_items * pulled[:, None], alpha=-1)
+    grad_items.index_add_(0, items, of_rows * pulled[:, None], alpha=-1)
+    grad_bias.index_add_(0, items, pulled, alpha=-1)
+    return grad_hidden, grad_items, grad_bias
+
+
 @_corpus_cross_entropy_blocks.gradient(
     of=["hidden", "item_out", "item_bias"],
     saves=["hidden", "item_out", "target", "categories"],
@@ -210,19 +239,9 @@ def _corpus_cross_entropy_blocks(
     constant=(1, 2),
 )
 def _(saved: Any, grad_losses: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:
-    hidden, item_out, (exponentials, scales) = saved.hidden, saved.item_out, saved.outputs
-    rows, items, values = saved.target
-    scale = grad_losses * _totals(saved.target, grad_losses)
-    parts = zip(_found(item_out, saved.categories), scales * scale, strict=False)
-    grad_hidden, grad_items, grad_bias = layer_gradients(parts, exponentials, hidden, item_out)
-    pulled = grad_losses[rows] * values.to(hidden.dtype)  # towards the non-zeros of x
-    of_items, of_rows = (
-        _within(saved.categories, items, part) for part in (item_out[items], hidden[rows])
-    )
-    grad_hidden.index_add_(0, rows, of_items * pulled[:, None], alpha=-1)
-    grad_items.index_add_(0, items, of_rows * pulled[:, None], alpha=-1)
-    grad_bias.index_add_(0, items, pulled, alpha=-1)
-    return grad_hidden, grad_items, grad_bias
+    given = saved.hidden, saved.item_out, saved.target, saved.categories, *saved.outputs
+    found: tuple[torch.Tensor, ...] = _corpus_cross_entropy_blocks_backward(grad_losses, *given)
+    return found
 
 
 def _within(categories: Categories, items: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,8 @@ def normal_likelihood(
     fake=lambda a: (
         a.hidden.new_empty(len(a.hidden)),
         a.hidden.new_empty(len(a.hidden) * len(a.item_out)),
-    )
+    ),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
 )
 def _normal_likelihood(
     hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, z: torch.Tensor

@@ -55,7 +55,8 @@ def tanh_error(
     fake=lambda a: (
         a.hidden.new_empty(len(a.hidden)),
         a.hidden.new_empty(len(a.hidden) * len(a.item_out)),
-    )
+    ),
+    autocast={"cpu": torch.float32, "cuda": torch.float32},
 )
 def _tanh_error(
     hidden: torch.Tensor, item_out: torch.Tensor, item_bias: torch.Tensor, target: SparseTarget
