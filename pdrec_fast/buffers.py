@@ -112,8 +112,9 @@ class _Rows(torch.autograd.Function):
         return table[index]
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return empty(*ctx.of_table).zero_().index_add_(0, *ctx.saved_tensors, grad), None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return empty(*ctx.of_table).zero_().index_add_(0, index, grad), None
 
 
 def _give_back(owner: weakref.ref[Buffers], block: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import (
     check_choices,
     check_integers,
@@ -18,7 +19,6 @@ from pdrec_fast.checks import (
     check_positive,
     check_seed,
 )
-from pdrec_fast.buffers import Buffers
 from pdrec_fast.data import Histories, Interactions, Split
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue

@@ -1,8 +1,8 @@
 """A hidden layer against the whole corpus, some items at a time: what losses over it share.
 
-A loss keeps one matrix [B, N], its derivatives by the layer's output but for factors of its rows. It
-is laid out block by block, each [B, items] contiguous: a block stays in a core's cache between the
-product and the passes over it, and oneDNN multiplies it as it lies.
+A loss keeps one matrix [B, N], its derivatives by the layer's output but for factors of its rows.
+It is laid out block by block, each [B, items] contiguous: a block stays in a core's cache between
+the product and the passes over it, and oneDNN multiplies it as it lies.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def blocks_within(categories: Categories) -> list[Block]:
 
 
 def most_blocks(n_items: int, width: int) -> int:
-    """No fewer than ``blocks_within`` gives on a CPU, where every category has a unit or no item."""
+    """No fewer than ``blocks_within`` gives on a CPU where every category of items has a unit."""
     return n_items // _ITEMS + 1 + width
 
 

@@ -12,7 +12,6 @@ from pdrec_fast.ops.denoising import _blocks
 from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
 from tests.ops.denoising.test_corpus_error import NAMES, SIZES, make_inputs
 
-
 needs_onednn = pytest.mark.skipif(
     onednn.problem() is not None, reason="this torch was built without oneDNN"
 )
@@ -74,9 +73,7 @@ CATEGORIES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "impl", ["dense", pytest.param("blocks", marks=needs_onednn), "reference"]
-)
+@pytest.mark.parametrize("impl", ["dense", pytest.param("blocks", marks=needs_onednn), "reference"])
 @pytest.mark.parametrize("categories", [None, *CATEGORIES])
 def test_entries_between_categories_do_not_count(impl, categories, monkeypatch):
     monkeypatch.setattr(_blocks, "_ITEMS", 16)

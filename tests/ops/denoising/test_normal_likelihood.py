@@ -12,7 +12,9 @@ from tests.ops.denoising.test_corpus_error import NAMES, SIZES, make_inputs
 
 def make_layer(n_rows, n_items, width, dtype=torch.float64, strided=False):
     (hidden, item_out, bias), _ = make_inputs(n_rows, 2 * n_items, width, dtype, strided)
-    z = torch.randn(n_rows, n_items, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    z = torch.randn(
+        n_rows, n_items, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     return [hidden, item_out, bias], z.to(dtype)
 
 
