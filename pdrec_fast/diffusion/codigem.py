@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -63,13 +64,12 @@ class CodigemNetwork(nn.Module):
 
     def hidden(
         self, layers: nn.Sequential, z: torch.Tensor
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """(the last hidden layer for z [B, N], weight and bias of the layer after it)."""
-        first, *inner, last = [layer for layer in layers if not isinstance(layer, nn.Tanh)]
-        found = corpus_layer(z, first.weight, first.bias)
-        for layer in inner:
-            found = layer(found)
-        return found, (last.weight, last.bias)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(the last hidden layer for z [B, N], weight and bias of the linear layer after it)."""
+        places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+        first, last = (cast(nn.Linear, layers[place]) for place in (places[0], places[-1]))
+        found: torch.Tensor = layers[1 : places[-1]](corpus_layer(z, first.weight, first.bias))
+        return found, last.weight, last.bias
 
 
 class Codigem(NetworkRecommender):
@@ -88,7 +88,9 @@ class Codigem(NetworkRecommender):
     reverse steps it ranks no better than popularity. The step is taken by its mean, where their
     code draws, so that scores do not change from call to call. AdamW takes the place of Adamax.
 
-    Memory of a step: a few matrices of users in a batch by items.
+    Memory of a step: some 3 T matrices of users in a batch by items. The products of a step, two of
+    users x items x width into and six out of every reverse network, two and three of the decoder,
+    are its floor; what else it takes is in `docs/performance.md`.
     """
 
     KIND = "CODIGEM model"
@@ -104,25 +106,29 @@ class Codigem(NetworkRecommender):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The negative evidence lower bound of every user, one sample: float32 [B]."""
-        beta, network, latent = self.config.beta, self.network, []
+        beta, network = self.config.beta, self.network
+        latent: list[torch.Tensor] = []
+        layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
         n_items = network.decoder[0].in_features
-        bound = torch.full((len(batch),), 0.5 * n_items * _LOG_2_PI, device=self.device)
+        loss = torch.full(
+            (len(batch),), 0.5 * n_items * _LOG_2_PI, dtype=torch.float32, device=self.device
+        )
         for number in range(self.config.steps):
             z = self._scaled_noise(batch, number)
             # log q(z_i | z_{i-1}): the noise is what separates z from its mean.
-            bound -= 0.5 * (n_items * (_LOG_2_PI + math.log(beta)) + _squares(z) / beta)
+            loss -= 0.5 * (n_items * (_LOG_2_PI + math.log(beta)) + _squares(z) / beta)
             if latent:
                 z.add_(latent[-1], alpha=math.sqrt(1 - beta))
             else:
                 rows, items, values = batch.rows.coordinates()
                 z[rows, items] += math.sqrt(1 - beta) * values
             latent.append(z)
-        bound += 0.5 * (n_items * _LOG_2_PI + _squares(latent[-1]))
+        loss += 0.5 * (n_items * _LOG_2_PI + _squares(latent[-1]))
         for number in range(self.config.steps - 1, 0, -1):
-            hidden, layer = network.hidden(network.reverse[number - 1], latent[number])
-            bound = bound + normal_likelihood(hidden, *layer, latent[number - 1])
-        hidden, layer = network.hidden(network.decoder, latent[0])
-        return bound + 0.5 * tanh_error(hidden, *layer, *batch.rows.coordinates())
+            layer = network.hidden(network.reverse[number - 1], latent[number])
+            loss = loss + normal_likelihood(*layer, latent[number - 1])
+        layer = network.hidden(network.decoder, latent[0])
+        return loss + 0.5 * tanh_error(*layer, *batch.rows.coordinates())
 
     def _scaled_noise(self, batch: Batch, number: int) -> torch.Tensor:
         """``sqrt(beta) eps`` [B, N] of the step from z_number to the next."""
