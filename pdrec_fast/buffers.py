@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -91,6 +92,29 @@ def mm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return torch.mm(left, right)
     shape = len(left), right.shape[1]
     return torch.mm(left, right, out=empty(shape, left.dtype, left.device))
+
+
+def rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``table[index]``, whose gradient by the table [N, d] takes ``empty``'s memory.
+
+    Args:
+        index: int64 [n].
+    """
+    found: torch.Tensor = _Rows.apply(table, index)
+    return found
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.of_table = table.shape, table.dtype, table.device
+        return table[index]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return empty(*ctx.of_table).zero_().index_add_(0, index, grad), None
 
 
 def _give_back(owner: weakref.ref[Buffers], block: torch.Tensor) -> None:

@@ -104,6 +104,22 @@ class SparseTarget(NamedTuple):
     values: torch.Tensor
 
 
+class Categories(NamedTuple):
+    """Categories of items, each with a part of a hidden layer to itself.
+
+    Attributes:
+        of_item: int64 [N], from 0 on.
+        of_width: int64 [H], rising.
+    """
+
+    of_item: torch.Tensor
+    of_width: torch.Tensor
+
+    def within(self, table: torch.Tensor) -> torch.Tensor:
+        """A table [N, H] with 0 where item and column are of different categories."""
+        return torch.where(self.of_item[:, None] == self.of_width, table, 0.0)
+
+
 class GruLayer(NamedTuple):
     """Parameters of gated recurrent units, H of them on inputs of width e: reset, update, new.
 

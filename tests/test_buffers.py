@@ -173,3 +173,18 @@ def test_a_diffusion_step_takes_no_fresh_pages(hidden, precision):
     del task
     gc.collect()
     assert place() is None
+
+
+def test_the_gradient_of_gathered_rows_is_lent():
+    table = torch.ones(*LARGE, requires_grad=True)
+    index, kept = torch.tensor([3, 0, 3]), Buffers()
+    with kept.lent():
+        found = buffers.rows(table, index)
+        assert torch.equal(found, table[index])
+        (found * torch.tensor([[1.0], [2.0], [4.0]])).sum().backward()
+    wanted = torch.zeros(1024)
+    wanted[[0, 3]] = torch.tensor([2.0, 5.0])
+    assert torch.equal(table.grad, wanted[:, None].expand(LARGE))
+    assert kept.free_bytes == 0
+    table.grad = None
+    assert kept.free_bytes == BYTES

@@ -21,7 +21,9 @@ from pdrec_fast.ops.denoising.hidden_chain import hidden_chain
 from pdrec_fast.ops.denoising.interval_weights import interval_weights
 from pdrec_fast.ops.denoising.noisy_input import noisy_input
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
+from pdrec_fast.ops.denoising.normal_likelihood import normal_likelihood
 from pdrec_fast.ops.denoising.sparse_product import sparse_product
+from pdrec_fast.ops.denoising.tanh_error import tanh_error
 from pdrec_fast.ops.fitting.adam_rows import adam_rows
 from pdrec_fast.ops.fitting.sum_rows import sum_rows
 from pdrec_fast.ops.packed._sequences import DropoutKey
@@ -258,7 +260,28 @@ def _corpus_error(draw: Draw) -> Sample:
 
 @case
 def _corpus_cross_entropy(draw: Draw) -> Sample:
-    return _of_corpus(corpus_cross_entropy, draw, "dense")
+    return _of_corpus(corpus_cross_entropy, draw, "dense", "blocks")
+
+
+@case
+def _tanh_error(draw: Draw) -> Sample:
+    return _of_corpus(tanh_error, draw, "blocks")
+
+
+@case
+def _normal_likelihood(draw: Draw) -> Sample:
+    layer, _, sizes = _layer(draw)
+    n_items = sizes["items"] // 2
+    layer = {name: x[: 2 * n_items] if name != "hidden" else x for name, x in layer.items()}
+    z = draw.normal(sizes["rows"], n_items)
+
+    def run(impl: str, dtype: torch.dtype) -> Outputs:
+        def of(**layer: torch.Tensor) -> torch.Tensor:
+            return normal_likelihood(*layer.values(), z.to(dtype), impl=impl)
+
+        return with_gradients(of, layer, dtype, waves)
+
+    return Sample(sizes | {"items": n_items}, ("blocks", "reference"), run)
 
 
 @case

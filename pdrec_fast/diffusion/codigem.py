@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,6 +16,9 @@ from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.network import Batch, NetworkConfig, NetworkRecommender
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.ops.denoising.normal_likelihood import normal_likelihood
+from pdrec_fast.ops.denoising.tanh_error import tanh_error
+from pdrec_fast.ops.onednn import corpus_layer
 from pdrec_fast.random_keys import MODEL_NOISE_USERS, codigem_noise_epoch
 
 _LOG_2_PI = math.log(2 * math.pi)
@@ -58,10 +62,14 @@ class CodigemNetwork(nn.Module):
         self.decoder = _mlp([*hidden, n_items])
         self.decoder.append(nn.Tanh())
 
-    def step(self, number: int, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(mean, log variance) [B, N] of z_number given z_{number+1}."""
-        mean, log_variance = self.reverse[number - 1](z).chunk(2, dim=1)
-        return mean, log_variance
+    def hidden(
+        self, layers: nn.Sequential, z: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(the last hidden layer for z [B, N], weight and bias of the linear layer after it)."""
+        places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+        first, last = (cast(nn.Linear, layers[place]) for place in (places[0], places[-1]))
+        found: torch.Tensor = layers[1 : places[-1]](corpus_layer(z, first.weight, first.bias))
+        return found, last.weight, last.bias
 
 
 class Codigem(NetworkRecommender):
@@ -80,7 +88,9 @@ class Codigem(NetworkRecommender):
     reverse steps it ranks no better than popularity. The step is taken by its mean, where their
     code draws, so that scores do not change from call to call. AdamW takes the place of Adamax.
 
-    Memory of a step: a few matrices of users in a batch by items.
+    Memory of a step: some 3 T matrices of users in a batch by items. The products of a step, two of
+    users x items x width into and six out of every reverse network, two and three of the decoder,
+    are its floor; what else it takes is in `docs/performance.md`.
     """
 
     KIND = "CODIGEM model"
@@ -96,28 +106,42 @@ class Codigem(NetworkRecommender):
 
     def losses(self, batch: Batch) -> torch.Tensor:
         """The negative evidence lower bound of every user, one sample: float32 [B]."""
-        config, network, rows = self.config, self.network, batch.rows
-        shape = len(batch), network.decoder[-2].out_features
-        x = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        x[rows.rows, rows.items.long()] = rows.values
-        z, bound = x, torch.zeros(len(batch), dtype=x.dtype, device=self.device)
-        latent = []
-        for number in range(config.steps):
-            noise = standard_noise(
-                *x.shape,
-                seed=config.seed,
-                epoch=codigem_noise_epoch(batch.epoch, number, config.steps),
-                users=batch.users + MODEL_NOISE_USERS,
-                device=self.device,
-            )
-            z = math.sqrt(1 - config.beta) * z + math.sqrt(config.beta) * noise
-            latent.append(z)
+        beta, network = self.config.beta, self.network
+        latent: list[torch.Tensor] = []
+        layer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        n_items = network.decoder[0].in_features
+        loss = torch.full(
+            (len(batch),), 0.5 * n_items * _LOG_2_PI, dtype=torch.float32, device=self.device
+        )
+        for number in range(self.config.steps):
+            z = self._scaled_noise(batch, number)
             # log q(z_i | z_{i-1}): the noise is what separates z from its mean.
-            bound = bound - _log_normal(noise, 0.0, 0.0) + 0.5 * math.log(config.beta) * x.shape[1]
-        bound = bound + _log_normal(latent[-1], 0.0, 0.0)
-        for number in range(config.steps - 1, 0, -1):
-            bound = bound + _log_normal(latent[number - 1], *network.step(number, latent[number]))
-        return -(bound + _log_normal(x, network.decoder(latent[0]), 0.0))
+            loss -= 0.5 * (n_items * (_LOG_2_PI + math.log(beta)) + _squares(z) / beta)
+            if latent:
+                z.add_(latent[-1], alpha=math.sqrt(1 - beta))
+            else:
+                rows, items, values = batch.rows.coordinates()
+                z[rows, items] += math.sqrt(1 - beta) * values
+            latent.append(z)
+        loss += 0.5 * (n_items * _LOG_2_PI + _squares(latent[-1]))
+        for number in range(self.config.steps - 1, 0, -1):
+            layer = network.hidden(network.reverse[number - 1], latent[number])
+            loss = loss + normal_likelihood(*layer, latent[number - 1])
+        layer = network.hidden(network.decoder, latent[0])
+        return loss + 0.5 * tanh_error(*layer, *batch.rows.coordinates())
+
+    def _scaled_noise(self, batch: Batch, number: int) -> torch.Tensor:
+        """``sqrt(beta) eps`` [B, N] of the step from z_number to the next."""
+        config = self.config
+        return standard_noise(
+            len(batch),
+            self.network.decoder[0].in_features,
+            seed=config.seed,
+            epoch=codigem_noise_epoch(batch.epoch, number, config.steps),
+            users=batch.users + MODEL_NOISE_USERS,
+            device=self.device,
+            scale=math.sqrt(config.beta),
+        )
 
     @own_settings()
     @torch.no_grad()
@@ -156,10 +180,6 @@ def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _log_normal(
-    z: torch.Tensor, mean: torch.Tensor | float, log_variance: torch.Tensor | float
-) -> torch.Tensor:
-    """Log density [B] of independent normals at z [B, N]."""
-    variance = torch.as_tensor(log_variance, dtype=z.dtype, device=z.device)
-    terms = _LOG_2_PI + variance + (z - mean).square() * torch.exp(-variance)
-    return -0.5 * terms.sum(dim=1)
+def _squares(z: torch.Tensor) -> torch.Tensor:
+    """Sum of squares of every row, [B]."""
+    return torch.linalg.vector_norm(z, dim=1).square()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from pdrec_fast import buffers
 from pdrec_fast.checks import (
     check_choices,
     check_counts,
@@ -19,11 +20,12 @@ from pdrec_fast.checks import (
 from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.categories import item_vectors, k_means
 from pdrec_fast.diffusion.denoiser import Denoiser
-from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows, projected
+from pdrec_fast.diffusion.inputs import RowTensors, SparseRows, interaction_rows
 from pdrec_fast.diffusion.network import Batch, NetworkConfig, NetworkRecommender
 from pdrec_fast.diffusion.reverse import standard_noise
 from pdrec_fast.diffusion.schedule import NoiseSchedule, ScheduleName, make_schedule
 from pdrec_fast.isolation import own_settings
+from pdrec_fast.operands import Categories
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.denoising.corpus_cross_entropy import corpus_cross_entropy
 from pdrec_fast.ops.selection.project import project
@@ -148,22 +150,27 @@ class LatentNetwork(nn.Module):
         for table, times in ((self.item_in, 2), (self.item_out, 1)):
             deviation = (2.0 / (items + times * widths).clamp_min(1).float()).sqrt()
             drawn = nn.init.normal_(torch.empty_like(table))
-            table.copy_(self._within(drawn) * deviation[self.category][:, None])
+            within = Categories(self.category, self.category_of.repeat(times)).within(drawn)
+            table.copy_(within * deviation[self.category][:, None])
 
-    def _within(self, table: torch.Tensor) -> torch.Tensor:
-        """The table [N, a multiple of D] with 0 between different categories."""
-        columns = self.category_of.repeat(table.shape[1] // len(self.category_of))
-        return torch.where(self.category[:, None] == columns, table, 0.0)
+    @property
+    def categories(self) -> Categories:
+        """Of the items and the latent dimensions."""
+        return Categories(self.category, self.category_of)
 
     def encode(self, rows: RowTensors, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance [B, D] of q(z_0 | x), one layer as in the authors' code."""
-        layer = projected(rows, values, self._within(self.item_in)) + self.in_bias
+        items = rows.items.long()
+        twice = Categories(self.category[items], self.category_of.repeat(2))
+        # Of the few items that the users have; the whole table need not be looked at.
+        entries = twice.within(buffers.rows(self.item_in, items)) * values[:, None]
+        layer = self.in_bias.repeat(len(rows), 1).index_add(0, rows.rows, entries)
         mean, log_variance = torch.tanh(layer).chunk(2, dim=1)
         return mean, log_variance
 
     def output(self) -> torch.Tensor:
         """The decoders: logits are ``z @ output().T + item_bias``; [N, D]."""
-        return self._within(self.item_out)
+        return self.categories.within(self.item_out)
 
 
 class LatentDiffRec(NetworkRecommender):
@@ -235,8 +242,10 @@ class LatentDiffRec(NetworkRecommender):
         )
         found = network.denoiser(signal[:, None] * z0 + sigma[:, None] * noise, steps)
         diffusion = weights * (found - z0).square().mean(dim=1)
-        table = network.output(), network.item_bias
-        likelihood = -corpus_cross_entropy(found, *table, *rows.coordinates())
+        layer, categories = (network.item_out, network.item_bias), network.categories
+        likelihood = -corpus_cross_entropy(
+            found, *layer, *rows.coordinates(), categories=categories
+        )
         kl_weight = config.kl_weight * min(batch.step / config.kl_steps, 1.0)
         return kl_weight * divergence + config.diffusion_weight * diffusion - likelihood
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import (
     check_choices,
     check_integers,
@@ -356,6 +357,7 @@ class NetworkTask:
         self.axis = mesh.all
         self.model, self.rows, self.users, self.evaluator = model, rows, users, evaluator
         config = model.config
+        self.buffers = Buffers()  # of the steps: matrices of users by items, and gradients
         self.network = model.fitted_network()
         self.optimizer = with_state(
             torch.optim.AdamW(
@@ -369,7 +371,7 @@ class NetworkTask:
     def train_epoch(self, epoch: int) -> torch.Tensor:
         n_users = len(self.rows)
         counts = {"tokens": len(self.rows.items), "items": n_users * self.rows.n_items}
-        with unit("diffusion", users=n_users, **counts):
+        with unit("diffusion", users=n_users, **counts), self.buffers.lent():
             losses = self._train_epoch(epoch)
         self.model.weights_changed()
         return losses

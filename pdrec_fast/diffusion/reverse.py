@@ -137,8 +137,10 @@ def standard_noise(
     epoch: int,
     users: np.ndarray | torch.Tensor,
     device: torch.device | str = "cpu",
+    scale: float = 1.0,
 ) -> torch.Tensor:
-    """Standard Gaussian noise keyed by (seed, epoch, user, item), float32 [n_rows, n_items]."""
+    """Gaussian noise of deviation ``scale`` keyed by (seed, epoch, user, item), float32
+    [n_rows, n_items]."""
     zeros = torch.zeros(n_rows + 1, dtype=torch.int64, device=device)
     ones = torch.ones(n_rows, dtype=torch.float32, device=device)
     return noisy_input(
@@ -147,7 +149,7 @@ def standard_noise(
         torch.zeros(0, dtype=torch.float32, device=device),
         n_items,
         ones,
-        ones,
+        ones * scale,
         0.0,
         seed=seed,
         epoch=epoch,

@@ -36,12 +36,15 @@ def vectors(train, users):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_loss_is_the_negative_evidence_lower_bound(split, steps):
-    """Of one sample: log densities by torch.distributions, networks in float64."""
+    """Of one sample: log densities by torch.distributions, networks in float64; its gradient by
+    autograd."""
     beta = 0.05
     model = Codigem(steps=steps, beta=beta, hidden=(9, 7), batch_size=500, device="cpu")
     batch = whole_batch(model, split.train)
-    found = model.losses(batch).detach()
-    network = model.network.double().requires_grad_(False)
+    found = model.losses(batch)
+    weights = dict(model.network.named_parameters())
+    gradients = torch.autograd.grad(found.sum(), list(weights.values()))
+    network = model.network.double()
     x = vectors(split.train, batch.users)
     z, bound = [x], torch.zeros(len(x), dtype=torch.float64)
     for step in range(steps):
@@ -59,7 +62,11 @@ def test_the_loss_is_the_negative_evidence_lower_bound(split, steps):
         mean, log_variance = network.reverse[step - 1](z[step + 1]).split(x.shape[1], dim=1)
         bound += Normal(mean, (0.5 * log_variance).exp()).log_prob(z[step]).sum(1)
     bound += Normal(network.decoder(z[1]), 1.0).log_prob(x).sum(1)
-    torch.testing.assert_close(found.double(), -bound, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(found.detach().double(), -bound.detach(), rtol=1e-5, atol=1e-3)
+    true_gradients = torch.autograd.grad(-bound.sum(), list(network.parameters()))
+    for name, gradient, true in zip(weights, gradients, true_gradients, strict=True):
+        atol = 1e-4 * float(true.abs().max())
+        torch.testing.assert_close(gradient.double(), true, rtol=1e-4, atol=atol, msg=name)
 
 
 def test_scores_are_the_decoder_after_one_step_by_its_mean(split):

@@ -44,7 +44,6 @@ def weights_of(train, users, weighting):
     return x
 
 
-@torch.no_grad()
 def encoded(network, x):
     """Mean and log variance, one category after the other."""
     width = len(network.category_of)
@@ -58,7 +57,6 @@ def encoded(network, x):
     return mean, log_variance
 
 
-@torch.no_grad()
 def decoded(network, z):
     logits = torch.zeros(len(z), len(network.category), dtype=torch.float64)
     for category in range(network.n_categories):
@@ -71,7 +69,9 @@ def decoded(network, z):
 def test_the_loss_is_that_of_its_definition(split, weighting):
     model = LatentDiffRec(weighting=weighting, dropout=0.3, diffusion_weight=0.7, **SETTINGS)
     batch = whole_batch(model, split.train)
-    found = model.losses(batch).detach()
+    found = model.losses(batch)
+    weights = dict(model.network.named_parameters())
+    gradients = torch.autograd.grad(found.sum(), list(weights.values()))
     network, schedule = model.network.double(), model.schedule
     x = weights_of(split.train, batch.users.numpy(), weighting)
     dropped = x.clone()
@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_its_definition(split, weighting):
     assert set(t.tolist()) == {0, 1, 2, 3}
     alpha_bar = schedule.alpha_bar[t][:, None]
     noised = alpha_bar.sqrt() * z0 + (1 - alpha_bar).sqrt() * noise[1]
-    prediction = network.denoiser(noised, t).detach()
+    prediction = network.denoiser(noised, t)
     snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
     weight = torch.cat([torch.ones(1, dtype=torch.float64), snr[:-1] - snr[1:]])[t]
     diffusion = weight * ((prediction - z0) ** 2).mean(1)
@@ -105,8 +105,15 @@ def test_the_loss_is_that_of_its_definition(split, weighting):
     # Epoch 2 begins at step 2 of the 4 in which the weight of the divergence rises to 0.3.
     wanted = -likelihood + 0.3 * 2 / 4 * divergence + 0.7 * diffusion
     torch.testing.assert_close(found.double(), wanted, rtol=2e-4, atol=1e-3)
+    true_gradients = torch.autograd.grad(wanted.sum(), list(network.parameters()))
+    for name, gradient, true in zip(weights, gradients, true_gradients, strict=True):
+        atol = 1e-4 * float(true.abs().max())
+        torch.testing.assert_close(gradient.double(), true, rtol=1e-3, atol=atol, msg=name)
+    outside = network.category[:, None] != network.category_of
+    assert not dict(zip(weights, gradients, strict=True))["item_out"][outside].any()
 
 
+@torch.no_grad()
 def test_scores_are_decoded_after_the_reverse_process(split):
     model = LatentDiffRec(epochs=2, lr=0.02, **SETTINGS).fit(split, progress=False)
     histories = split.train.histories()[np.array([4, 0, 4])]

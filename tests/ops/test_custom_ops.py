@@ -11,6 +11,7 @@ import torch
 import pdrec_fast.ops
 from pdrec_fast.build_info import extension
 from pdrec_fast.operands import SasrecBlock
+from pdrec_fast.ops.denoising._blocks import most_blocks
 
 needs_extension = pytest.mark.skipif(extension is None, reason="pdrec_fast._C is not built")
 
@@ -20,7 +21,9 @@ ON_TRITON = {"hidden_chain", "noisy_input", "noisy_projection", "noisy_projectio
 ON_TRITON |= {"pool_draws", "select_projected", "table_gradient_rows"}
 # Operations of torch, which checks indices itself; those of whole tensors take none.
 OF_TORCH = {"corpus_cross_entropy", "corpus_error_dense", "corpus_error_gram", "packed_gru"}
+OF_TORCH |= {"corpus_cross_entropy_blocks", "corpus_cross_entropy_blocks_backward", "tanh_error"}
 WITHOUT_INDICES = {"corpus_gradient", "packed_gru_backward", "input_projection"}
+WITHOUT_INDICES |= {"corpus_layer", "normal_likelihood"}
 
 
 def normal(*shape):
@@ -63,6 +66,11 @@ def block_states():
     return {"states": normal(8 * TOKENS * WIDTH), "statistics": normal(8 * TOKENS), "kept": kept}
 
 
+def corpus_blocks():
+    scales = torch.ones(most_blocks(ITEMS, WIDTH), TOKENS)
+    return {"exponentials": normal(TOKENS * ITEMS), "scales": scales}
+
+
 def valid(name):
     """Arguments by name, in the order of the op's."""
     one, weights = torch.ones(()), torch.ones(TOKENS)
@@ -71,6 +79,7 @@ def valid(name):
     layer = {"hidden": normal(TOKENS, WIDTH), "item_out": normal(ITEMS, WIDTH)}
     target = {"rows": torch.arange(3), "items": torch.arange(3), "values": torch.ones(3)}
     corpus = layer | {"item_bias": normal(ITEMS)} | target
+    categories = {"of_item": torch.arange(ITEMS) % 2, "of_width": torch.arange(WIDTH) // 3}
     gru = {"in_weight": normal(12, WIDTH), "weight": normal(12, 4)}
     gru |= {"in_bias": normal(12), "bias": normal(12)}
     bce = {"weights": torch.ones(TOKENS, 3), "n_positives": 1}
@@ -96,6 +105,11 @@ def valid(name):
             {"grad_out": normal(TOKENS, WIDTH)} | x | block() | block_states()
         ),
         "corpus_cross_entropy": lambda: corpus,
+        "corpus_cross_entropy_blocks": lambda: corpus | categories,
+        "corpus_cross_entropy_blocks_backward": lambda: (
+            {"grad_losses": weights} | layer | target | categories | corpus_blocks()
+        ),
+        "tanh_error": lambda: corpus,
         "corpus_error_dense": lambda: corpus,
         "corpus_error_gram": lambda: corpus,
         "packed_gru": lambda: x | {"sizes": torch.tensor([4, 3, 2])} | gru,

@@ -36,11 +36,10 @@ def cross_entropy(users: int, items: int, hidden: int, precision: str) -> Case:
         return losses.detach(), *torch.autograd.grad(losses.sum(), inputs)
 
     wide = precision == "fp32"
+    kernels = ["dense", *(["blocks"] if wide and not target().gpu else [])]
     return Case(
-        {
-            "dense": call(partial(gradients, "dense"), inputs),
-            "reference": call(partial(gradients, "reference"), wide_inputs),
-        },
+        {impl: call(partial(gradients, impl), inputs) for impl in kernels}
+        | {"reference": call(partial(gradients, "reference"), wide_inputs)},
         reference="reference",
         floor=Floor(flops=loss_flops(users, items, hidden), dtype=precision),
         rtol=1e-4 if wide else 1.6e-2,

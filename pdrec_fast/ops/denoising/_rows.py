@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pdrec_fast.operands import ItemRows, Noise
+from pdrec_fast.operands import ItemRows, Noise, SparseTarget
 from pdrec_fast.ops.arguments import (
     check_dropout,
     check_random_key,
@@ -126,3 +126,20 @@ def check_layer(hidden: torch.Tensor, item_out: torch.Tensor) -> None:
             "hidden [B, H] and item_out [N, H] must share H, got shapes "
             f"{tuple(hidden.shape)} and {tuple(item_out.shape)}"
         )
+
+
+def check_target(target: SparseTarget, bias: torch.Tensor, n_rows: int, n_items: int) -> None:
+    """Raise a ValueError where a sparse target or the items' bias does not fit a layer's output; on
+    a CPU also where a coordinate lies outside of it."""
+    if bias.shape != (n_items,):
+        raise ValueError(f"item_bias must have shape [{n_items}], got {tuple(bias.shape)}")
+    shapes = {tuple(part.shape) for part in (target.rows, target.items, target.values)}
+    if len(shapes) != 1:
+        raise ValueError(f"rows, items and values must be equally long, got shapes {shapes}")
+    if target.rows.device.type != "cpu" or not len(target.rows):
+        return  # a GPU would have to wait
+    for name, part, size in (("rows", target.rows, n_rows), ("items", target.items, n_items)):
+        least, most = (int(value) for value in part.aminmax())
+        if least < 0 or most >= size:
+            wrong = least if least < 0 else most
+            raise ValueError(f"{name} must lie in 0..{size - 1}, got {wrong}")

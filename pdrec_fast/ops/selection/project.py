@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pdrec_fast.buffers import empty
+from pdrec_fast.ops import onednn
 from pdrec_fast.ops.dispatch import choose
 
 # Below this many multiplications the conversion to oneDNN's tensors costs more than it brings.
@@ -55,33 +56,20 @@ def project(
     Raises:
         BackendError: the named implementation cannot run here.
     """
-    onednn = None
-    if vectors.device.type != "cpu" or {vectors.dtype, table.dtype} != {torch.float32}:
-        onednn = "it multiplies float32 on a CPU"
-    elif not torch.backends.mkldnn.is_available():
-        onednn = "this torch was built without it"
+    problem = onednn.problem(vectors, table)
     if impl == "auto":
         large = vectors.numel() * len(table) >= _SMALL
-        impl = "onednn" if onednn is None and large else "torch"
-    if choose("project", impl, {"onednn": onednn, "torch": None}) == "torch":
+        impl = "onednn" if problem is None and large else "torch"
+    if choose("project", impl, {"onednn": problem, "torch": None}) == "torch":
         return F.linear(vectors, table, bias)
     return _onednn(vectors, table, bias)
 
 
 def _onednn(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if len(table) <= _MANY_ITEMS or len(vectors) <= _LEAST_ROWS:
-        return _product(vectors, table, bias)
+        return onednn.product(vectors, table, bias)
     scores = empty((len(vectors), len(table)), torch.float32)
     for start in range(0, len(table), _ITEMS_PER_TILE):
         tile = slice(start, start + _ITEMS_PER_TILE)
-        scores[:, tile] = _product(vectors, table[tile], None if bias is None else bias[tile])
+        scores[:, tile] = onednn.product(vectors, table[tile], None if bias is None else bias[tile])
     return scores
-
-
-def _product(vectors: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Both ways give the same bits."""
-    fused = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if fused is not None:  # what torch's compiler calls: dense in and out, without copies
-        scores: torch.Tensor = fused(vectors, table, bias, "none", [], "")
-        return scores
-    return F.linear(vectors.to_mkldnn(), table, bias).to_dense()
