@@ -168,6 +168,12 @@ def _begun(path: Path, kind: str, marker: str, is_part: Callable[[Path], bool]) 
     return fresh
 
 
+def is_own_file(file: Path, folder: Path) -> bool:
+    """Whether a file that a card or manifest names lies in the folder itself: a plain name, and no
+    link that leads elsewhere."""
+    return file.parent == folder and file.name not in ("", "..") and not file.is_symlink()
+
+
 def remove_directory(path: str | Path) -> None:
     """Remove what ``whole_directory`` wrote, and what a killed write or removal left beside it."""
     shutil.rmtree(path, ignore_errors=True)
