@@ -15,13 +15,18 @@ from typing import Any
 from pdrec_fast.errors import CheckpointError, WriteError
 
 _NO_SPACE = "no space is left there; make room and do the same again: a run continues where it was"
+_BRING_BACK = "once it is back, do the same again: a run continues where it was"
+_NAMES = ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
+_UNREACHABLE = [getattr(errno, name) for name in _NAMES if hasattr(errno, name)]
 _REASONS = {
     errno.ENOSPC: _NO_SPACE,
     getattr(errno, "EDQUOT", errno.ENOSPC): _NO_SPACE.replace("space", "quota"),
     errno.EFBIG: "a file would be larger than is allowed here (ulimit -f); raise the limit",
-    errno.EROFS: "the file system is read-only; choose another place",
-    errno.EACCES: "there is no permission to write there; choose another place",
-    errno.EPERM: "there is no permission to write there; choose another place",
+    errno.EROFS: "the file system is read-only; make it writable, or choose another place",
+    errno.EACCES: "there is no permission to write there; allow it, or choose another place",
+    errno.EPERM: "there is no permission to write there; allow it, or choose another place",
+    errno.ENOENT: "its folder is gone; " + _BRING_BACK,
+    **dict.fromkeys(_UNREACHABLE, "the disk or its server does not answer; " + _BRING_BACK),
     errno.ENOTDIR: "a part of that path is a file, not a directory; choose another place",
     errno.EEXIST: "a file lies where a directory is needed; choose another place",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
@@ -42,8 +47,14 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes ``path``: an OSError becomes a WriteError that names it, in one line."""
+    """Around what writes ``path``: an OSError becomes a WriteError that names it, in one line.
+
+    Raises:
+        WriteError: that is not possible, or ``path`` lies in a folder that ``same_place`` no longer
+            finds where it was.
+    """
     try:
+        _check_places(path)
         yield
     except WriteError:
         raise
@@ -53,6 +64,34 @@ def writing(path: Path) -> Iterator[None]:
         failure = WriteError(f"{path}: cannot be written: {reason}")
         failure.errno = error.errno
         raise failure from None
+
+
+_places: dict[Path, tuple[int, int]] = {}  # of ``same_place``: device and inode
+
+
+@contextmanager
+def same_place(folder: Path) -> Iterator[None]:
+    """Within it nothing is written below ``folder`` once another folder lies at its path, or none:
+    after its file system was unmounted, files would be made on the one beneath, and hidden by the
+    next mount."""
+    folder = folder.resolve()
+    _places[folder] = _identity(folder)
+    try:
+        yield
+    finally:
+        del _places[folder]
+
+
+def _check_places(path: Path) -> None:
+    path = path.resolve()
+    for folder, identity in _places.copy().items():
+        if folder in (path, *path.parents) and _identity(folder) != identity:
+            raise FileNotFoundError(errno.ENOENT, "another folder lies there", str(folder))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def make_directory(path: Path) -> None:
@@ -103,11 +142,13 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.new")
     with writing(path):
         try:
+            if fresh.is_symlink():
+                fresh.unlink()  # or it would lead what is written elsewhere
             yield fresh
             fresh.replace(path)
         except BaseException:
-            if fresh.is_file():
-                fresh.unlink()  # half of a file takes space and tells nothing
+            with suppress(OSError):  # half of a file takes space and tells nothing
+                fresh.unlink(missing_ok=True)
             raise
 
 
