@@ -29,6 +29,7 @@ _REASONS = {
     **dict.fromkeys(_UNREACHABLE, "the disk or its server does not answer; " + _BRING_BACK),
     errno.ENOTDIR: "a part of that path is a file, not a directory; choose another place",
     errno.EEXIST: "a file lies where a directory is needed; choose another place",
+    errno.ELOOP: "a link leads out of the folder, or to itself; put a folder or file in its place",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
 }
 
@@ -71,10 +72,10 @@ _places: dict[Path, tuple[int, int]] = {}  # of ``same_place``: device and inode
 
 @contextmanager
 def same_place(folder: Path) -> Iterator[None]:
-    """Within it nothing is written below ``folder`` once another folder lies at its path, or none:
-    after its file system was unmounted, files would be made on the one beneath, and hidden by the
-    next mount."""
-    folder = folder.resolve()
+    """Within it nothing is written below ``folder`` by a link that leads out of it, nor once
+    another folder lies at its path, or none: after its file system was unmounted, files would be
+    made on the one beneath, and hidden by the next mount."""
+    folder = Path(os.path.abspath(folder))
     _places[folder] = _identity(folder)
     try:
         yield
@@ -83,10 +84,14 @@ def same_place(folder: Path) -> Iterator[None]:
 
 
 def _check_places(path: Path) -> None:
-    path = path.resolve()
+    path = Path(os.path.abspath(path))
     for folder, identity in _places.copy().items():
-        if folder in (path, *path.parents) and _identity(folder) != identity:
+        if folder not in (path, *path.parents):
+            continue
+        if _identity(folder) != identity:
             raise FileNotFoundError(errno.ENOENT, "another folder lies there", str(folder))
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise OSError(errno.ELOOP, "a link there leads out of its folder", str(path))
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -170,9 +175,9 @@ def whole_directory(
         CheckpointError: something else lies at ``path``.
         WriteError: no space, no permission; what lies there is kept.
     """
-    path = Path(path).resolve()
+    given, path = Path(path), Path(path).resolve()
     stale = _beside(path, "old")
-    with writing(path):
+    with writing(given):
         fresh = _begun(path, kind, marker, is_part)
         try:
             yield fresh
