@@ -14,6 +14,11 @@ from typing import Any
 
 from pdrec_fast.errors import CheckpointError, WriteError
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 _NO_SPACE = "no space is left there; make room and do the same again: a run continues where it was"
 _BRING_BACK = "once it is back, do the same again: a run continues where it was"
 _NAMES = ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
@@ -172,7 +177,7 @@ def whole_directory(
         is_part: whether a file of an existing directory belongs to this kind.
 
     Raises:
-        CheckpointError: something else lies at ``path``.
+        CheckpointError: something else lies at ``path``, or another process is writing it.
         WriteError: no space, no permission; what lies there is kept.
     """
     given, path = Path(path), Path(path).resolve()
@@ -180,13 +185,14 @@ def whole_directory(
     with writing(given):
         fresh = _begun(path, kind, marker, is_part)
         try:
-            yield fresh
-            for written in (*fresh.iterdir(), fresh):
-                sync(written)
-            if path.exists():
-                os.rename(path, stale)
-            os.rename(fresh, path)
-            sync(path.parent)
+            with _claimed(fresh, path):
+                yield fresh
+                for written in (*fresh.iterdir(), fresh):
+                    sync(written)
+                if path.exists():
+                    os.rename(path, stale)
+                os.rename(fresh, path)
+                sync(path.parent)
         except (Exception, KeyboardInterrupt):
             with suppress(OSError):  # leave what was there before, and nothing else
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -207,11 +213,39 @@ def _begun(path: Path, kind: str, marker: str, is_part: Callable[[Path], bool]) 
             f"{path}: holds files that no saved {kind} consists of and will not be replaced; "
             "choose another directory"
         )
-    for leftover in (fresh, stale):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    if fresh.exists():
+        with _claimed(fresh, path):
+            shutil.rmtree(fresh)
+    if stale.exists():
+        shutil.rmtree(stale)
     fresh.mkdir()
     return fresh
+
+
+@contextmanager
+def _claimed(fresh: Path, path: Path) -> Iterator[None]:
+    """Within it no other process takes what is being written for a leftover.
+
+    Raises:
+        CheckpointError: another process is writing there.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{path}: another process is writing it; wait until it has ended, or write "
+                "elsewhere"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks: as before there were any
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_own_file(file: Path, folder: Path) -> bool:

@@ -289,3 +289,60 @@ def test_what_is_read_names_the_place(bad: float) -> None:
     model = encoder(epochs=1).fit(DATA, progress=False)
     with pytest.raises(ValueError, match=r"times: .* not a finite number"):
         model.recommend(history=DATA.item_ids[:2], times=[1.0, bad], k=3)
+
+
+def interactions(rows: list[list[int]]) -> pf.Interactions:
+    users = [f"u{user}" for user, row in enumerate(rows) for _ in row]
+    items = [item for row in rows for item in row]
+    return pf.Interactions.from_arrays(users, items, np.arange(len(users), dtype=float))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[user % 7] for user in range(10)] + [[0, 1, 2, user % 4 + 3] for user in range(20)],
+        [list(range(5 * user, 5 * user + 5)) for user in range(30)],
+        [list(range(9))],
+        [list(range(5)) for _ in range(9)],
+        [list(range(20_000)), *([user, user + 1, user + 2] for user in range(20))],
+    ],
+    ids=["users of one item", "items of one user", "one user", "all seen", "a long row"],
+)
+@pytest.mark.parametrize("kind", ["encoder", "diffusion", "linear", "item-knn"])
+def test_odd_shapes_of_data(kind: str, rows: list[list[int]]) -> None:
+    data = interactions(rows)
+    split = pf.leave_one_out(data)
+    make = {
+        "encoder": lambda: encoder(epochs=1).fit(split, progress=False),
+        "diffusion": lambda: diffusion(epochs=1).fit(split, progress=False),
+        "linear": lambda: pf.LinearDenoiser(max_size=64).fit(split),
+        "item-knn": lambda: pf.ItemKNN().fit(split),
+    }
+    model: Any = make[kind]()
+    for metrics in pf.evaluate(model, split, protocols=["full"])["full"].values():
+        assert all(0 <= value <= 1 for value in metrics.values())
+    assert torch.isfinite(model.scores(split.train.histories())).all()
+    if kind in ("encoder", "diffusion"):
+        assert not np.isnan(model.recommend(["u0"], 2).scores).any()
+
+
+@pytest.mark.parametrize("rows", [[[0], [1]], [[1, 1, 1]] * 3])
+def test_data_of_which_nothing_can_be_learned(rows: list[list[int]]) -> None:
+    with pytest.raises(pf.DataError, match=r"nothing to evaluate|there is no next item to learn"):
+        encoder(epochs=1).fit(pf.leave_one_out(interactions(rows)), progress=False)
+
+
+def test_nothing_at_all(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("user_id,item_id\n")
+    for read in (
+        lambda: pf.Interactions.from_arrays([], [], []),
+        lambda: pf.Interactions.from_frame({"user_id": [], "item_id": []}),
+        lambda: pf.Interactions.from_file(tmp_path / "none.csv"),
+    ):
+        with pytest.raises(pf.DataError, match="no records, only column names"):
+            read()
+    model = encoder(epochs=1).fit(DATA, progress=False)
+    assert model.recommend([], 2).scores.shape == (0, 2)
+    assert model.scores_for([]).shape == (0,)
+    assert model.similar_items([], 2)[0].shape == (0, 2)
+    assert (model.recommend(DATA.user_ids[:1], 2, items=[]).scores == -np.inf).all()

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pdrec_fast as pf
 from pdrec_fast import cli
-from pdrec_fast.files import writing
+from pdrec_fast.files import whole_directory, writing
+from pdrec_fast.fitting.bundle import MANIFEST, read_bundle, write_bundle
 from pdrec_fast.sole_user import LOCK, sole_user
 
 DATA = pf.synthetic(n_users=40, n_items=150, seed=0)
@@ -201,6 +203,20 @@ def test_two_processes_on_one_run(
         cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith(r"a\nb.csv: no such file")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such locks on Windows")
+def test_two_that_save_to_one_place(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "model", {"weights": {"w": torch.arange(3)}}
+    with whole_directory(path, "model", MANIFEST, lambda _: True) as fresh:
+        (fresh / MANIFEST).write_text("{}")
+        with pytest.raises(pf.CheckpointError, match="model: another process is writing it; wait"):
+            write_bundle(path, "model", {}, tensors)
+    assert (path / MANIFEST).read_text() == "{}"
+    (tmp_path / ".model.new").mkdir()  # of a process that was killed
+    write_bundle(path, "model", {}, tensors)
+    assert torch.equal(read_bundle(path, "model")[1]["weights"]["w"], torch.arange(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
