@@ -5,8 +5,8 @@
 Every parameter of every encoder, of the diffusion models and of the other guides becomes NaN or
 infinite in the midst of its training, one place at a time; every one is trained with learning
 rates that are far too high. What is allowed is one line that says where, or a model of numbers
-alone, whose scores are numbers; anything else is a fault, and the exit status is 1 then. About an
-hour on two processors; ``--only NAME`` takes one model.
+alone, whose scores are numbers; anything else is a fault, and the exit status is 1 then. ``--only``
+takes those whose names begin so, such as "sasrec, bce".
 """
 
 from __future__ import annotations

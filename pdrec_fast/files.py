@@ -104,6 +104,13 @@ def _identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def check_there(path: Path) -> None:
+    """Raises WriteError unless what was written to ``path``, or is left of it, is there."""
+    with writing(path):
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "it is gone", str(path))
+
+
 def make_directory(path: Path) -> None:
     """Make a directory and its parents where they are not there.
 

@@ -40,7 +40,8 @@ def reserved_directory(
     marker = out / f"{kind}.json"
     with writing(out):  # a name that is too long, or a folder that may not be entered
         if not marker.exists():
-            _check_free(out, kind, {beside, LOCK})
+            # The last, where a process was killed before it had reserved anything.
+            _check_free(out, kind, {beside, LOCK, f".{marker.name}.new"})
     with sole_user(out, kind):
         _mark(out, kind, description)
         yield

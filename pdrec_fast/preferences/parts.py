@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import check_there
 from pdrec_fast.fitting.bundle import save_tensors
 from pdrec_fast.part_jobs import (
     JOB,
@@ -60,6 +61,7 @@ def write_parts(
     n_own = len(parts[rank or 0 :: world or 1])
     with tqdm(total=n_own, desc="preferences", unit="part", disable=not progress) as bar:
         do_parts(parts, write, rank, world, bar)
+    check_there(folder)
     if n_missing(parts):
         return False
     remove_leftovers(folder)

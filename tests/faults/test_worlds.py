@@ -205,6 +205,38 @@ def test_two_processes_on_one_run(
     assert capsys.readouterr().err.splitlines()[-1].endswith(r"a\nb.csv: no such file")
 
 
+@pytest.mark.parametrize("what", ["recommend", "preferences"])
+def test_a_folder_of_parts_that_vanishes(what: str, tmp_path: Path) -> None:
+    place, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
+    place.mkdir()
+    model = pf.DiffRec(hidden=(6,), epochs=1, device="cpu").fit(DATA, progress=False)
+
+    class Vanishing(pf.DiffRec):
+        def scores(self, histories: Any, items: Any = None) -> torch.Tensor:
+            if place.exists() and 20 in histories.users:
+                place.rename(elsewhere)
+            return super().scores(histories, items)
+
+    def job(scorer: pf.DiffRec) -> bool:
+        if what == "recommend":
+            return scorer.recommend_to_file(place / "all.csv", k=3, part_size=16, progress=False)
+        options: dict[str, Any] = {"top_m": 3, "n_draws": 4, "progress": False}
+        return pf.Preferences.infer_parts(
+            scorer, DATA, place / "parts", part_size=16, block_size=16, **options
+        )
+
+    vanishing = Vanishing(model.config, device="cpu")
+    vars(vanishing).update(vars(model))
+    vanishing._chain = None
+    with pytest.raises(pf.WriteError, match="its folder is gone; once it is back, do the same"):
+        job(vanishing)
+    assert not place.exists()
+    elsewhere.rename(place)
+    for claim in place.rglob("*.claim"):  # of a process that has ended, as a new one would see
+        claim.unlink()
+    assert job(model)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no such locks on Windows")
 def test_two_that_save_to_one_place(tmp_path: Path) -> None:
     path, tensors = tmp_path / "model", {"weights": {"w": torch.arange(3)}}
