@@ -10,7 +10,7 @@ from torch import nn
 from pdrec_fast.errors import NonFiniteLossError
 
 LARGEST_WEIGHT = 1e18
-"""Squares of more than that, and with them norms, are infinite in float32."""
+"""Sums of squares of more than that, and with them norms, come to the end of float32."""
 
 
 def largest(tensor: torch.Tensor) -> float:
