@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+LARGEST = 1e30  # products and sums of such numbers are still finite in float32
+
 
 def check_choices(config: Any, **choices: Sequence[str]) -> None:
     """Each named setting is one of its choices."""
@@ -16,15 +18,18 @@ def check_choices(config: Any, **choices: Sequence[str]) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each named setting is above 0, and finite."""
+    """Each named setting is above 0, and neither so small nor so large that float32 loses it."""
     for name in names:
         _check_finite(config, name)
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+        if value < 1 / LARGEST:
+            raise ValueError(f"{name} must be at least {1 / LARGEST:g}, got {value}")
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Each named setting is 0 or more, and finite."""
+    """Each named setting is 0 or more, and at most ``LARGEST``."""
     for name in names:
         _check_finite(config, name)
         if not getattr(config, name) >= 0:
@@ -32,7 +37,7 @@ def check_not_negative(config: Any, *names: str) -> None:
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Each named setting is at least 1, and finite."""
+    """Each named setting is at least 1, and at most ``LARGEST``."""
     for name in names:
         _check_finite(config, name)
         if not getattr(config, name) >= 1:
@@ -86,3 +91,5 @@ def _is_whole(value: Any) -> bool:
 def _check_finite(config: Any, name: str) -> None:
     if math.isinf(getattr(config, name)):
         raise ValueError(f"{name} must be finite, got {getattr(config, name)}")
+    if getattr(config, name) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(config, name)}")

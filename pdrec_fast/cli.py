@@ -27,7 +27,7 @@ from pdrec_fast.commands.recommend import recommend
 from pdrec_fast.commands.warmup import warmup
 from pdrec_fast.demo import run_demo
 from pdrec_fast.encoders import ENCODERS
-from pdrec_fast.errors import CheckpointError, PDRecError, RankLostError
+from pdrec_fast.errors import CheckpointError, PDRecError, RankLostError, printable
 from pdrec_fast.evaluation import Popularity, Results, format_results, format_sets
 from pdrec_fast.evaluation import evaluate as evaluate_model
 from pdrec_fast.pipeline import (
@@ -91,11 +91,19 @@ def _tell(error: Exception) -> None:
     """One line for an error; of a job's processes one tells what several have met."""
     rank, _ = launched()
     if not rank:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_line_of(error)}", file=sys.stderr)
     elif not isinstance(error, RankLostError):
         # Where the first process has met it too, torchrun ends this one meanwhile.
         time.sleep(_FIRST_TELLS)
-        print(f"error in process {rank}: {error}", file=sys.stderr)
+        print(f"error in process {rank}: {_line_of(error)}", file=sys.stderr)
+
+
+def _line_of(error: Exception) -> str:
+    """What an error says, in one line, with the system's errors as the package's own: the file
+    first."""
+    if isinstance(error, OSError) and not isinstance(error, PDRecError) and error.filename:
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(str(error))
 
 
 @app.callback(invoke_without_command=True)

@@ -1,5 +1,7 @@
 """Errors that a user can act on. Each message names the place and says what to do."""
 
+from __future__ import annotations
+
 
 class PDRecError(Exception):
     """Above every error of this package's own; wrong arguments are plain ``ValueError``s.
@@ -48,11 +50,29 @@ class MissingExtraError(PDRecError, ImportError):
 
 
 class NonFiniteScoresError(PDRecError, ValueError):
-    """A model's scores are NaN: it has diverged, or its inputs are not finite."""
+    """A model's scores are NaN: it has diverged, or its inputs are not finite.
+
+    Attributes:
+        row: of the scores in which the first one is, where that is known.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+    @classmethod
+    def of_user(cls, scorer: object, user: object) -> NonFiniteScoresError:
+        """The error of a scorer whose scores for a user (raw id) are NaN."""
+        return cls(
+            f"{type(scorer).__name__}: the scores for user {str(user)!r} are NaN and rank nothing; "
+            "a model that gives such scores has diverged (train it anew with a lower learning "
+            "rate), or reads numbers that are not finite"
+        )
 
 
 class NonFiniteLossError(PDRecError, FloatingPointError):
-    """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint."""
+    """A NaN or infinite loss or weight; names the epoch, the step and the last good checkpoint, or
+    the weights that are not saved."""
 
 
 class ExportError(PDRecError, ValueError):

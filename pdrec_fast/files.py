@@ -14,16 +14,27 @@ from typing import Any
 
 from pdrec_fast.errors import CheckpointError, WriteError
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 _NO_SPACE = "no space is left there; make room and do the same again: a run continues where it was"
+_BRING_BACK = "once it is back, do the same again: a run continues where it was"
+_NAMES = ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
+_UNREACHABLE = [getattr(errno, name) for name in _NAMES if hasattr(errno, name)]
 _REASONS = {
     errno.ENOSPC: _NO_SPACE,
     getattr(errno, "EDQUOT", errno.ENOSPC): _NO_SPACE.replace("space", "quota"),
     errno.EFBIG: "a file would be larger than is allowed here (ulimit -f); raise the limit",
-    errno.EROFS: "the file system is read-only; choose another place",
-    errno.EACCES: "there is no permission to write there; choose another place",
-    errno.EPERM: "there is no permission to write there; choose another place",
+    errno.EROFS: "the file system is read-only; make it writable, or choose another place",
+    errno.EACCES: "there is no permission to write there; allow it, or choose another place",
+    errno.EPERM: "there is no permission to write there; allow it, or choose another place",
+    errno.ENOENT: "its folder is gone; " + _BRING_BACK,
+    **dict.fromkeys(_UNREACHABLE, "the disk or its server does not answer; " + _BRING_BACK),
     errno.ENOTDIR: "a part of that path is a file, not a directory; choose another place",
     errno.EEXIST: "a file lies where a directory is needed; choose another place",
+    errno.ELOOP: "a link leads out of the folder, or to itself; put a folder or file in its place",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
 }
 
@@ -42,8 +53,14 @@ def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around what writes ``path``: an OSError becomes a WriteError that names it, in one line."""
+    """Around what writes ``path``: an OSError becomes a WriteError that names it, in one line.
+
+    Raises:
+        WriteError: that is not possible, or ``path`` lies in a folder that ``same_place`` no longer
+            finds where it was.
+    """
     try:
+        _check_places(path)
         yield
     except WriteError:
         raise
@@ -53,6 +70,45 @@ def writing(path: Path) -> Iterator[None]:
         failure = WriteError(f"{path}: cannot be written: {reason}")
         failure.errno = error.errno
         raise failure from None
+
+
+_places: dict[Path, tuple[int, int]] = {}  # of ``same_place``: device and inode
+
+
+@contextmanager
+def same_place(folder: Path) -> Iterator[None]:
+    """Within it nothing is written below ``folder`` by a link that leads out of it, nor once
+    another folder lies at its path, or none: after its file system was unmounted, files would be
+    made on the one beneath, and hidden by the next mount."""
+    folder = Path(os.path.abspath(folder))
+    _places[folder] = _identity(folder)
+    try:
+        yield
+    finally:
+        del _places[folder]
+
+
+def _check_places(path: Path) -> None:
+    path = Path(os.path.abspath(path))
+    for folder, identity in _places.copy().items():
+        if folder not in (path, *path.parents):
+            continue
+        if _identity(folder) != identity:
+            raise FileNotFoundError(errno.ENOENT, "another folder lies there", str(folder))
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise OSError(errno.ELOOP, "a link there leads out of its folder", str(path))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def check_there(path: Path) -> None:
+    """Raises WriteError unless what was written to ``path``, or is left of it, is there."""
+    with writing(path):
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "it is gone", str(path))
 
 
 def make_directory(path: Path) -> None:
@@ -103,11 +159,13 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.new")
     with writing(path):
         try:
+            if fresh.is_symlink():
+                fresh.unlink()  # or it would lead what is written elsewhere
             yield fresh
             fresh.replace(path)
         except BaseException:
-            if fresh.is_file():
-                fresh.unlink()  # half of a file takes space and tells nothing
+            with suppress(OSError):  # half of a file takes space and tells nothing
+                fresh.unlink(missing_ok=True)
             raise
 
 
@@ -126,21 +184,22 @@ def whole_directory(
         is_part: whether a file of an existing directory belongs to this kind.
 
     Raises:
-        CheckpointError: something else lies at ``path``.
+        CheckpointError: something else lies at ``path``, or another process is writing it.
         WriteError: no space, no permission; what lies there is kept.
     """
-    path = Path(path).resolve()
+    given, path = Path(path), Path(path).resolve()
     stale = _beside(path, "old")
-    with writing(path):
+    with writing(given):
         fresh = _begun(path, kind, marker, is_part)
         try:
-            yield fresh
-            for written in (*fresh.iterdir(), fresh):
-                sync(written)
-            if path.exists():
-                os.rename(path, stale)
-            os.rename(fresh, path)
-            sync(path.parent)
+            with _claimed(fresh, path):
+                yield fresh
+                for written in (*fresh.iterdir(), fresh):
+                    sync(written)
+                if path.exists():
+                    os.rename(path, stale)
+                os.rename(fresh, path)
+                sync(path.parent)
         except (Exception, KeyboardInterrupt):
             with suppress(OSError):  # leave what was there before, and nothing else
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -161,11 +220,45 @@ def _begun(path: Path, kind: str, marker: str, is_part: Callable[[Path], bool]) 
             f"{path}: holds files that no saved {kind} consists of and will not be replaced; "
             "choose another directory"
         )
-    for leftover in (fresh, stale):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    if fresh.exists():
+        with _claimed(fresh, path):
+            shutil.rmtree(fresh)
+    if stale.exists():
+        shutil.rmtree(stale)
     fresh.mkdir()
     return fresh
+
+
+@contextmanager
+def _claimed(fresh: Path, path: Path) -> Iterator[None]:
+    """Within it no other process takes what is being written for a leftover.
+
+    Raises:
+        CheckpointError: another process is writing there.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(fresh, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{path}: another process is writing it; wait until it has ended, or write "
+                "elsewhere"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks: as before there were any
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_own_file(file: Path, folder: Path) -> bool:
+    """Whether a file that a card or manifest names lies in the folder itself: a plain name, and no
+    link that leads elsewhere."""
+    return file.parent == folder and file.name not in ("", "..") and not file.is_symlink()
 
 
 def remove_directory(path: str | Path) -> None:

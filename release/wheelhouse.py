@@ -34,7 +34,8 @@ def own_wheel(folder: Path) -> Path:
 
 
 def gather(requirements: Sequence[str], out: Path, options: Sequence[str] = ()) -> None:
-    """Download wheels of the requirements and of all that they need, and write their hashes.
+    """Download wheels of the requirements and of all that they need, write their hashes, and let
+    pip verify them.
 
     Args:
         requirements: as pip takes them: names with versions, or paths of wheels with extras.
@@ -43,12 +44,29 @@ def gather(requirements: Sequence[str], out: Path, options: Sequence[str] = ()) 
 
     Raises:
         SystemExit: two versions of a distribution lie in the folder.
-        CalledProcessError: pip failed, and has said why.
+        CalledProcessError: pip failed, or would not install by the hashes, and has said why.
     """
     out.mkdir(parents=True, exist_ok=True)
     pip = (sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--quiet")
     subprocess.run([*pip, "--dest", str(out), *options, *requirements], check=True)
     (out / "requirements.txt").write_text(pinned(out))
+    verify(out)
+
+
+def verify(folder: Path) -> None:
+    """Ask pip whether it would install all of the folder by its hashes, without an index.
+
+    Raises:
+        CalledProcessError: it would not, and has said why.
+    """
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"),
+            *("--no-index", "--require-hashes", "--quiet", "--find-links", str(folder)),
+            *("-r", str(folder / "requirements.txt")),
+        ],
+        check=True,
+    )
 
 
 def pinned(folder: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from pdrec_fast.errors import CheckpointError, WriteError
-from pdrec_fast.files import make_directory, write_json, write_text
+from pdrec_fast.files import make_directory, replacing, write_json, write_text
 from pdrec_fast.fitting import bundle
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
 
@@ -52,9 +52,8 @@ def test_a_place_that_is_none_is_named(write: Callable[[Path], None], tmp_path: 
 def test_a_full_disk_leaves_the_text_that_was_there(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": 1})
     before = (tmp_path / "a.json").read_text()
-    (tmp_path / ".a.json.new").symlink_to("/dev/full")
-    with pytest.raises(WriteError) as error:
-        write_json(tmp_path / "a.json", {"a": 2})
+    with pytest.raises(WriteError) as error, replacing(tmp_path / "a.json"):
+        Path("/dev/full").write_text("more")
     assert "no space" in one_line(error, tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text() == before
 
@@ -140,7 +139,7 @@ def test_a_run_that_finds_no_room_continues_by_the_same_command(tmp_path: Path) 
         f"error: {out / 'diffusion.checkpoint'}: cannot be written: a file would"
     )
     assert "Traceback" not in refused.stderr
-    assert [file.name for file in out.iterdir()] == ["run.json"]
+    assert sorted(file.name for file in out.iterdir()) == [".lock", "run.json"]
     finished = run(1 << 30)
     assert finished.returncode == 0, finished.stderr
     assert (out / "metrics.json").exists()

@@ -18,7 +18,10 @@ LAYERS = [
         *("operands", "ragged", "settings", "thread_pool"),
     },
     {"files"},
-    {"buffers", "build_info", "part_jobs", "profiling", "random_keys", "settings_format"},
+    {
+        *("buffers", "build_info", "part_jobs", "profiling"),
+        *("random_keys", "settings_format", "sole_user"),
+    },
     {"ranks"},
     {"reference", "kernels", "_C"},
     {"ops"},

@@ -10,7 +10,7 @@ from typing import Any
 import pdrec_fast as pf
 from bench.fuzz.properties import Target, refused_as, require
 from pdrec_fast.errors import DataError, PDRecError
-from pdrec_fast.pipeline.run_directory import reserve_directory
+from pdrec_fast.pipeline.run_directory import reserved_directory
 from pdrec_fast.presets.tuned import FOLDER, preset_of, read_tuned
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies.load import load_studies
@@ -46,8 +46,8 @@ def _tuned(content: bytes, folder: Path) -> None:
 def _run_file(content: bytes, folder: Path) -> None:
     """Of a run's folder with this ``run.json``: whether another run may use it."""
     (folder / "run.json").write_bytes(content)
-    with refused_as(PDRecError):
-        reserve_directory(folder, "run", _described())
+    with refused_as(PDRecError), reserved_directory(folder, "run", _described()):
+        pass
 
 
 def _described() -> dict[str, Any]:

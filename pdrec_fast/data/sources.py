@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from pdrec_fast.errors import DataError, MissingExtraError
 
@@ -24,6 +24,8 @@ KINDS = (*_TEXT, *PARQUET, *ARROW)
 COMPRESSIONS = (".gz", ".zst", ".zip")
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip", b"PAR1": "Parquet"}
+_MOST_TIMES = 100  # text of records is a twentieth of its size at best
+_ALWAYS_UNPACKED = 1 << 28  # bytes, however small the file
 # What gzip, zipfile and the methods of a .zip raise for bytes that they cannot read.
 _DAMAGED = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _SUFFIX_OF = {"gzip": "{name}.gz", "zstd": "{name}.zst", "zip": "{name}.zip"}
@@ -64,8 +66,8 @@ class Source:
                 yield file
             return
         try:
-            with _decompressed(self) as file:
-                yield file
+            with open(self.path, "rb") as packed, _unpacked(self, packed) as file:
+                yield io.BufferedReader(_Bounded(file, packed, self.path), 1 << 20)
         except (FileNotFoundError, PermissionError):
             raise
         except _DAMAGED as error:
@@ -155,11 +157,11 @@ def _known() -> str:
     )
 
 
-def _decompressed(source: Source) -> BinaryIO:
+def _unpacked(source: Source, packed: BinaryIO) -> BinaryIO:
     if source.compression == ".gz":
-        return gzip.open(source.path)  # type: ignore[return-value]
+        return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
     if source.compression == ".zip":
-        archive = zipfile.ZipFile(source.path)
+        archive = zipfile.ZipFile(packed)
         return archive.open(_member(archive, source.path))  # type: ignore[return-value]
     try:
         import pyarrow
@@ -167,11 +169,44 @@ def _decompressed(source: Source) -> BinaryIO:
         raise MissingExtraError(
             f"{source.path}: reading .zst needs pyarrow; pip install pdrec_fast[frames]"
         ) from error
-    try:
-        with pyarrow.OSFile(str(source.path)) as file:
-            return io.BytesIO(pyarrow.CompressedInputStream(file, "zstd").read())
-    except OSError as error:
-        raise EOFError(str(error)) from None
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(packed), "zstd")
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file unpacks to, refused where that is far more than records ever are: a
+    few megabytes can hold terabytes of zeros.
+
+    Args:
+        unpacked: what is read.
+        packed: what ``unpacked`` reads.
+
+    Raises:
+        DataError: on reading.
+    """
+
+    def __init__(self, unpacked: BinaryIO, packed: BinaryIO, path: Path) -> None:
+        self._unpacked, self._packed, self._path = unpacked, packed, path
+        self._n_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._unpacked.read(len(buffer))
+        self._n_read += len(piece)
+        if self._n_read > max(_MOST_TIMES * self._packed.tell(), _ALWAYS_UNPACKED):
+            raise DataError(
+                f"{self._path}: unpacks to more than {_MOST_TIMES} times its size, as no file of "
+                "records does; if it is one, unpack it and give that file"
+            )
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def readall(self) -> bytes:
+        pieces = bytearray()
+        while piece := self.read(1 << 20):
+            pieces += piece
+        return bytes(pieces)
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:

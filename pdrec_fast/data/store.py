@@ -25,6 +25,7 @@ _IDS = {"int64": ".npy", "str": ".parquet"}
 _FILE = re.compile(
     r"store\.json|(item_ids|part-\d{5}\.(indptr|items|timestamps|user_ids))\.(npy|parquet)"
 )
+_PART = re.compile(r"part-\d{5}")
 _REPAIR = "the store is damaged or half copied; write it again"
 
 
@@ -134,6 +135,8 @@ def _read_card(path: Path) -> _Card:
             raise DataError(
                 f"{file}: version {card['version']!r} of the format; this package reads {VERSION}"
             )
+        if unlike := [part["name"] for part in card["parts"] if not _PART.fullmatch(part["name"])]:
+            raise DataError(f"{file}: {unlike[0]!r} is no name of a part, such as part-00000")
         parts = [_Part(part["name"], part["n_users"], part["n_records"]) for part in card["parts"]]
         found = _Card(
             folder, card["user_ids"], card["item_ids"], card["n_items"], card["timestamps"],
@@ -168,6 +171,7 @@ def _open_part(
 
 
 def _map(file: Path, dtype: type, length: int) -> np.ndarray:
+    _check_own(file)
     try:
         array = _array(file, mapped=length > 0)
     except Exception as error:  # whatever Python's own parsers raise for a damaged header
@@ -178,6 +182,12 @@ def _map(file: Path, dtype: type, length: int) -> np.ndarray:
             f"{np.dtype(dtype)} [{length}]; {_REPAIR}"
         )
     return array
+
+
+def _check_own(file: Path) -> None:
+    """Raises DataError where a file is a link, which may lead out of the store."""
+    if file.is_symlink():
+        raise DataError(f"{file}: is a link, and a store has files; copy them into it")
 
 
 def _array(file: Path, mapped: bool) -> np.ndarray:
@@ -196,6 +206,7 @@ def _read_ids(base: Path, kind: str, length: int) -> np.ndarray:
     if kind == "int64":
         ids = _map(file, np.int64, length)
     else:
+        _check_own(file)
         parquet = _parquet(file)
         try:
             names = parquet.read_table(file, columns=[ID_COLUMN]).column(0).to_pylist()

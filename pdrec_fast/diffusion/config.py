@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pdrec_fast.checks import (
+    LARGEST,
     check_choices,
     check_counts,
     check_dropout,
@@ -141,9 +141,10 @@ class DiffusionConfig:
         check_counts(self, "time_embedding", "cut_every")
         if not (self.hidden and all(isinstance(n, int) and n >= 1 for n in self.hidden)):
             raise ValueError(f"hidden must be one or more widths of at least 1, got {self.hidden}")
-        if not 0 <= self.w_min <= self.w_max < math.inf:
+        if not 0 <= self.w_min <= self.w_max <= LARGEST:
             raise ValueError(
-                f"need 0 <= w_min <= w_max, got w_min={self.w_min}, w_max={self.w_max}"
+                f"need 0 <= w_min <= w_max <= {LARGEST:g}, got w_min={self.w_min}, "
+                f"w_max={self.w_max}"
             )
         if self.likelihood == "multinomial" and (
             self.prediction != "x0" or self.sampling_steps or self.sampling_noise

@@ -30,6 +30,7 @@ from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import Contents
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.finite import check_parameters
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.warm_start import (
@@ -279,6 +280,7 @@ class DiffRec(SavedRecommender):
         """What the bundle of a model that this guides keeps of it: JSON values, and tensors by
         file."""
         denoiser = self.fitted_denoiser()
+        check_parameters(denoiser, self.name)
         meta = {
             "format": FORMAT,
             "config": asdict(self.config),

@@ -30,7 +30,6 @@ from pdrec_fast.isolation import own_settings
 from pdrec_fast.ops.selection.project import rows_per_block
 
 _LEAST_LEFT = 0.01
-_LARGEST_RIDGE = 1e30
 _NEGLIGIBLE = 1e-7  # weight of a step back, relative to the latest
 
 
@@ -62,8 +61,6 @@ class LinearConfig:
         check_ratios(self, "decay")
         check_integers(self, "neighbors", "max_size")
         check_counts(self, "neighbors", "max_size")
-        if self.ridge > _LARGEST_RIDGE:
-            raise ValueError(f"ridge must be at most {_LARGEST_RIDGE:g}, got {self.ridge}")
 
 
 class LinearDenoiser(ItemMatrix):

@@ -34,6 +34,7 @@ from pdrec_fast.errors import CheckpointError, NotFittedError, one_line
 from pdrec_fast.evaluation import Evaluator
 from pdrec_fast.fitting.bundle import Contents
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.finite import check_parameters
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import LoopConfig, SelectBy, run_loop
 from pdrec_fast.fitting.optimizer import load_optimizer_state, optimizer_state, with_state
@@ -266,6 +267,7 @@ class NetworkRecommender(SavedRecommender):
         """What the bundle of a model that this guides keeps of it: JSON values, and tensors by
         file."""
         network = self.fitted_network()
+        check_parameters(network, self.name)
         assert self.trained_items is not None
         assert self.item_ids is not None
         meta = {

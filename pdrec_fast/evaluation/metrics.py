@@ -219,7 +219,8 @@ def _nan_error(target_scores: torch.Tensor, scores: torch.Tensor) -> NonFiniteSc
     case, column = values.isnan().nonzero()[0].tolist()
     return NonFiniteScoresError(
         f"{name} of case {case} is NaN (column {column}); a model that gives NaN scores has "
-        "diverged and cannot be ranked"
+        "diverged and cannot be ranked",
+        case,
     )
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from pdrec_fast.data import Holdout, Split
 from pdrec_fast.data.splits import named_users
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation.metrics import CUTOFFS, Ranks, summarize
 from pdrec_fast.evaluation.popularity import Popularity
 from pdrec_fast.evaluation.sampling import PAPER_NEGATIVES, can_sample, sample_negatives
@@ -81,7 +82,8 @@ class Evaluator:
         Raises:
             ValueError: no such protocol or split, no user with 99 unobserved items (``paper``;
                 where some have fewer, these are left out with a warning), or scores of a wrong
-                shape or with NaN.
+                shape.
+            NonFiniteScoresError: scores are NaN; names the user. Infinite ones rank first or last.
         """
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol={protocol!r}; choose one of {list(PROTOCOLS)}")
@@ -98,12 +100,18 @@ class Evaluator:
             own = axis.share(len(holdout))
             rank = rank_by_shards if sharded else rank_in_corpus
             ranks = Ranks.nothing()
-            if axis.size == 1 or own.start < own.stop:
-                if protocol == "full":
-                    ranks = rank(scorer, holdout[own], data.target_items, block_size=blocks)
-                else:
-                    negatives = self.negatives(on)[own]
-                    ranks = rank_among(scorer, holdout[own], negatives, block_size=blocks)
+            try:
+                if axis.size == 1 or own.start < own.stop:
+                    if protocol == "full":
+                        ranks = rank(scorer, holdout[own], data.target_items, block_size=blocks)
+                    else:
+                        negatives = self.negatives(on)[own]
+                        ranks = rank_among(scorer, holdout[own], negatives, block_size=blocks)
+            except NonFiniteScoresError as error:
+                if error.row is None:
+                    raise
+                user = data.user_ids[holdout[own].users[error.row]]
+                raise NonFiniteScoresError.of_user(scorer, user) from None
             return gathered_ranks(ranks, axis)
 
     def all_ranks(

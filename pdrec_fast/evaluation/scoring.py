@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from pdrec_fast.data import Histories, Holdout
 from pdrec_fast.data.catalogue import Catalogue
 from pdrec_fast.data.histories import check_catalogue
 from pdrec_fast.devices import off_cpu
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation.metrics import Ranks, rank_counts, rank_counts_of_sums
 from pdrec_fast.evaluation.tiles import CASES_PER_TILE, rank_in_tiles, ranks_in_tiles
 from pdrec_fast.evaluation.vectors import VectorScorer
@@ -90,6 +92,18 @@ def checked_scores(
     return scores
 
 
+@contextmanager
+def counted_from(start: int) -> Iterator[None]:
+    """Around a block of cases that begins at ``start``: a NonFiniteScoresError has the row of its
+    case among all."""
+    try:
+        yield
+    except NonFiniteScoresError as error:
+        if error.row is not None:
+            error.row += start
+        raise
+
+
 def rank_among(
     scorer: Scorer,
     holdout: Holdout,
@@ -104,7 +118,8 @@ def rank_among(
         scores = checked_scores(
             scorer, holdout.histories[block], torch.from_numpy(items.astype(np.int64))
         )
-        parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
+        with counted_from(block.start):
+            parts.append(rank_counts(scores[:, 0], scores[:, 1:]))
     return Ranks.concatenate(parts)
 
 
@@ -134,7 +149,8 @@ def rank_in_corpus(
         histories = holdout.histories[block]
         cases = CorpusCases(histories, holdout.targets[block], candidates)
         scores = checked_scores(scorer, histories)
-        parts.append(cases.ranks(scores))
+        with counted_from(block.start):
+            parts.append(cases.ranks(scores))
         del scores  # or the next block would take fresh memory beside it
     return Ranks.concatenate(parts)
 
@@ -149,7 +165,8 @@ def _rank_in_tiles(scorer: VectorScorer, holdout: Holdout, block_size: int) -> R
         with span("user vectors"):
             vectors = scorer.user_vectors(histories)
         items = torch.from_numpy(targets.astype(np.int64))
-        parts.append(rank_in_tiles(table, offsets, vectors, items, excluded))
+        with counted_from(block.start):
+            parts.append(rank_in_tiles(table, offsets, vectors, items, excluded))
     return Ranks.concatenate(parts)
 
 
@@ -204,6 +221,8 @@ def _rank_alike(
     """``rank_in_corpus`` where every history has the same scores [items]: by one sort of them."""
     if len(holdout) == 0:
         raise ValueError("the holdout has no cases to rank")
+    if np.isnan(item_scores).any():
+        raise NonFiniteScoresError("item_scores are NaN", 0)  # and so are those of every case
     kept = item_scores if candidates is None else item_scores[candidates]
     ordered = np.sort(kept)
     parts = []

@@ -10,7 +10,7 @@ import torch
 
 from pdrec_fast.data import Holdout
 from pdrec_fast.evaluation.metrics import Ranks, rank_counts
-from pdrec_fast.evaluation.scoring import case_blocks, excluded_pairs
+from pdrec_fast.evaluation.scoring import case_blocks, counted_from, excluded_pairs
 from pdrec_fast.ranks import Axis
 
 
@@ -35,7 +35,8 @@ def rank_by_shards(
     counts are summed."""
     parts = []
     for block in case_blocks(scorer, len(holdout), block_size, holdout.histories.n_items):
-        parts.append(_ranks_of(scorer, holdout[block], candidates))
+        with counted_from(block.start):
+            parts.append(_ranks_of(scorer, holdout[block], candidates))
     return Ranks.concatenate(parts)
 
 

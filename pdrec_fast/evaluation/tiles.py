@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from pdrec_fast.devices import off_cpu
-from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation.metrics import Ranks, rank_counts
 from pdrec_fast.evaluation.vectors import VectorScorer
 from pdrec_fast.ops.selection.project import project, rows_per_block
@@ -74,10 +73,7 @@ def _count(
         with span("scores"):
             scores = project(vectors, table[tile], offsets[tile])
         rows, columns = excluded[:, edges[number] : edges[number + 1]]
-        try:
-            ranks = rank_counts(target_scores, scores, (rows, columns - start))
-        except NonFiniteScoresError as error:
-            raise NonFiniteScoresError(f"of the items from {start} on, {error}") from None
+        ranks = rank_counts(target_scores, scores, (rows, columns - start))
         counts += ranks.greater, ranks.equal, ranks.candidates
         own = ((targets >= tile.start) & (targets < tile.stop)).nonzero()[:, 0]
         found[own] = scores[own, targets[own] - start]

@@ -14,8 +14,14 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.checks import check_whole
-from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
+from pdrec_fast.errors import CheckpointError, MissingExtraError, one_line
+from pdrec_fast.files import (
+    checksum,
+    current_directory,
+    is_own_file,
+    read_json,
+    whole_directory,
+)
 from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
 
@@ -245,12 +251,23 @@ class ItemIndex:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder / CARD}: damaged ({error})") from None
         for name, wanted in files.items():
-            if not (folder / name).is_file() or checksum(folder / name) != wanted:
-                raise CheckpointError(f"{folder / name}: missing or damaged; build the index again")
+            file = folder / name
+            if not is_own_file(file, folder):
+                raise CheckpointError(
+                    f"{folder / CARD}: names {name!r}, which is no file beside it"
+                )
+            if not file.is_file() or checksum(file) != wanted:
+                raise CheckpointError(f"{file}: missing or damaged; build the index again")
         if (matrix.shape, _fingerprint(matrix)) != meant:
             raise CheckpointError(f"{path}: the index of another item matrix; build it again")
-        index = _faiss().read_index(str(folder / _FILE)) if _FILE in files else None
-        rows = np.load(folder / _ROWS)
+        try:
+            index = _faiss().read_index(str(folder / _FILE)) if _FILE in files else None
+            with open(folder / _ROWS, "rb") as stream:
+                rows = np.lib.format.read_array(stream, allow_pickle=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder}: cannot be read ({one_line(error)}); build the index again"
+            ) from None
         return cls(matrix, index, rows, card["kind"], card["effort"], card["recall"], threads)
 
     def _search(

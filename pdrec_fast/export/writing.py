@@ -25,6 +25,7 @@ from pdrec_fast.export.parts import (
 )
 from pdrec_fast.export.programs import check_onnx, traced, write_onnx
 from pdrec_fast.files import checksum, whole_directory
+from pdrec_fast.fitting.finite import check_parameters
 
 KIND = "PDRec export"
 FORMAT = 1
@@ -49,6 +50,7 @@ def export_model(
     check_whole(k=k)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    check_parameters(model.fitted_encoder(), model.name)
     parts = model_parts(model, fusion=fusion)
     recommended = recommended_items(parts, data)
     k = min(k, int(data.n_items))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pdrec_fast.errors import CheckpointError, one_line
-from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
+from pdrec_fast.errors import CheckpointError, NonFiniteLossError, one_line
+from pdrec_fast.files import (
+    checksum,
+    current_directory,
+    is_own_file,
+    read_json,
+    whole_directory,
+)
+from pdrec_fast.fitting.finite import largest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,8 +53,14 @@ def write_bundle(
 
     Raises:
         CheckpointError: something other than a bundle lies at ``path``.
+        NonFiniteLossError: a tensor holds NaN; a bundle that lies there is kept.
         WriteError: no space, no permission; a bundle that lies there is kept.
     """
+    if nan := _first_nan(files):
+        raise NonFiniteLossError(
+            f"{path}: {nan} holds NaN, so that this {kind} is not saved; what was saved there "
+            "before is kept: train anew, with a lower learning rate"
+        )
     with whole_directory(path, kind, MANIFEST, _is_part) as fresh:
         checksums = {}
         for name, tensors in files.items():
@@ -111,6 +125,11 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
     files = {}
     for name, expected in checksums.items():
         file = path / name
+        if not is_own_file(file, path):
+            raise CheckpointError(
+                f"{path / MANIFEST}: names {name!r}, which is no file of this folder; take the "
+                f"{kind} from where it was saved, without links"
+            )
         if not file.is_file():
             raise CheckpointError(f"{file}: missing")
         if checksum(file) != expected:
@@ -119,6 +138,8 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
             files[file.stem] = load_file(file)
         except (SafetensorError, ValueError, OSError) as error:
             raise CheckpointError(f"{file}: damaged before it was saved ({error})") from None
+    if nan := _first_nan(files):
+        raise CheckpointError(f"{path}: {nan} holds NaN; whoever saved it must train it anew")
     return manifest["meta"], files
 
 
@@ -146,6 +167,17 @@ def bundle_exists(path: str | Path) -> bool:
 
 def _is_part(file: Path) -> bool:
     return file.name == MANIFEST or file.suffix == ".safetensors"
+
+
+def _first_nan(files: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+    """File and name of a tensor that holds NaN; empty where none does."""
+    found = (
+        f"{name} in {file}"
+        for file, tensors in files.items()
+        for name, tensor in tensors.items()
+        if math.isnan(largest(tensor))
+    )
+    return next(found, "")
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> str:

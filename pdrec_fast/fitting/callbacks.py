@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdrec_fast.errors import DataError, MissingExtraError
-from pdrec_fast.files import write_text
+from pdrec_fast.files import make_directory, write_text
 from pdrec_fast.fitting.history import History
 
 OnEpochEnd = Callable[[History], None]
@@ -113,7 +113,7 @@ class CSVLogger(Callback):
         writer = csv.DictWriter(text, self.COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path.parent)
         write_text(self.path, text.getvalue())
 
     def _found(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from pdrec_fast.checks import check_counts
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError, NonFiniteScoresError
 from pdrec_fast.fitting.bundle import bundle_exists, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, Callbacks, OnEpochEnd
+from pdrec_fast.fitting.finite import LARGEST_WEIGHT, largest
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.ranks import ALONE, Mesh
@@ -144,7 +145,8 @@ def run_loop(
 
     Raises:
         TypeError: something else is among the callbacks.
-        NonFiniteLossError: a loss or weight became NaN or infinite; the last checkpoint stays.
+        NonFiniteLossError: a loss or weight became NaN or infinite, or a weight larger than 1e18;
+            the last checkpoint stays.
         CheckpointError: the checkpoint is damaged or belongs to another run.
         DataError: the processes of the mesh have different data or settings.
         RankLostError: another process of the mesh is gone, or a callback failed on the first.
@@ -157,6 +159,7 @@ def run_loop(
     if checkpoint is not None and mesh.agreed(bundle_exists(checkpoint)):
         history, best = _resume(task, checkpoint, identity, defaults or {})
         logger.info("%s: resuming after epoch %d", name, history.epochs)
+    infinite = _infinite_from_the_start(task, name, mesh)
     mesh.once(lambda: told.on_fit_start(name, identity))
     if history.epochs:
         mesh.once(lambda: told.on_epoch_end(name, history))
@@ -172,7 +175,7 @@ def run_loop(
         while not history.finished:
             epoch, started = history.epochs, time.monotonic()
             history.losses.append(_checked_mean(task.train_epoch(epoch), name, epoch, checkpoint))
-            _check_weights(task, name, epoch, checkpoint, mesh)
+            _check_weights(task, infinite, name, epoch, checkpoint, mesh)
             if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
                 best = _validate(task, history, best, name, epoch, checkpoint)
             history.finished = _is_over(config, history)
@@ -214,9 +217,10 @@ def _validate(
     """The best weights so far, this epoch's among them."""
     try:
         value = task.validate()
-    except NonFiniteScoresError as error:
+    except NonFiniteScoresError:
         raise NonFiniteLossError(
-            f"{name}: {error} after epoch {epoch + 1}; " + _advice(checkpoint)
+            f"{name}: scores are NaN in the validation after epoch {epoch + 1}; "
+            + _advice(checkpoint)
         ) from None
     if value is None:
         return best
@@ -280,25 +284,50 @@ def _checked_mean(
     return float(losses.double().mean())
 
 
-def _check_weights(
-    task: TrainingTask, name: str, epoch: int, checkpoint: str | Path | None, mesh: Mesh
-) -> None:
-    weights = {key: w for key, w in task.weights().items() if w.is_floating_point()}
-    bad = [key for key, tensor in weights.items() if not _is_finite(tensor)]
+def _infinite_from_the_start(task: TrainingTask, name: str, mesh: Mesh) -> set[str]:
+    """Names of weights that are infinite before the training, such as an encoder's own mask.
+
+    Raises:
+        NonFiniteLossError: weights are NaN.
+    """
+    found = {key: largest(tensor) for key, tensor in task.weights().items()}
+    bad = [key for key, value in found.items() if math.isnan(value)]
     if mesh.any(bool(bad)):
         which = bad[0] if bad else "of another process"
         raise NonFiniteLossError(
-            f"{name}: the weights {which} became NaN or infinite at the last step of epoch "
-            f"{epoch + 1}; " + _advice(checkpoint)
+            f"{name}: the weights {which} are NaN before the first step; start from other weights"
         )
+    return {key for key, value in found.items() if math.isinf(value)}
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are; both extremes of a tensor are NaN where one number is."""
-    if not tensor.numel():
-        return True
-    # ``isfinite`` of an item matrix would make four temporaries of its size.
-    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+def _check_weights(
+    task: TrainingTask,
+    infinite: Collection[str],
+    name: str,
+    epoch: int,
+    checkpoint: str | Path | None,
+    mesh: Mesh,
+) -> None:
+    """Raises NonFiniteLossError where weights, or what the optimiser remembers of them, are no
+    numbers to go on with.
+
+    Args:
+        infinite: names of weights that may be infinite.
+    """
+    bad = ""
+    for key, tensor in task.weights().items():
+        value = largest(tensor)
+        if math.isnan(value) or (value > LARGEST_WEIGHT and key not in infinite):
+            more = "NaN or infinite" if not math.isfinite(value) else f"{value:.1g}"
+            bad = bad or f"the weights {key} became {more}"
+    for key, tensor in task.state().items():  # with infinite moments weights stand still
+        if not math.isfinite(largest(tensor)):
+            bad = bad or f"{key} became NaN or infinite"
+    if mesh.any(bool(bad)):
+        bad = bad or "the weights of another process became NaN or infinite"
+        raise NonFiniteLossError(
+            f"{name}: {bad} at the last step of epoch {epoch + 1}; " + _advice(checkpoint)
+        )
 
 
 def _advice(checkpoint: str | Path | None) -> str:

@@ -5,7 +5,7 @@ from pdrec_fast.pipeline.former import read_run, without_seen
 from pdrec_fast.pipeline.guides import DIFFUSION, GUIDE_NAMES, GUIDES, new_encoder
 from pdrec_fast.pipeline.run_directory import (
     LOG,
-    reserve_directory,
+    reserved_directory,
     tested_models,
     with_current_defaults,
 )
@@ -25,7 +25,7 @@ __all__ = [
     "check_before_training",
     "new_encoder",
     "read_run",
-    "reserve_directory",
+    "reserved_directory",
     "run",
     "tested_models",
     "update",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pdrec_fast.pipeline.former import Former, without_seen
 from pdrec_fast.pipeline.given import SPLIT, fingerprint_of, save_split
 from pdrec_fast.pipeline.guides import DIFFUSION, GUIDES, new_encoder
 from pdrec_fast.pipeline.metrics import figures_of, final_of
-from pdrec_fast.pipeline.run_directory import LOG, SELECTION, reserve_directory
+from pdrec_fast.pipeline.run_directory import LOG, SELECTION, reserved_directory
 from pdrec_fast.pipeline.stages import (
     Models,
     Stages,
@@ -95,7 +96,8 @@ def run(
             continues on any mesh (``docs/ranks.md``).
 
     Raises:
-        CheckpointError: ``out`` holds a run of other data or settings, or ``warm_start`` none.
+        CheckpointError: ``out`` holds a run of other data or settings, or another process is at
+            work there; or ``warm_start`` holds none.
         DataError: nobody has enough interactions to learn from, or nothing is left to recommend; or
             ``diffusion`` was fitted or ``preferences`` were inferred on other interactions, or the
             models of ``warm_start`` were trained on more than a tenth of what is held out here.
@@ -128,33 +130,44 @@ def run(
         split = without_seen(split, seen)
         description["warm start"] = former.describe() | {"untested": seen}
     mesh.check_alike(description)
-    if out is not None:
-        mesh.once(lambda: _reserve(out, description, data))
-    tested = out / SELECTION if out is not None and config.final else out
-    start = None if former is None else former.selected
-    stages = Stages(tested, device, progress, callbacks, start, mesh)
-    given = new._replace(diffusion=diffusion, preferences=preferences)
-    models = _train(stages, config, split, given)
-    untested = () if diffusion is None else ("diffusion",)
-    metrics, ranks = figures_of(config, split, protocols, stages, models, untested)
-    selected = None
-    if config.final:
-        told = [Prefixed(each, "final ") for each in callbacks]
-        start = None if former is None else former.final
-        stages = Stages(out, device, progress, told, start, mesh)
-        selected, new = models, _new_models(config, device, cuda_graphs)
-        models = _train(stages, config, split.data, new, selected)
-        metrics["final"] = final_of(split.data, stages, models)
-    if out is not None:
-        mesh.once(lambda: write_json(out / "metrics.json", metrics))
-    kept = models.diffusion, models.preferences, models.model, models.guide
-    return RunResult(metrics, ranks, split, *kept, selected)
+    with _reserved(out, description, data, mesh):
+        tested = out / SELECTION if out is not None and config.final else out
+        start = None if former is None else former.selected
+        stages = Stages(tested, device, progress, callbacks, start, mesh)
+        given = new._replace(diffusion=diffusion, preferences=preferences)
+        models = _train(stages, config, split, given)
+        untested = () if diffusion is None else ("diffusion",)
+        metrics, ranks = figures_of(config, split, protocols, stages, models, untested)
+        selected = None
+        if config.final:
+            told = [Prefixed(each, "final ") for each in callbacks]
+            start = None if former is None else former.final
+            stages = Stages(out, device, progress, told, start, mesh)
+            selected, new = models, _new_models(config, device, cuda_graphs)
+            models = _train(stages, config, split.data, new, selected)
+            metrics["final"] = final_of(split.data, stages, models)
+        if out is not None:
+            mesh.once(lambda: write_json(out / "metrics.json", metrics))
+        kept = models.diffusion, models.preferences, models.model, models.guide
+        return RunResult(metrics, ranks, split, *kept, selected)
 
 
-def _reserve(out: Path, description: dict[str, Any], data: Interactions | Split) -> None:
-    reserve_directory(out, "run", description, beside=LOG)
-    if isinstance(data, Split):
-        save_split(data, out / SPLIT)
+@contextmanager
+def _reserved(
+    out: Path | None, description: dict[str, Any], data: Interactions | Split, mesh: Mesh
+) -> Iterator[None]:
+    """The run's directory is the first process's own within it."""
+    with ExitStack() as held:
+
+        def reserve() -> None:
+            assert out is not None
+            held.enter_context(reserved_directory(out, "run", description, beside=LOG))
+            if isinstance(data, Split):
+                save_split(data, out / SPLIT)
+
+        if out is not None:
+            mesh.once(reserve)
+        yield
 
 
 def _new_models(config: RunConfig, device: torch.device, cuda_graphs: bool) -> Models:

@@ -64,10 +64,14 @@ def infer_block(
 ) -> list[np.ndarray]:
     """[record scores, top items, threshold scores, threshold items, draws] of a block of users."""
     histories = train.histories()[users]
-    if uses_vectors(scorer):
-        parts = _from_vectors(scorer, train, histories, users, request)
-    else:
-        parts = _from_scores(cast("Scorer", scorer), train, histories, users, request)
+    try:
+        if uses_vectors(scorer):
+            parts = _from_vectors(scorer, train, histories, users, request)
+        else:
+            parts = _from_scores(cast("Scorer", scorer), train, histories, users, request)
+    except NonFiniteScoresError as error:
+        user = train.user_ids[users.start + (error.row or 0)]
+        raise NonFiniteScoresError.of_user(scorer, user) from None
     found = [part.cpu().numpy() for part in parts]
     saw_all = request.saw_all[users]
     if saw_all.any():
@@ -121,16 +125,7 @@ def _from_scores(
     block = request.observed.rows(users)
     observed = block.indptr, block.values
     with span("selection"):
-        try:
-            selection = select_unobserved(
-                scores, observed, request.top_m, request.first_rank[users]
-            )
-        except ValueError as error:
-            name = type(scorer).__name__
-            first = train.user_ids[users.start]
-            raise NonFiniteScoresError(
-                f"{name}.scores of a block of users from {first} on: {error}"
-            ) from None
+        selection = select_unobserved(scores, observed, request.top_m, request.first_rank[users])
     with span("draws"):
         draws = sample_pool(
             scores,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError
+from pdrec_fast.files import check_there
 from pdrec_fast.fitting.bundle import save_tensors
 from pdrec_fast.part_jobs import (
     JOB,
@@ -60,6 +61,7 @@ def write_parts(
     n_own = len(parts[rank or 0 :: world or 1])
     with tqdm(total=n_own, desc="preferences", unit="part", disable=not progress) as bar:
         do_parts(parts, write, rank, world, bar)
+    check_there(folder)
     if n_missing(parts):
         return False
     remove_leftovers(folder)
@@ -83,21 +85,30 @@ def read_parts(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[Arra
     description = read_job(folder)
     if description.get("kind") != KIND:
         raise CheckpointError(f"{folder}: holds no preferences")
-    parts = _parts(folder, description)
-    if missing := n_missing(parts):
+    there, n_parts = len(list(folder.glob("part-*.safetensors"))), _n_parts(description)
+    if there >= n_parts:  # before names are made of whatever number a description has
+        parts = _parts(folder, description)
+        there = n_parts - n_missing(parts)
+    if there < n_parts:
         raise CheckpointError(
-            f"{folder}: {len(parts) - missing} of {len(parts)} parts are there; give the command "
-            "that writes them again"
+            f"{folder}: {there} of {n_parts} parts are there; give the command that writes them "
+            "again"
         )
     return description, [_read(part, verify) for part in parts]
 
 
 def _parts(folder: Path, description: dict[str, Any]) -> list[Path]:
-    n_parts = len(range(0, description["n_users"], description["part_size"]))
-    return [folder / f"part-{number:06d}.safetensors" for number in range(n_parts)]
+    return [folder / f"part-{number:06d}.safetensors" for number in range(_n_parts(description))]
+
+
+def _n_parts(description: dict[str, Any]) -> int:
+    n_parts: int = -(-description["n_users"] // description["part_size"])
+    return n_parts
 
 
 def _read(part: Path, verify: bool) -> Arrays:
+    if part.is_symlink():
+        raise CheckpointError(f"{part}: is a link, and parts are files; copy them into the folder")
     try:
         with safe_open(part, "pt") as file:
             expected = (file.metadata() or {}).get(_CHECKSUM)

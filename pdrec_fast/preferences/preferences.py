@@ -20,7 +20,7 @@ from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Interactions
 from pdrec_fast.deprecation import renamed_keywords
-from pdrec_fast.errors import CheckpointError, DataError
+from pdrec_fast.errors import CheckpointError, DataError, NonFiniteScoresError
 from pdrec_fast.evaluation import Scorer, VectorScorer, prepared, uses_vectors
 from pdrec_fast.fitting.bundle import digest_of, making, read_bundle, write_bundle
 from pdrec_fast.isolation import own_settings
@@ -119,7 +119,8 @@ class Preferences:
                 call, and has the preferences of all. Larger ones are for ``infer_parts``.
 
         Raises:
-            ValueError: an argument out of its range, or scores of a wrong shape or with NaN.
+            ValueError: an argument out of its range, or scores of a wrong shape.
+            NonFiniteScoresError: scores are NaN; names the user.
             DataError: ``scorer`` was fitted on other interactions.
             TypeError: ``scorer`` has no ``scores``, or they are no tensor; or ``train`` is a whole
                 split; or a number is not whole.
@@ -213,16 +214,19 @@ class Preferences:
 
         Raises:
             DataError: ``train`` are other interactions.
+            NonFiniteScoresError: a preference for one of the positives is NaN or infinite.
         """
         check_inferred_on(self, train)
         lengths = np.maximum(np.diff(train.indptr) - 1, 0)
         if max_length is not None:
             lengths = np.minimum(lengths, max_length)
         positives = ranges(train.indptr[1:] - lengths, lengths)
+        scores = self.observed_scores[positives]
+        _check_finite(scores, positives, train)
         weights = np.zeros(train.n_records, dtype=np.float32)
         weights[positives] = hbr_weights(
             indptr_of(lengths),
-            self.observed_scores[positives],
+            scores,
             train.items[positives],
             rank_weight=config.hbr_rank_weight,
             clip=config.hbr_clip,
@@ -364,6 +368,20 @@ def check_inferred_on(preferences: Preferences, train: Interactions) -> None:
         raise DataError(
             "preferences were inferred on other interactions than these training interactions: "
             "infer them on the training part of the same data, read and split in the same way"
+        )
+
+
+def _check_finite(scores: np.ndarray, records: np.ndarray, train: Interactions) -> None:
+    """Raises NonFiniteScoresError unless the preferences for these records are numbers."""
+    finite = np.isfinite(scores)
+    if not finite.all():
+        at = int(finite.argmin())
+        user = train.user_ids[train.record_users[records[at]]]
+        item = train.item_ids[train.items[records[at]]]
+        raise NonFiniteScoresError(
+            f"preferences: that of user {str(user)!r} for item {str(item)!r} is {scores[at]}, "
+            "which HBR cannot weigh: infer them from a scorer that gives finite scores to what a "
+            "user has interacted with, or leave 'hbr' out of modules"
         )
 
 

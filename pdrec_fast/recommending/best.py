@@ -12,6 +12,7 @@ from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import check_whole
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.devices import off_cpu
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.evaluation import Scorer, VectorScorer, checked_scores, prepared, uses_vectors
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.selection.project import rows_per_block
@@ -67,8 +68,12 @@ def blocks(
     scorer, buffers = prepared(scorer), Buffers()
     for start in range(0, len(people), block_size):
         block = slice(start, min(start + block_size, len(people)))
-        with buffers.lent():  # to the scores
-            best, found = _best_of(scorer, people[block], rules, k, block, popularity)
+        try:
+            with buffers.lent():  # to the scores
+                best, found = _best_of(scorer, people[block], rules, k, block, popularity)
+        except NonFiniteScoresError as error:
+            person = people.names[start + (error.row or 0)]
+            raise NonFiniteScoresError.of_user(scorer, person) from None
         yield block, best.cpu().numpy(), found.cpu().numpy()
 
 
@@ -140,6 +145,9 @@ def pair_scores(
     Args:
         rows: int64 [P], ascending.
         items: int64 [P].
+
+    Raises:
+        NonFiniteScoresError: a score is NaN.
     """
     counts = np.bincount(rows, minlength=len(histories))
     indptr = indptr_of(counts)
@@ -157,4 +165,7 @@ def pair_scores(
         table[rows[pairs] - start, within] = items[pairs]
         block = checked_scores(scorer, histories[start:stop], torch.from_numpy(table))
         found[pairs] = block.float().cpu().numpy()[rows[pairs] - start, within]
+    if np.isnan(found).any():
+        pair = int(np.isnan(found).argmax())
+        raise NonFiniteScoresError("the scores of a pair are NaN", int(rows[pair]))
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError, MissingExtraError
-from pdrec_fast.files import writing
+from pdrec_fast.files import check_there, writing
 from pdrec_fast.part_jobs import do_parts, join_once, reserve, whole_part
 from pdrec_fast.recommending.recommendations import Recommendations
 
@@ -65,6 +65,7 @@ def write_in_parts(
 
     Raises:
         CheckpointError: parts of another job lie beside ``path``, or a part is damaged.
+        WriteError: no space, no permission, or the folder is gone; parts that are there are kept.
     """
     folder = path.with_name(f".{path.name}.parts")
     starts = range(0, max(n_people, 1), part_size)  # a part of nobody has the columns
@@ -92,7 +93,10 @@ def write_in_parts(
 
     with tqdm(total=n_own, desc="recommend", unit="part", disable=not progress) as bar:
         do_parts(parts, write, rank, world, bar)
-    return join_once(parts, join)
+    joined = join_once(parts, join)
+    if joined:  # or folder and file are gone, with a disk that was unmounted
+        check_there(path)
+    return joined
 
 
 def _write_part(part: Path, found: Recommendations) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -67,7 +68,7 @@ class Recommendations:
         if kind not in get_args(FrameKind):
             raise ValueError(f"unknown kind={kind!r}; choose one of {get_args(FrameKind)}")
         try:
-            module = __import__(_MODULES[kind])
+            module = import_module(_MODULES[kind])
         except ImportError as error:
             raise MissingExtraError(
                 f"to_frame({kind!r}) needs {_MODULES[kind]}; pip install pdrec_fast[frames]"

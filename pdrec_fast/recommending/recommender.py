@@ -13,7 +13,7 @@ import torch
 
 from pdrec_fast.checks import check_ordered, check_whole
 from pdrec_fast.data import Interactions
-from pdrec_fast.errors import DataError
+from pdrec_fast.errors import DataError, NonFiniteScoresError
 from pdrec_fast.evaluation import Scorer, prepared
 from pdrec_fast.fitting.bundle import digest_of
 from pdrec_fast.isolation import own_settings
@@ -104,6 +104,7 @@ class Recommender:
             ValueError: an argument out of its range, or lists of unequal lengths.
             TypeError: an argument of another kind; users or a history as a set, which has no order.
             DataError: see ``unknown``; or an allow-list without one known item.
+            NonFiniteScoresError: the model's scores for somebody are NaN.
         """
         catalogue = self._checked(k)
         people = queries(catalogue, self.known_items(), users, history, times, data, unknown)
@@ -269,7 +270,7 @@ class Recommender:
             float32 [P]: of a user, what ``recommend`` ranks by.
 
         Raises:
-            DataError, ValueError, TypeError: see ``recommend``.
+            DataError, NonFiniteScoresError, ValueError, TypeError: see ``recommend``.
         """
         if unknown == "popular":
             raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
@@ -282,9 +283,12 @@ class Recommender:
         scores = np.full(len(rows), np.nan, dtype=np.float32)
         order = np.argsort(rows, kind="stable")
         order = order[(found[order] >= 0) & people.known[rows[order]]]
-        scores[order] = pair_scores(
-            cast("Scorer", self), people.histories, rows[order], found[order]
-        )
+        scorer = cast("Scorer", self)
+        try:
+            scores[order] = pair_scores(scorer, people.histories, rows[order], found[order])
+        except NonFiniteScoresError as error:
+            user = people.names[cast("int", error.row)]
+            raise NonFiniteScoresError.of_user(self, user) from None
         return scores
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,8 +55,14 @@ class FinishedJob:
 
     @cached_property
     def _cases(self) -> dict[str, np.ndarray]:
-        with np.load(self.directory / CASES) as file:
-            return dict(file)
+        try:
+            with np.load(self.directory / CASES, allow_pickle=False) as file:
+                cases = dict(file)
+            if not all(isinstance(array, np.ndarray) for array in cases.values()):
+                raise TypeError("it holds what is no array")
+            return cases
+        except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+            raise damaged(self.directory / CASES, error) from None
 
     @property
     def records(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from pdrec_fast.errors import CheckpointError
 from pdrec_fast.files import differences, make_directory, read_json, write_json
 from pdrec_fast.pipeline import LOG
 from pdrec_fast.presets import DEFAULT, FORMER_NAMES, PRESETS, current_name
+from pdrec_fast.sole_user import LOCK, sole_user
 from pdrec_fast.studies.collect import collect
 from pdrec_fast.studies.finished import STUDY
 from pdrec_fast.studies.job_process import Dataset, is_done, job_config, job_directory, read_marker
@@ -29,7 +30,6 @@ from pdrec_fast.studies.pool import Task, run_tasks
 from pdrec_fast.studies.schema import need_extra
 
 _CHILD = "from pdrec_fast.studies.job_process import main; main()"
-_LOCK = ".lock"
 # What a study's own jobs differ in.
 _NOT_TO_SET = ("diffusion.weighting", "diffusion.seed", "pdrec.modules", "pdrec.seed")
 
@@ -87,7 +87,7 @@ def run_study(
             another process is at work on it.
         MissingExtraError: the extra ``studies`` is not installed.
     """
-    need_extra("pandas", "scipy", "filelock")
+    need_extra("pandas", "scipy")
     out = Path(out)
     sets = {entry.name: entry for entry in _datasets(kind, data, source, presets, reading or {})}
     chosen = choose_encoders(kind, encoders)
@@ -106,7 +106,7 @@ def run_study(
         "command": command,
     }
     tasks = {job: _task(out, job, sets[job.data], settings, threads) for job in grid}
-    with _sole_user(out):
+    with _claimed(out):
         study = _joined(out / STUDY, about)
         for job, config in configs.items():
             if is_done(out, job):
@@ -231,20 +231,13 @@ def _describe(data: Dataset) -> dict[str, Any]:
 
 
 @contextmanager
-def _sole_user(out: Path) -> Iterator[None]:
-    """Refuse to share ``out`` with another study at work, which would do the same jobs."""
-    from filelock import FileLock, Timeout
-
+def _claimed(out: Path) -> Iterator[None]:
+    """Within it no other study, which would do the same jobs, takes ``out``."""
     make_directory(out)
-    if not (out / STUDY).exists() and any(path.name != _LOCK for path in out.iterdir()):
+    if not (out / STUDY).exists() and any(path.name != LOCK for path in out.iterdir()):
         raise CheckpointError(f"{out}: exists and holds no study; use another directory")
-    try:
-        with FileLock(out / _LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise CheckpointError(
-            f"{out}: another study is at work here; wait for it, or use another directory"
-        ) from None
+    with sole_user(out, "study"):
+        yield
 
 
 def _joined(marker: Path, about: Mapping[str, Any]) -> dict[str, Any]:

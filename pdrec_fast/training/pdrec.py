@@ -41,6 +41,7 @@ from pdrec_fast.evaluation import (
 from pdrec_fast.export import export_model
 from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
+from pdrec_fast.fitting.finite import check_parameters
 from pdrec_fast.fitting.history import History
 from pdrec_fast.fitting.loop import run_loop
 from pdrec_fast.fitting.validation import Validation
@@ -317,6 +318,7 @@ class PDRec(EncoderScorer):
     def contents(self) -> Contents:
         """What ``save`` writes: JSON values, and tensors by file."""
         encoder, data = self.fitted_encoder(), self.interactions()
+        check_parameters(encoder, self.name)
         tensors, ids = interactions_to_tensors(data)
         if self.trained_items is not None:
             tensors["trained_items"] = torch.from_numpy(self.trained_items)

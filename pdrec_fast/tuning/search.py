@@ -26,7 +26,7 @@ from pdrec_fast.pipeline import (
     SplitSpec,
     check_before_training,
     new_encoder,
-    reserve_directory,
+    reserved_directory,
     with_possible_protocols,
 )
 from pdrec_fast.preferences import Preferences
@@ -135,25 +135,25 @@ def tune(
 
     Raises:
         MissingExtraError: Optuna is not installed.
-        CheckpointError: ``out`` holds something else.
+        CheckpointError: ``out`` holds something else, or another process is at work there.
         DataError, ValueError: see ``pdrec_fast.run``.
     """
     search, out = search or Search(), Path(out)
     trainer = _Trainer(data, search, out, diffusion, resolve_device(device), progress)
     config, space = trainer.config, trainer.space
     import_optuna()
-    reserve_directory(out, "search", trainer.description)
-    study = Study(out / "trials.db", space, trainer.starts, seed=search.seed)
-    try:
-        while len(study.trials) < search.trials:
-            proposal = study.propose()
-            study.keep(proposal, *trainer.train(proposal))
-            write_trials(out / "trials.csv", study.trials)
-            trainer.clear()
-            _log(study.trials, search.trials)
-        trials = study.trials
-    finally:
-        study.close()
+    with reserved_directory(out, "search", trainer.description):
+        study = Study(out / "trials.db", space, trainer.starts, seed=search.seed)
+        try:
+            while len(study.trials) < search.trials:
+                proposal = study.propose()
+                study.keep(proposal, *trainer.train(proposal))
+                write_trials(out / "trials.csv", study.trials)
+                trainer.clear()
+                _log(study.trials, search.trials)
+            trials = study.trials
+        finally:
+            study.close()
     return SearchResult(
         base=search.preset,
         encoder=search.encoder,

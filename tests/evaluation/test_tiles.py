@@ -78,7 +78,7 @@ def test_a_product_that_rounds_otherwise_with_few_items_changes_no_rank(
 def test_nan_is_refused(split, tiled):
     scorer = Products(split.data)
     scorer.table[30] = torch.nan
-    with pytest.raises(NonFiniteScoresError, match=r"items from 26 on, .*case 0 is NaN \(column 4"):
+    with pytest.raises(NonFiniteScoresError, match=r"Products: .*user '1000' are NaN"):
         Evaluator(split).ranks(scorer, "full", "test")
 
 

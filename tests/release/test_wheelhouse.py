@@ -68,6 +68,8 @@ def test_what_is_gathered_installs_without_an_index(tmp_path):
     assert (tmp_path / "site" / "needed_part.py").read_text() == "answer = 42"
 
     make_wheel(out, "needed_part", code="answer = 43")
+    with pytest.raises(subprocess.CalledProcessError):
+        wheelhouse.verify(out)
     done = install(out, tmp_path / "other")
     assert done.returncode != 0
     assert "DO NOT MATCH THE HASHES" in done.stderr

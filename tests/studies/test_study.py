@@ -400,7 +400,7 @@ def test_one_at_a_time(toy, tiny, tmp_path, monkeypatch):
     from pdrec_fast.studies import study
 
     def meanwhile(*_, **__):
-        with pytest.raises(CheckpointError, match="another study is at work here"):
+        with pytest.raises(CheckpointError, match="another process is at work on this study"):
             again(tmp_path / "out", toy, tiny)
         return {"toy-sasrec-0": "broken"}
 
@@ -518,7 +518,7 @@ def test_presets_are_those_of_the_files_names(tmp_path):
     assert [(of.name, of.preset) for of in mixed] == [("game-to-toy", "toy")]
 
 
-@pytest.mark.parametrize("name", ["scipy", "filelock"])
+@pytest.mark.parametrize("name", ["scipy", "pandas"])
 def test_without_the_extra_it_says_what_to_install(name, toy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"need {name}: pip install 'pdrec_fast\[studies\]'"):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import triton_problem
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.operands import DrawKey, ObservedRows, Projection
 from pdrec_fast.ops.arguments import (
     check_random_key,
@@ -93,8 +94,8 @@ def select_projected(
     ``"triton"`` waits for the GPU once a call.
 
     Raises:
-        ValueError: an argument is out of its range, a vector is not finite, a row's pool would be
-            empty, or a score is NaN.
+        ValueError: an argument is out of its range, or a row's pool would be empty.
+        NonFiniteScoresError: a vector is not finite, or a score is NaN.
         BackendError: the named implementation cannot run here.
     """
     projection = Projection(vectors, table, bias)
@@ -182,7 +183,8 @@ def _check_values(vectors: torch.Tensor, rows: ObservedRows, n_items: int) -> No
     """Raises ValueError for the first row with a bad vector or rank."""
     finite = vectors.isfinite().all(1)
     if not finite.all():
-        raise ValueError(f"vectors must be finite, row {int(finite.int().argmin())} is not")
+        row = int(finite.int().argmin())
+        raise NonFiniteScoresError(f"vectors must be finite, row {row} is not", row)
     check_ranks(_on_host(rows.first_rank), _on_host(rows.indptr), n_items)
 
 
@@ -214,7 +216,7 @@ def _select_triton(
     if _BAD in codes:
         _check_values(narrow.vectors, rows, n_items)
     if any_nan or kernels.NAN in codes:
-        raise ValueError("scores must not be NaN: the table or the bias is not finite")
+        raise NonFiniteScoresError("scores must not be NaN: the table or the bias is not finite")
     sizes = torch.where(state == 0, pool_size, 0)
     signed = key._replace(seed=signed_seed(key.seed))
     draws = _pool_draws(pool, sizes, n_items, n_draws, signed, bool(some_listed))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pdrec_fast.build_info import extension, extension_problem
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.ops.arguments import observed_rows, per_row, score_matrix
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.selection._checks import check_ranks
@@ -53,8 +54,9 @@ def select_unobserved(
         impl: ``"auto"``, ``"cpp"`` or ``"reference"``; all give the same.
 
     Raises:
-        ValueError: an argument is out of its range, a row's pool would be empty, or a score is
-            NaN; the message names the row.
+        ValueError: an argument is out of its range, or a row's pool would be empty; the message
+            names the row.
+        NonFiniteScoresError: a score is NaN.
         BackendError: the named implementation cannot run here.
     """
     chosen = choose("select_unobserved", impl, {"cpp": extension_problem, "reference": None})
@@ -67,9 +69,7 @@ def select_unobserved(
     check_ranks(ranks, rows.indptr, n_items)
     if chosen == "cpp":
         return _select_cpp(scores, rows, top_m, ranks)
-    at = scores.isnan().nonzero()
-    if len(at):
-        raise _nan_error(*at[0].tolist())
+    _check_numbers(scores)
     return Selection(*reference.select_unobserved(scores, rows, top_m, ranks))
 
 
@@ -77,9 +77,13 @@ def top_items(scores: torch.Tensor, k: int) -> torch.Tensor:
     """Indices of each row's ``k`` best scores, int64 [B, k]; ties to the lower item.
 
     Args:
-        scores: float32 [B, N], without NaN, on any device; there the result is too.
+        scores: float32 [B, N], on any device; there the result is too.
+
+    Raises:
+        NonFiniteScoresError: a score is NaN.
     """
     if scores.device.type != "cpu":
+        _check_numbers(scores)
         return _top_by_keys(scores, k)
     n_rows = len(scores)
     nothing = np.zeros(n_rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
@@ -95,8 +99,16 @@ def _top_by_keys(scores: torch.Tensor, k: int) -> torch.Tensor:
     return ((ascending << 32) - items).topk(k, dim=1).indices
 
 
-def _nan_error(row: int, column: int) -> ValueError:
-    return ValueError(f"scores must not be NaN, got one in row {row}, column {column}")
+def _check_numbers(scores: torch.Tensor) -> None:
+    at = scores.isnan().nonzero()
+    if len(at):
+        raise _nan_error(*at[0].tolist())
+
+
+def _nan_error(row: int, column: int) -> NonFiniteScoresError:
+    return NonFiniteScoresError(
+        f"scores must not be NaN, got one in row {row}, column {column}", row
+    )
 
 
 def _select_cpp(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pdrec_fast.errors import NonFiniteScoresError
 from pdrec_fast.operands import DrawKey, ObservedRows, Projection
 from pdrec_fast.ragged import Ragged
 from pdrec_fast.random_keys import NEGATIVES
@@ -39,7 +40,7 @@ def select_projected(
     which checks the arguments.
 
     Raises:
-        ValueError: a score is NaN.
+        NonFiniteScoresError: a score is NaN.
     """
     scores = _numbers(projected_scores(projection))
     indptr, items, first_rank = observed
@@ -141,6 +142,7 @@ def _words(key: DrawKey, n_words: int) -> torch.Tensor:
 
 
 def _numbers(scores: torch.Tensor) -> torch.Tensor:
-    if scores.isnan().any():
-        raise ValueError("scores must not be NaN")
+    rows = scores.isnan().any(dim=1).nonzero()
+    if len(rows):
+        raise NonFiniteScoresError("scores must not be NaN", int(rows[0]))
     return scores
