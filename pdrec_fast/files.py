@@ -256,9 +256,12 @@ def _claimed(fresh: Path, path: Path) -> Iterator[None]:
 
 
 def is_own_file(file: Path, folder: Path) -> bool:
-    """Whether a file that a card or manifest names lies in the folder itself: a plain name, and no
-    link that leads elsewhere."""
-    return file.parent == folder and file.name not in ("", "..") and not file.is_symlink()
+    """Whether a file that a card or manifest names lies in the folder itself: by a plain name.
+
+    It may be a link, as caches of models and DVC make them: what it leads to has the checksum that
+    the manifest wants.
+    """
+    return file.parent == folder and file.name not in ("", "..")
 
 
 def remove_directory(path: str | Path) -> None:

@@ -27,7 +27,8 @@ def sole_user(out: Path, kind: str) -> Iterator[None]:
         CheckpointError: another process is at work there.
         WriteError: the directory, or the lock's file, cannot be made.
     """
-    from filelock import FileLock, Timeout  # torch brings it
+    # Where a system has no such locks, its import warns: of those who write alone.
+    from filelock import FileLock, Timeout
 
     make_directory(out)
     lock = FileLock(out / LOCK)

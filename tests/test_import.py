@@ -49,7 +49,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_import_needs_no_extra():
     extras = ["triton", "duckdb", "pandas", "polars", "pyarrow", "sklearn", "scipy", "matplotlib"]
-    extras += ["optuna", "sqlalchemy", "jinja2", "filelock", "tensorboard"]
+    extras += ["optuna", "sqlalchemy", "jinja2", "tensorboard"]
     extras += ["onnx", "onnxscript", "onnxruntime", "faiss", "fastapi", "uvicorn"]
     absent = f"import sys; sys.modules.update(dict.fromkeys({extras}))"
     result = python(f"{absent}; import pdrec_fast.cli")

@@ -33,7 +33,7 @@ EXTRAS = {
     "pandas": ("frames", ("pandas",)),
     "polars": ("frames", ("polars",)),
     "tune": ("tune", ("optuna",)),
-    "studies": ("studies", ("filelock", "jinja2", "matplotlib", "pandas", "scipy")),
+    "studies": ("studies", ("jinja2", "matplotlib", "pandas", "scipy")),
 }
 _OLDEST_TORCH = (2, 6)
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")

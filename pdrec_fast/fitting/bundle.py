@@ -128,7 +128,7 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
         if not is_own_file(file, path):
             raise CheckpointError(
                 f"{path / MANIFEST}: names {name!r}, which is no file of this folder; take the "
-                f"{kind} from where it was saved, without links"
+                f"{kind} anew from where it was saved"
             )
         if not file.is_file():
             raise CheckpointError(f"{file}: missing")
