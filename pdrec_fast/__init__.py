@@ -1,6 +1,6 @@
 """Diffusion-guided sequential recommendation: TI-DiffRec and PDRec with compiled hot paths."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from pdrec_fast.baselines import ItemKNN, ItemKNNConfig
 from pdrec_fast.build_info import build_info
