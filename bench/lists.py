@@ -29,13 +29,6 @@ BUCKETS = (0, 1, 6, 21, 101)
 K = 10
 
 
-def gini(counts: np.ndarray) -> float:
-    """Of how often each item was given out."""
-    ordered = np.sort(counts.astype(np.float64))
-    places = np.arange(1, len(ordered) + 1)
-    return float(((2 * places - len(ordered) - 1) @ ordered) / (len(ordered) * ordered.sum()))
-
-
 def described(model: pf.PDRec, split: pf.Split) -> dict[str, Any]:
     """Figures of the model's lists for the test cases."""
     counts = np.bincount(split.train.items, minlength=split.train.n_items)
@@ -50,13 +43,12 @@ def described(model: pf.PDRec, split: pf.Split) -> dict[str, Any]:
         times=None if times is None else [times[row].tolist() for row in rows],
         unknown="skip",
     )
-    given = split.data.find_items(lists.items[lists.scores > -np.inf])
-    outs = np.bincount(given, minlength=split.train.n_items)
+    figures = pf.list_metrics(lists, split.train)
     return {
         "ndcg@10": [float(f"{ndcg[bucket == b].mean():.4g}") for b in range(len(BUCKETS))],
-        "coverage": round(float((outs > 0).mean()), 4),
-        "gini": round(gini(outs), 4),
-        "mean_records": round(float(counts[given].mean()), 1),
+        "coverage": round(figures["coverage"], 4),
+        "gini": round(figures["gini"], 4),
+        "mean_records": round(figures["mean_records"], 1),
         "cases": np.bincount(bucket, minlength=len(BUCKETS)).tolist(),
     }
 

@@ -1,6 +1,6 @@
 """Diffusion-guided sequential recommendation: TI-DiffRec and PDRec with compiled hot paths."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from pdrec_fast.baselines import ItemKNN, ItemKNNConfig
 from pdrec_fast.build_info import build_info
@@ -82,7 +82,7 @@ from pdrec_fast.pipeline import RunConfig, RunResult, SplitSpec, run, update
 from pdrec_fast.preferences import Preferences
 from pdrec_fast.presets import PRESETS
 from pdrec_fast.ranks import Mesh
-from pdrec_fast.recommending import Recommendations
+from pdrec_fast.recommending import Recommendations, list_metrics
 from pdrec_fast.settings import with_settings
 from pdrec_fast.training import Guidance, Objective, PDRec, PDRecConfig
 
@@ -167,6 +167,7 @@ __all__ = [
     "given_split",
     "global_time_split",
     "leave_one_out",
+    "list_metrics",
     "mix_domains",
     "prepare",
     "run",

@@ -49,6 +49,7 @@ from pdrec_fast.profiling import Profile
 from pdrec_fast.ranks import launched
 from pdrec_fast.settings import parse_settings, with_settings
 from pdrec_fast.studies import command as study_commands
+from pdrec_fast.training import PDRec
 from pdrec_fast.tuning.command import tune
 
 app = typer.Typer(
@@ -347,7 +348,11 @@ def evaluate(
     else:
         options: dict[str, Any] = {"protocols": names, "seed": seed}
         popularity = evaluate_model(Popularity(split.train), split, **options)
-        print(format_results({"popularity": popularity, model.name: results}))
+        rows = {"popularity": popularity}
+        if isinstance(model, PDRec) and model.fusion is not None:
+            alone = evaluate_model(model.without_fusion(), split, **options)
+            rows[_without_fusion(model.name)] = alone
+        print(format_results({**rows, model.name: results}))
 
 
 @app.command()
@@ -402,6 +407,8 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
         results["diffusion alone, in its own run"] = diffusion
     if metrics["guide"] is not None:
         results[f"{config['guide']} (guide)"] = metrics["guide"]
+    if metrics.get("alone"):  # not in those of version 0.1.0
+        results[_without_fusion(name)] = metrics["alone"]
     if config["encoder"] != DIFFUSION:
         results[name] = metrics["protocols"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in metrics["seconds"].items())
@@ -410,9 +417,15 @@ def _metrics_text(metrics: dict[str, Any], diffusion: Results | None) -> str:
     tables = format_results(results)
     if metrics.get("sets"):
         names = {"item_knn": "item-knn", "guide": f"{config['guide']} (guide)", "protocols": name}
+        names["alone"] = _without_fusion(name)
         sets = {names.get(key, key): found for key, found in metrics["sets"].items()}
         tables += f"\n\n{format_sets(sets)}"
     return f"{tables}\n\n{remarks}seconds: {seconds}{peak}"
+
+
+def _without_fusion(name: str) -> str:
+    """What a model is called as ``PDRec.without_fusion`` leaves it."""
+    return f"{name.replace('+fusion', '')} alone"
 
 
 def _shares(metrics: dict[str, Any]) -> Iterator[str]:

@@ -329,7 +329,8 @@ def column(name: str | None) -> str | int | None:
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters that are dataclasses become one option for each field."""
-    hints = get_type_hints(command, include_extras=True)
+    # get_type_hints of Python 3.10 wraps what defaults to None, and so hides what an option says.
+    hints = inspect.get_annotations(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[Any, list[str]]] = {}
     for name, parameter in inspect.signature(command).parameters.items():

@@ -79,3 +79,18 @@ def test_a_split_at_numbers_is_kept_as_numbers():
     assert asdict(SplitSpec("0.1", "2300")) == {"valid_from": 0.1, "test_from": 2300.0}
     with pytest.raises(ValueError, match="valid_from='soon' is neither a number"):
         SplitSpec("soon", 5)
+
+
+def test_an_option_that_defaults_to_none_keeps_its_name_and_help():
+    """Python 3.10 lost both."""
+
+    @opt.grouped
+    def command(data: opt.DataOptions, settings: opt.Set = None, threads: opt.Threads = None):
+        """Do nothing."""
+
+    app = typer.Typer()
+    app.command()(command)
+    options = {name: p.help for p in typer.main.get_command(app).params for name in p.opts}
+    assert "--settings" not in options
+    assert options["--set"].startswith("Change one setting")
+    assert options["--threads"].startswith("CPU threads")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pdrec_fast
+
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
 SOURCES = {".py", ".pyi", ".typed", ".json", ".csv", ".html", ".css", ".cpp", ".hpp"}
@@ -76,6 +78,7 @@ def test_sdist_holds_all_sources(sdist):
 def test_wheel_has_one_top_level_name_and_all_modules(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pdrec_fast"}
+    assert wheel.name.startswith(f"pdrec_fast-{pdrec_fast.__version__}-")
     modules = tree("pdrec_fast") | {TUNED} | {f"pdrec_fast/{name}" for name in tree("kernels")}
     assert modules <= set(names)
     assert [name for name in names if name.startswith("pdrec_fast/_C.") and name.endswith(".so")]

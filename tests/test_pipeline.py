@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -707,11 +708,17 @@ def test_a_run_fuses_what_it_is_told_and_says_so(data, tmp_path):
     (tmp_path / "r/metrics.json").unlink()
     again = pf.run(data, config, out=tmp_path / "r", progress=False)
     assert again.metrics["fusion"] == shares
+    alone = pf.evaluate(result.model.without_fusion(), result.split, protocols=("full",))
+    assert again.metrics["alone"]["full"] == alone["full"]
+    shown = command("evaluate", "--run", tmp_path / "r", "--quiet").stdout
+    value = f"{alone['full']['test']['ndcg@10']:.4f}"
+    assert re.search(rf"^full +sasrec alone .*{value}", shown, re.MULTILINE)
     loaded = pf.PDRec.load(tmp_path / "r/model")
     histories = result.split.test.histories[:5]
     assert torch.equal(loaded.scores(histories), result.model.scores(histories))
     few = pf.run(data, replace(config, fusion_guides=("popularity",)), progress=False)
     assert few.diffusion is None
+    assert few.metrics["alone"]["full"] == alone["full"]
     assert list(few.metrics["fusion"]) == ["popularity"]
     text = cli._metrics_text(result.metrics | {"fusion": SHARES}, None)
     assert "logits + 0.5 x log guide + no linear + 2 x popularity" in text

@@ -8,6 +8,7 @@ from typing import Any
 
 from kernel_table import kernel_table  # MkDocs looks beside this file
 from mkdocs.structure.files import File, Files
+from notebook_page import notebook_page
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files that lie elsewhere in the repository -> where the site has them.
@@ -19,6 +20,10 @@ def on_files(files: Files, config: Any) -> Files:
     places = {picture.relative_to(ROOT).as_posix(): None for picture in pictures}
     for source, place in {**places, **ELSEWHERE}.items():
         files.append(File.generated(config, place or source, abs_src_path=str(ROOT / source)))
+    for notebook in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+        page, pictures = notebook_page(notebook)
+        for name, content in {f"{notebook.stem}.md": page, **pictures}.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     return files
 
 
@@ -47,14 +52,14 @@ def link_pages(markdown: str, here: str, files: Files) -> str:
     """Make links of the pages that the text names, as in `docs/data.md`; code blocks stay."""
 
     def link(found: re.Match[str]) -> str:
-        uri = found[1].removeprefix("docs/") if found[1] not in ELSEWHERE else ELSEWHERE[found[1]]
+        uri = ELSEWHERE.get(found[1]) or found[1].removeprefix("docs/").replace(".ipynb", ".md")
         if files.get_file_from_path(uri) is None or uri == here:
             return found[0]
         title = Path(uri).stem.replace("-", " ").capitalize()
         return f"[{title}]({'../' * here.count('/')}{uri})"
 
     names = "|".join(map(re.escape, ELSEWHERE))
-    pattern = re.compile(rf"(?<!\[)`(docs/[\w/-]+\.md|{names})`(?!\])")
+    pattern = re.compile(rf"(?<!\[)`(docs/[\w/-]+\.(?:md|ipynb)|{names})`(?!\])")
     lines, in_code = [], False
     for line in markdown.split("\n"):
         in_code ^= line.lstrip().startswith("```")

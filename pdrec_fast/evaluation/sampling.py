@@ -56,7 +56,7 @@ def sample_negatives(
         raise ValueError(
             f"cannot sample {n_negatives} negatives: the corpus has {data.n_targets} items and "
             f"user {data.user_ids[user]} has not interacted with only {available.min()} of them; "
-            "use the 'full' protocol"
+            "rank all items instead: protocols=('full',), and in a training select_by='full'"
         )
     words = _words_of(users, data.n_users, n_negatives, evaluation_negatives(seed, name))
     ordinals = _distinct_below(available, words)

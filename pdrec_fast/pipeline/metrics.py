@@ -63,7 +63,10 @@ def figures_of(
         "item_knn": evaluator.all_ranks(ItemKNN(config.item_knn).fit(split), protocols),
         "diffusion": tested("diffusion"),
         "guide": tested("guide"),
+        "alone": None,  # the encoder without what a fusion adds
     }
+    if trained.model is not None and trained.model.fusion is not None:
+        all_ranks["alone"] = evaluator.all_ranks(trained.model.without_fusion(), protocols)
     stages.record("evaluation", time.monotonic() - started)
     histories = {name: getattr(fitted, "history", None) for name, fitted in models.items()}
     curves = {name: asdict(history) if history else None for name, history in histories.items()}

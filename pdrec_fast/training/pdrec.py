@@ -237,10 +237,9 @@ class PDRec(EncoderScorer):
         """
         check_guides(self, split.train, split, guides)
         check_trained_on(self, split.train, "this model")
-        config, alone, started = self.config, copy(self), time.monotonic()
-        alone.fusion = None
+        config, started = self.config, time.monotonic()
         self.fusion = choose_shares(
-            alone,
+            self.without_fusion(),
             guides,
             validation_sample(split, config.validation_users, config.seed),
             select_by=config.fusion_select_by,
@@ -249,6 +248,12 @@ class PDRec(EncoderScorer):
         )
         self.fusion_seconds = time.monotonic() - started
         return self
+
+    def without_fusion(self) -> PDRec:
+        """This model without what its guides add to the logits; the encoder is the same one."""
+        alone = copy(self)
+        alone.fusion = None
+        return alone
 
     def training_task(
         self,

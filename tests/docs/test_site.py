@@ -104,7 +104,8 @@ def test_pages_that_the_text_names_become_links(tool):
 
     class Files:
         def get_file_from_path(self, uri):
-            return uri if uri in ("data.md", "tutorials/cluster.md", "changelog.md") else None
+            known = "data.md", "tutorials/cluster.md", "changelog.md", "notebooks/one-user.md"
+            return uri if uri in known else None
 
     def linked(text, here="faq.md"):
         return hooks.link_pages(text, here, Files())
@@ -112,6 +113,7 @@ def test_pages_that_the_text_names_become_links(tool):
     assert linked("see `docs/data.md`.") == "see [Data](data.md)."
     assert linked("`docs/data.md`", "tutorials/cluster.md") == "[Data](../data.md)"
     assert linked("`docs/tutorials/cluster.md`") == "[Cluster](tutorials/cluster.md)"
+    assert linked("`docs/notebooks/one-user.ipynb`") == "[One user](notebooks/one-user.md)"
     assert linked("`CHANGELOG.md`") == "[Changelog](changelog.md)"
     for as_it_is in (
         "`docs/none.md`",

@@ -256,6 +256,9 @@ def test_a_fused_model_scores_recommends_and_is_stored(split, guides, tmp_path):
     plain = pf.PDRec("sasrec", modules=(), encoder_options=OPTIONS, epochs=2, rank_cold_items=False)
     plain.fit(split, progress=False)
     histories = split.test.histories[:9]
+    alone = model.without_fusion()
+    assert torch.equal(alone.scores(histories), plain.scores(histories))
+    assert model.fusion is not None  # still
     wanted = model.fusion.add_to(plain.scores(histories).clone(), histories)
     for scorer in (model, model.prepared()):
         torch.testing.assert_close(scorer.scores(histories), wanted)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import pdrec_fast
+
 ROOT = Path(__file__).resolve().parents[2]
 
 if sys.version_info >= (3, 11):
@@ -29,6 +31,19 @@ def test_a_wheel_asks_for_any_torch_and_no_gpu(project):
     (torch,) = (each for each in required if each.startswith("torch"))
     assert torch == "torch>=2.6"
     assert names(required) == {"torch", "numpy", "numba", "safetensors", "tqdm", "typer"}
+
+
+def test_the_version_is_written_once_and_said_alike(project):
+    """In the package; the build reads it there, and what repeats it agrees."""
+    assert project["project"]["dynamic"] == ["version"]
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pdrec_fast.__version__"}
+    version = pdrec_fast.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [version]
+    shown = (ROOT / "docs" / "installing.md").read_text()
+    assert {*re.findall(r"pdrec[_-]fast[- ](\d+\.\d+\.\d+)", shown)} == {version}
 
 
 def test_a_build_never_pulls_torch(project):

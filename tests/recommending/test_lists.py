@@ -1,0 +1,63 @@
+"""Coverage, Gini, popularity and novelty of lists, by hand."""
+
+import numpy as np
+import pytest
+
+import pdrec_fast as pf
+from pdrec_fast.errors import DataError
+
+# Four users, items 10 (three users, four records), 20 (two users), 30 (one), 40 (one).
+USERS = [1, 1, 2, 3, 1, 2, 3, 4]
+ITEMS = [10, 10, 10, 10, 20, 20, 30, 40]
+
+
+def data():
+    return pf.Interactions.from_arrays(USERS, ITEMS, range(len(USERS)))
+
+
+def lists(rows):
+    items = np.array(rows, dtype=object)
+    scores = np.where(items == None, -np.inf, 1.0).astype(np.float32)  # noqa: E711
+    return pf.Recommendations(np.arange(len(rows)), items, scores, np.zeros(len(rows), bool))
+
+
+def test_by_hand():
+    found = pf.list_metrics(lists([[10, 20], [10, None], [10, 30]]), data())
+    assert found["coverage"] == 3 / 4
+    # Given out 0, 1, 1, 3 times: (-3 * 0 - 1 * 1 + 1 * 1 + 3 * 3) / (4 * 5).
+    assert found["gini"] == pytest.approx(9 / 20)
+    assert found["mean_records"] == pytest.approx((3 * 4 + 2 + 1) / 5)
+    assert found["novelty"] == pytest.approx((3 * np.log2(4 / 3) + 1 + 2) / 5)
+
+
+def test_the_ends_of_the_scale():
+    assert pf.list_metrics(lists([[10, 20], [30, 40]]), data())["gini"] == 0
+    alone = pf.list_metrics(lists([[40], [40], [40]]), data())
+    assert (alone["gini"], alone["coverage"]) == (3 / 4, 1 / 4)
+
+
+def test_of_two_domains_the_targets_items_count():
+    both = pf.mix_domains(data(), pf.Interactions.from_arrays([1, 2], [7, 8], [1, 2]))
+    found = lists([[name for name in both.item_ids[both.target_items]]])
+    assert pf.list_metrics(found, both)["coverage"] == 1
+
+
+def test_an_item_without_a_record_counts_as_had_by_one():
+    split = pf.leave_one_out(pf.Interactions.from_arrays([1, 1, 1, 2], [10, 20, 30, 10], range(4)))
+    found = pf.list_metrics(lists([[30]]), split.train)
+    assert (found["mean_records"], found["novelty"]) == (0, 1)
+
+
+def test_of_a_model():
+    split = pf.leave_one_out(pf.synthetic(n_users=60, n_items=200, seed=3))
+    model = pf.DiffRec(hidden=(8,), epochs=1).fit(split, progress=False)
+    found = pf.list_metrics(model.recommend(k=5), model.interactions())
+    assert 0 < found["coverage"] <= 1
+    assert 0 <= found["gini"] < 1
+
+
+def test_what_cannot_be_described():
+    with pytest.raises(DataError, match=r"item '50' is recommended, but not in the interactions"):
+        pf.list_metrics(lists([[10, 50]]), data())
+    with pytest.raises(DataError, match="no item is recommended"):
+        pf.list_metrics(lists([[None]]), data())
