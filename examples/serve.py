@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import Request as HTTPRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -196,6 +197,37 @@ def checked(request: Request) -> None:
             raise HTTPException(422, "times must be finite and ascending, the oldest first")
 
 
+# FastAPI keeps the functions of routes for the life of the process: none of them may hold a model.
+router = APIRouter()
+
+
+@router.post("/recommend")
+async def recommend_items(request: Request, http: HTTPRequest) -> Response:
+    checked(request)
+    return await http.app.state.batcher.ask(request)
+
+
+@router.get("/health")
+async def health(http: HTTPRequest) -> dict[str, Any]:
+    batcher: Batcher = http.app.state.batcher
+    return {
+        "model": batcher.model.name,
+        "items": batcher.model.data.n_items,
+        "requests": batcher.requests,
+        "batches": batcher.batches,
+        "waiting": batcher.jobs.qsize(),
+    }
+
+
+async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
+    """What is wrong and where, without the input, which may be long or private."""
+    found = [
+        {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
+        for each in error.errors()[:MOST_ERRORS]
+    ]
+    return JSONResponse({"detail": found}, 422)
+
+
 def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> FastAPI:
     """The service of a model.
 
@@ -221,32 +253,8 @@ def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> 
         await worker
 
     app = FastAPI(title="pdrec_fast", version=pf.__version__, lifespan=lifespan)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
-        """What is wrong and where, without the input, which may be long or private."""
-        found = [
-            {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
-            for each in error.errors()[:MOST_ERRORS]
-        ]
-        return JSONResponse({"detail": found}, 422)
-
-    @app.post("/recommend")
-    async def recommend_items(request: Request) -> Response:
-        checked(request)
-        return await app.state.batcher.ask(request)
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        batcher: Batcher = app.state.batcher
-        return {
-            "model": model.name,
-            "items": model.data.n_items,
-            "requests": batcher.requests,
-            "batches": batcher.batches,
-            "waiting": batcher.jobs.qsize(),
-        }
-
+    app.add_exception_handler(RequestValidationError, refuse)
+    app.include_router(router)
     return app
 
 
