@@ -210,13 +210,14 @@ def _silence() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _nowhere() -> Any:
     """Kept open: the command's log holds on to the stderr that it finds first."""
-    return open(os.devnull, "w")  # noqa: SIM115
+    return open(os.devnull, "w")
 
 
 def serve(day: Day) -> None:
     """examples/serve.py in a thread: a few requests, one of them refused, and its end."""
     app = example().make_app(day.model, batch_size=8, wait_ms=1)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    given: dict[str, Any] = {"log_level": "critical", "limit_concurrency": 64}
+    server = uvicorn.Server(uvicorn.Config(app, http=example().Connection, **given))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listening],))

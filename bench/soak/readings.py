@@ -31,15 +31,10 @@ def reading(folder: Path) -> dict[str, int | float]:
         hold others, and its allocated ``blocks``.
     """
     gc.collect()
-    pages = _pages()
     objects = gc.get_objects()
     return {
-        "rss": pages["Rss"] / MIB,
-        "pss": pages["Pss"] / MIB,
-        "private": (pages["Private_Clean"] + pages["Private_Dirty"]) / MIB,
+        **held_by("self"),
         "malloc": _in_use() / MIB,
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
         "files": sum(len(names) for _, _, names in os.walk(folder)),
         "tensors": sum(issubclass(type(each), torch.Tensor) for each in objects),
         "objects": len(objects),
@@ -47,10 +42,18 @@ def reading(folder: Path) -> dict[str, int | float]:
     }
 
 
-def _pages() -> dict[str, int]:
-    """Bytes by name, of the whole address space."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    return {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+def held_by(process: int | str) -> dict[str, int | float]:
+    """``rss``, ``pss`` and ``private`` in MiB, ``descriptors`` and ``threads`` of a process."""
+    place = Path("/proc", str(process))
+    lines = (place / "smaps_rollup").read_text().splitlines()[1:]
+    pages = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
+    return {
+        "rss": pages["Rss"],
+        "pss": pages["Pss"],
+        "private": pages["Private_Clean"] + pages["Private_Dirty"],
+        "descriptors": len(os.listdir(place / "fd")),
+        "threads": len(os.listdir(place / "task")),
+    }
 
 
 class _MallInfo(ctypes.Structure):
@@ -58,8 +61,10 @@ class _MallInfo(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-        .split()
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
     ]
 
 
