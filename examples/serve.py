@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import math
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ RawId = int | str
 Time = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(gt=-(2**53), lt=2**53)]
 MOST_ERRORS, LONGEST_NAME = 10, 100  # that one answer tells of
 MOST_BYTES = 2**20  # of a request's body
+KEPT_BYTES = 2**18  # of answers that a client has not read; Linux keeps as many again
 
 
 class Request(BaseModel):
@@ -207,6 +209,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        kept: socket.socket = transport.get_extra_info("socket")
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KEPT_BYTES)
         if self.waiting and len(self.connections) >= self.limit_concurrency:
             next(iter(self.waiting)).drop()
         self.wait()

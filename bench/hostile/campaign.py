@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bench.hostile.cases import CASES
-from bench.hostile.talk import HOST, connected, request, status
+from bench.hostile.talk import HOST, RefusedError, connected, request, status
 from bench.serving import Service, ask, service
 from bench.soak.readings import held_by
 
@@ -119,7 +119,7 @@ class Campaign:
         began = time.monotonic()
         try:
             end = case.run(self.port, 2 * self.timeout + self.slack, rng)
-        except OSError as error:
+        except (OSError, RefusedError) as error:
             end = type(error).__name__
         took = time.monotonic() - began
         with self.lock:

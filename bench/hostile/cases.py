@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from bench.hostile.talk import (
     CLOSED,
-    HOST,
     LEFT,
     OPEN,
     PAUSE,
@@ -175,10 +174,7 @@ def never_reads(port: int, patience: float, rng: random.Random) -> str:
     """Asks for long answers on and on."""
     asked = request(json.dumps({"history": [1], "k": 1000}).encode())
     until = time.monotonic() + patience
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the system keeps little
-        client.settimeout(patience)
-        client.connect((HOST, port))
+    with connected(port, patience, kept_bytes=4096) as client:
         client.settimeout(PAUSE)
         while time.monotonic() < until:
             try:
@@ -360,8 +356,8 @@ def wrong_types(port: int, patience: float, rng: random.Random) -> str:
     value = rng.choice(values)
     if field is None:
         return ask_json(port, patience, json.dumps(value))
-    # What fits: no times and no list of items, nothing to exclude, a switch.
-    fits = {"times": [None], "allow": [None], "exclude": [[]], "filter_seen": [True]}
+    # What fits: no times, no list of items or an empty one, nothing to exclude, a switch.
+    fits = {"times": [None], "allow": [None, []], "exclude": [[]], "filter_seen": [True]}
     if any(value is each or value == each == [] for each in fits.get(field, [])):
         value = {"b": 1}
     return ask_json(port, patience, {"history": [1]} | {field: value})

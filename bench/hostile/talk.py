@@ -15,11 +15,26 @@ CLOSED, OPEN, LEFT = "closed", "open", "left"
 PAUSE = 0.1  # seconds between the bytes of who dribbles
 
 
+class RefusedError(Exception):
+    """Nobody listens, which is no way to end a connection."""
+
+
 @contextmanager
-def connected(port: int, patience: float) -> Iterator[socket.socket]:
-    """A connection to the service, on which each step may take so many seconds."""
-    with socket.create_connection((HOST, port), timeout=patience) as client:
+def connected(port: int, patience: float, kept_bytes: int = 0) -> Iterator[socket.socket]:
+    """A connection to the service, on which each step may take so many seconds.
+
+    Args:
+        kept_bytes: that the system keeps of answers until they are read; 0 for what it likes.
+    """
+    with socket.socket() as client:
+        if kept_bytes:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kept_bytes)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.settimeout(patience)
+        try:
+            client.connect((HOST, port))
+        except ConnectionRefusedError as error:
+            raise RefusedError from error
         yield client
 
 
