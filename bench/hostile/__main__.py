@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pdrec_fast as pf
-from bench.hostile.campaign import ended_in_the_middle, under_attack
+from bench.hostile.campaign import SETTLED_MIB, ended_in_the_middle, under_attack
 from bench.machine import environment
 from bench.serving import bodies_of, service
 from bench.target import CPU
@@ -42,12 +42,15 @@ def small_model(path: Path) -> None:
     model.save(path)
 
 
-def attacked(model: Path, seconds: float, timeout: float, slack: float) -> dict[str, Any]:
-    """Everything that is found of a model's service, ``faults`` of all of it."""
+def attacked(
+    model: Path, seconds: float, timeout: float, slack: float, most_mib: float = SETTLED_MIB
+) -> dict[str, Any]:
+    """Everything that is found of a model's service, ``faults`` of all of it; see ``Campaign`` and
+    ``under_attack``."""
     bodies = bodies_of(model, k=10)
     options = ["--threads=1", f"--timeout={timeout}", f"--connections={CONNECTIONS}"]
     with service(model, options) as running:
-        found = under_attack(running, bodies, seconds, timeout, slack)
+        found = under_attack(running, bodies, seconds, timeout, slack, most_mib)
     end = ended_in_the_middle(model, options, bodies[0])
     faults = found.pop("faults") | end.pop("faults")
     return found | {"SIGTERM": end, "faults": faults}

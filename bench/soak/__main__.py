@@ -98,6 +98,7 @@ def soak(
         most: MiB an hour, see ``verdict``.
         n_rounds: that are done in any case.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as name, open(out, "w") as stream:
         tempfile.tempdir = name  # so that what the jobs leave there is seen
