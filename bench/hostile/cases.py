@@ -29,7 +29,7 @@ from bench.hostile.talk import (
 Client = Callable[[int, float, random.Random], str]  # port, patience in seconds, random numbers
 GOOD = json.dumps({"history": [1, 2, 3], "k": 5}).encode()
 CHUNKED = b"POST /recommend HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-PIPELINED, CROWD = 20, 100
+PIPELINED, UNREAD, CROWD = 20, 40, 100
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,13 @@ def crowd_beyond_the_limit(port: int, patience: float, rng: random.Random) -> st
         return ask(port, patience, request(GOOD))
 
 
-@case(CLOSED, waits=2)
+@case(CLOSED, waits=3)
 def never_reads(port: int, patience: float, rng: random.Random) -> str:
     """Asks for long answers on and on."""
     asked = request(json.dumps({"history": [1], "k": 1000}).encode())
-    until = time.monotonic() + patience
+    until = time.monotonic() + 2 * patience
     with connected(port, patience, kept_bytes=4096) as client:
+        client.sendall(UNREAD * asked)
         client.settimeout(PAUSE)
         while time.monotonic() < until:
             try:

@@ -1,5 +1,7 @@
 """examples/serve.py, as a process, asked over HTTP."""
 
+import gc
+import importlib.util
 import json
 import signal
 import socket
@@ -8,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,8 +35,8 @@ class Client:
     def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}"
 
-    def get(self, path, body=None):
-        """(status, JSON) of a POST of ``body``, or of a GET."""
+    def get(self, path, body=None, as_text=False):
+        """(status, JSON or text) of a POST of ``body``, or of a GET."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data=data, headers={"content-type": "application/json"}
@@ -42,7 +45,7 @@ class Client:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+            return error.code, error.read() if as_text else json.load(error)
 
     def recommend(self, history, **options):
         status, answer = self.get("/recommend", {"history": history, **options})
@@ -157,6 +160,12 @@ def test_unknown_items_are_counted_and_times_are_read(client):
         ({"history": [1], "top": 3}, "not permitted"),
         ({"history": [1, 2], "times": [1.0]}, "times has 1 values for 2 items"),
         ({"history": [1, 2], "times": [2.0, 1.0]}, "ascending"),
+        ({"history": [1], "times": [float("nan")]}, "than -9007199254740992"),
+        ({"history": [1], "times": [10**400]}, "valid"),
+        ({"history": [1], "times": [2**63]}, "less than 9223372036854775808"),
+        ({"history": [True]}, "integer"),
+        ({"history": [1], "k": "3"}, "integer"),
+        ({"history": [1], "\ud800": 3}, "ud800"),
         ({}, "required"),
     ],
 )
@@ -177,7 +186,20 @@ def test_a_refusal_does_not_send_the_input_back(client):
     assert "valid integer" in answer["detail"][0]["msg"]
 
 
-@pytest.mark.parametrize("option", ["--batch-size=0", "--wait-ms=-1", "--threads=0"])
+def test_times_in_nanoseconds_are_kept_exactly(client):
+    now = 1_796_000_000_000_000_000
+    assert client.recommend([1, 2], times=[now, now + 1])["items"]
+
+
+def test_a_large_body_is_refused_unread(client):
+    status, _ = client.get("/recommend", {"history": ["x" * 2**20]}, as_text=True)
+    assert status == 413
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--batch-size=0", "--wait-ms=-1", "--threads=0", "--timeout=0", "--connections=0"],
+)
 def test_options_out_of_range_are_refused_at_once(option):
     script = str(ROOT / "examples" / "serve.py")
     done = subprocess.run(
@@ -200,6 +222,19 @@ def test_on_sigterm_waiting_requests_are_answered(model):
         process.send_signal(signal.SIGTERM)
         assert all(len(answer.result()["items"]) == 3 for answer in answers)
     process.communicate(timeout=30)
-    assert process.returncode in (0, -signal.SIGTERM)  # uvicorn raises the signal again at its end
+    assert process.returncode == 0
     with pytest.raises(urllib.error.URLError):
         client.get("/health")
+
+
+def test_an_application_that_goes_lets_go_of_its_model(model):
+    spec = importlib.util.spec_from_file_location("serve", ROOT / "examples" / "serve.py")
+    module = sys.modules["serve"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    served = pf.PDRec.load(model.path)
+    app, alive = module.make_app(served), weakref.ref(served)
+    del served
+    assert alive() is not None
+    del app
+    gc.collect()
+    assert alive() is None
