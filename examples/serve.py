@@ -283,15 +283,10 @@ async def health(http: HTTPRequest) -> dict[str, Any]:
 async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
     """What is wrong and where, without the input, which may be long or private."""
     found = [
-        {"loc": [printable(key) for key in each["loc"]], "msg": each["msg"]}
+        {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
         for each in error.errors()[:MOST_ERRORS]
     ]
     return JSONResponse({"detail": found}, 422)
-
-
-def printable(key: int | str) -> str:
-    """Names that JSON can have, and UTF-8 cannot, are escaped."""
-    return str(key)[:LONGEST_NAME].encode("ascii", "backslashreplace").decode()
 
 
 def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> FastAPI:

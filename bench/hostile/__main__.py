@@ -51,7 +51,7 @@ def attacked(
     options = ["--threads=1", f"--timeout={timeout}", f"--connections={CONNECTIONS}"]
     with service(model, options) as running:
         found = under_attack(running, bodies, seconds, timeout, slack, most_mib)
-    end = ended_in_the_middle(model, options, bodies[0])
+    end = ended_in_the_middle(model, bodies[0])
     faults = found.pop("faults") | end.pop("faults")
     return found | {"SIGTERM": end, "faults": faults}
 

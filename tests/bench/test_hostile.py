@@ -41,10 +41,11 @@ def test_a_service_that_waits_for_ever_is_seen(monkeypatch):
     names = ["silent", "large body", "half closed", "never reads"]
     monkeypatch.setattr(campaign, "CASES", {name: CASES[name] for name in names})
     with socket.create_server(("127.0.0.1", 0)) as nobody:  # connects, and that is all
-        attack = campaign.Campaign(nobody.getsockname()[1], timeout=0.2, slack=0.2, seed=0)
+        port = nobody.getsockname()[1]
+        attack = campaign.Campaign(port, timeout=0.2, slack=0.2, seed=0)
         attack.run(until=0.0)
     assert attack.faults == {f"{name}: open": 1 for name in names}
-    again = campaign.Campaign(nobody.getsockname()[1], timeout=0.2, slack=0.2, seed=0)
+    again = campaign.Campaign(port, timeout=0.2, slack=0.2, seed=0)
     again.run(until=0.0)  # nobody listens any more
     assert again.faults.keys() >= {"silent: RefusedError"}
 
