@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -35,9 +34,6 @@ from bench.target import CPU
 
 FEWEST_ROUNDS = 8
 POINT = ("round", "hours", "private", "malloc", "objects", *COUNTED)
-# torch keeps the compiled products of a thousand shapes, twice, and every day brings others: some
-# 560 MiB until both are full, in which a leak would not be seen.
-KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 def rounds(
@@ -142,8 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 0 < options.share <= 1:
         parser.error(f"--share must lie in (0, 1], got {options.share}")
-    for name, value in KEPT.items():  # read at the first product
-        os.environ.setdefault(name, value)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of small data there is much to say
     everything = pf.synthetic(1000, 500)
