@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test docs notebooks sanitize fuzz bench accuracy gpu-report lint format wheels wheelhouse
+.PHONY: setup demo test docs notebooks sanitize fuzz soak hostile bench accuracy gpu-report lint format wheels wheelhouse
 
 setup: $(BIN)/pdrec-fast
 
@@ -51,6 +51,16 @@ sanitize: setup
 SECONDS ?= 600
 fuzz: setup
 	$(BIN)/python -m bench.fuzz --seconds $(SECONDS)
+
+# The jobs of a day again and again in one process, which must not grow, and bad clients of
+# examples/serve.py (docs/reliability.md).
+HOURS ?= 2
+soak: setup
+	$(BIN)/python -m bench.soak --hours $(HOURS) --out build/soak.jsonl
+
+MINUTES ?= 5
+hostile: setup
+	$(BIN)/python -m bench.hostile --minutes $(MINUTES)
 
 # Kernels against their references; the whole suite is "python -m bench run".
 bench: setup

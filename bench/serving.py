@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,17 @@ SERVICE = Path(__file__).resolve().parents[1] / "examples" / "serve.py"
 START_S = 120.0
 
 
+@dataclass(frozen=True)
+class Service:
+    """A running one."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def service(model: Path, options: Sequence[str]) -> Iterator[int]:
-    """The service of a saved model or run; its port."""
+def service(model: Path, options: Sequence[str]) -> Iterator[Service]:
+    """The service of a saved model or run."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -51,7 +60,7 @@ def service(model: Path, options: Sequence[str]) -> Iterator[int]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"the service did not start: {command}") from None
                 time.sleep(0.1)
-        yield port
+        yield Service(port, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
@@ -135,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bodies = bodies_of(options.model, options.k)
     about = {"model": str(options.model.name), "k": options.k, "batch_size": options.batch_size}
     about |= {"wait_ms": options.wait_ms, "threads": options.threads}
-    with service(options.model, [*settings, f"--threads={options.threads}"]) as port:
+    with service(options.model, [*settings, f"--threads={options.threads}"]) as running:
+        port = running.port
         load(port, bodies, 4, 1.0)  # the first calls prepare what the others share
         for n_clients in (int(n) for n in options.concurrency.split(",")):
             record = about | load(port, bodies, n_clients, options.seconds)

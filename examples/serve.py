@@ -8,6 +8,8 @@
 The path is what ``PDRec.save`` wrote, or the directory of a run. One process has one model and one
 worker thread that calls it; more processes (behind a proxy, each with ``--threads 1``) use more
 cores.
+
+Clients are not trusted: sizes, times and numbers of connections are bounded (docs/reliability.md).
 """
 
 from __future__ import annotations
@@ -16,35 +18,45 @@ import argparse
 import asyncio
 import contextlib
 import math
+import signal
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import Request as HTTPRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import pdrec_fast as pf
 
 RawId = int | str
+# What the model can tell apart; a fraction has 53 bits.
+Time = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(gt=-(2**53), lt=2**53)]
 MOST_ERRORS, LONGEST_NAME = 10, 100  # that one answer tells of
+MOST_BYTES = 2**20  # of a request's body
+KEPT_BYTES = 2**18  # of answers that a client has not read; Linux keeps as many again
 
 
 class Request(BaseModel):
     """What a client sends."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     history: list[RawId] = Field(min_length=1, max_length=10_000)  # oldest first
-    times: list[int | float] | None = None  # one for each, ascending
+    times: list[Time] | None = None  # one for each, ascending
     k: int = Field(10, ge=1, le=1000)
     exclude: list[RawId] = Field([], max_length=100_000)
     allow: list[RawId] | None = Field(None, max_length=100_000)  # the only items that may come
@@ -184,6 +196,57 @@ class Batcher:
         return [item for item in items if str(item) in self.known]
 
 
+class Connection(H11Protocol):
+    """uvicorn's own, with its limits held where it does not hold them itself.
+
+    ``timeout_keep_alive`` is for how long a client may ask nothing; here also how long the head of
+    a request may take, and again its body and answer. Where ``limit_concurrency`` connections are
+    open, a new one takes the place of the one that has waited longest for a request to come.
+    """
+
+    waiting: ClassVar[dict[Connection, None]] = {}  # for a request, longest first
+    timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        kept: socket.socket = transport.get_extra_info("socket")
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KEPT_BYTES)
+        if self.waiting and len(self.connections) >= self.limit_concurrency:
+            next(iter(self.waiting)).drop()
+        self.wait()
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:  # the head of a request is there
+            self.waiting.pop(self, None)
+            self.allow_time()
+
+    def on_response_complete(self) -> None:
+        self.wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.waiting.pop(self, None)
+        if self.timer is not None:
+            self.timer.cancel()
+        super().connection_lost(exc)
+
+    def wait(self) -> None:
+        self.waiting[self] = None
+        self.allow_time()
+
+    def allow_time(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_later(self.timeout_keep_alive, self.drop)
+
+    def drop(self) -> None:
+        """At once: closing would wait for a client that does not read."""
+        self.waiting.pop(self, None)
+        self.transport.abort()
+
+
 def checked(request: Request) -> None:
     """What a type does not say."""
     if request.times is not None:
@@ -191,9 +254,39 @@ def checked(request: Request) -> None:
             raise HTTPException(
                 422, f"times has {len(request.times)} values for {len(request.history)} items"
             )
-        steps = np.diff(request.times)
-        if not (np.isfinite(request.times).all() and (steps >= 0).all()):
-            raise HTTPException(422, "times must be finite and ascending, the oldest first")
+        if any(later < earlier for earlier, later in pairwise(request.times)):
+            raise HTTPException(422, "times must be ascending, the oldest first")
+
+
+# FastAPI keeps the functions of routes for the life of the process: none of them may hold a model.
+router = APIRouter()
+
+
+@router.post("/recommend")
+async def recommend_items(request: Request, http: HTTPRequest) -> Response:
+    checked(request)
+    return await http.app.state.batcher.ask(request)
+
+
+@router.get("/health")
+async def health(http: HTTPRequest) -> dict[str, Any]:
+    batcher: Batcher = http.app.state.batcher
+    return {
+        "model": batcher.model.name,
+        "items": batcher.model.data.n_items,
+        "requests": batcher.requests,
+        "batches": batcher.batches,
+        "waiting": batcher.jobs.qsize(),
+    }
+
+
+async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
+    """What is wrong and where, without the input, which may be long or private."""
+    found = [
+        {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
+        for each in error.errors()[:MOST_ERRORS]
+    ]
+    return JSONResponse({"detail": found}, 422)
 
 
 def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> FastAPI:
@@ -221,32 +314,9 @@ def make_app(model: pf.PDRec, *, batch_size: int = 64, wait_ms: float = 2.0) -> 
         await worker
 
     app = FastAPI(title="pdrec_fast", version=pf.__version__, lifespan=lifespan)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
-        """What is wrong and where, without the input, which may be long or private."""
-        found = [
-            {"loc": [str(key)[:LONGEST_NAME] for key in each["loc"]], "msg": each["msg"]}
-            for each in error.errors()[:MOST_ERRORS]
-        ]
-        return JSONResponse({"detail": found}, 422)
-
-    @app.post("/recommend")
-    async def recommend_items(request: Request) -> Response:
-        checked(request)
-        return await app.state.batcher.ask(request)
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        batcher: Batcher = app.state.batcher
-        return {
-            "model": model.name,
-            "items": model.data.n_items,
-            "requests": batcher.requests,
-            "batches": batcher.batches,
-            "waiting": batcher.jobs.qsize(),
-        }
-
+    app.add_exception_handler(RequestValidationError, refuse)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BYTES)
+    app.include_router(router)
     return app
 
 
@@ -263,6 +333,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--wait-ms", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=None, help="of the model")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, help="seconds that a client may take or ask nothing"
+    )
+    parser.add_argument("--connections", type=int, default=256, help="open at a time")
     options = parser.parse_args()
     if options.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {options.batch_size}")
@@ -270,11 +344,28 @@ def main() -> None:
         parser.error(f"--wait-ms must not be negative, got {options.wait_ms}")
     if options.threads is not None and options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
+    if not 0 < options.timeout < math.inf:
+        parser.error(f"--timeout must be above 0, got {options.timeout}")
+    if options.connections < 1:
+        parser.error(f"--connections must be at least 1, got {options.connections}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     app = make_app(load(options.model), batch_size=options.batch_size, wait_ms=options.wait_ms)
-    # On SIGTERM it takes no new requests and answers those that it has.
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+    # On SIGTERM it takes no new requests and answers those that it has. uvicorn then raises the
+    # signal again, which is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="error",  # not every bad request: a client could fill the disk
+        http=Connection,
+        ws="none",
+        timeout_keep_alive=options.timeout,
+        timeout_graceful_shutdown=options.timeout,
+        limit_concurrency=options.connections,
+        backlog=options.connections,
+    )
 
 
 if __name__ == "__main__":

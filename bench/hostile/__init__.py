@@ -1,0 +1,1 @@
+"""Bad clients of ``examples/serve.py``, on this machine alone."""
