@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +14,13 @@ from torch import nn
 from pdrec_fast.checks import check_integers, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
-from pdrec_fast.encoders.times import TimeBuckets, Times
+from pdrec_fast.encoders.times import Attend, TimeBuckets, Times, attention
 from pdrec_fast.encoders.transformer import TransformerConfig
-from pdrec_fast.operands import AttentionBiases
-from pdrec_fast.ops.packed._sequences import DropoutKey
-from pdrec_fast.ops.packed.biased_attention import biased_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
 from pdrec_fast.reference.packed.biased_attention import bucket_of
+
+Drop = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ class HSTU(nn.Module):
             ValueError: the batch has no times, with ``time_buckets``.
         """
         key = dropout_key(batch) if self.training and self.dropout else None
-        x, times = self._inputs(batch, key), self.times(batch)
+        attend = partial(attention, indptr=batch.indptr, times=self.times(batch), pointwise=True)
+        drop = partial(packed_dropout, indptr=batch.indptr, p=self.dropout if key else 0.0, key=key)
+        x = drop(self._embedded(batch), stream=ENCODER)
         for block in self.blocks:
-            x = block(x, batch.indptr, times, key)
+            x = block(x, attend, drop)
         return self.norm(x)
 
     @torch.no_grad()
@@ -98,27 +101,24 @@ class HSTU(nn.Module):
         if self.training or not cpu or not len(self.blocks):
             states: torch.Tensor = self(batch)
             return states[batch.last]
-        x, times = self._inputs(batch, None), self.times(batch)
+        x, times = self._embedded(batch), self.times(batch)
+        attend = partial(attention, indptr=batch.indptr, times=times, pointwise=True)
         for block in self.blocks[:-1]:
-            x = block(x, batch.indptr, times, None)
+            x = block(x, attend, lambda values, stream: values)
         final = self.blocks[-1]
         assert isinstance(final, _Block)
         return self.norm(final.last_states(x, batch, times))
 
-    def _inputs(self, batch: PackedSequences, key: DropoutKey | None) -> torch.Tensor:
-        """What the first block reads, [T, width]; dropout where there is a key."""
+    def _embedded(self, batch: PackedSequences) -> torch.Tensor:
+        """What the first block reads, before dropout: [T, width]."""
         x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
-        x = x + self.position_embedding(batch.positions)
-        if key is None:
-            return x
-        return packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)
+        return x + self.position_embedding(batch.positions)
 
 
 class _Block(nn.Module):
     def __init__(self, config: HSTUConfig, stream: int) -> None:
         super().__init__()
-        width, self.heads, self.dropout = config.width, config.heads, config.dropout
-        self.stream = stream
+        width, self.heads, self.stream = config.width, config.heads, stream
         self.norm = nn.LayerNorm(width, dtype=torch.float32)
         self.mix = nn.Linear(width, 4 * width, dtype=torch.float32)
         self.attended_norm = nn.LayerNorm(width, dtype=torch.float32)
@@ -128,21 +128,15 @@ class _Block(nn.Module):
         if config.time_buckets:
             self.time_bias = nn.Parameter(torch.zeros(config.time_buckets, dtype=torch.float32))
 
-    def forward(
-        self, x: torch.Tensor, indptr: torch.Tensor, times: Times, key: DropoutKey | None
-    ) -> torch.Tensor:
-        """Tokens x [T, width]; dropout where there is a key."""
+    def forward(self, x: torch.Tensor, attend: Attend, drop: Drop) -> torch.Tensor:
+        """Tokens x [T, width]; ``drop(values, stream=...)`` is the dropout of a stream."""
         u, v, q, k = F.silu(self.mix(self.norm(x))).chunk(4, dim=1)
         q, k, v = (part.unflatten(1, (self.heads, -1)) for part in (q, k, v))
-        biases = AttentionBiases(self.distance_bias, self.time_bias, *times)
-        attended = biased_attention(q, k, v, indptr, biases, pointwise=True)
-        mixed = self.attended_norm(attended.flatten(1)) * u
-        if key is not None:
-            mixed = packed_dropout(mixed, indptr, self.dropout, key=key, stream=self.stream)
-        return x + self.out(mixed)
+        attended = attend(q, k, v, self.distance_bias, self.time_bias).flatten(1)
+        return x + self.out(drop(self.attended_norm(attended) * u, stream=self.stream))
 
     def last_states(self, x: torch.Tensor, batch: PackedSequences, times: Times) -> torch.Tensor:
-        """``self(x, indptr, times, None)[batch.last]`` to rounding: [B, width]."""
+        """``self(x, ...)[batch.last]`` without dropout, to rounding: [B, width]."""
         last, rows = batch.last, batch.rows
         h = self.norm(x)
         ends, weights = h[last], zip(self.mix.weight.chunk(4), self.mix.bias.chunk(4), strict=True)

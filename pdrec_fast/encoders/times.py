@@ -1,14 +1,17 @@
-"""What encoders that read times share: buckets of the time between two items."""
+"""What encoders with biased attention share: buckets of the time between two items."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from pdrec_fast.data.sequences import PackedSequences
+from pdrec_fast.operands import AttentionBiases
+from pdrec_fast.ops.packed.biased_attention import biased_attention
 
 _BUCKET = 0.301  # a bucket of time ends at e**0.301 = 1.35 times its beginning
 
@@ -18,6 +21,27 @@ class Times(NamedTuple):
 
     times: torch.Tensor | None = None
     begins: torch.Tensor | None = None
+
+
+# Of q, k and v [T, heads, e] with biases of distance and of time, either may be None.
+Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    torch.Tensor,
+]
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    distance: torch.Tensor | None,
+    time: torch.Tensor | None,
+    *,
+    times: Times,
+    **options: Any,
+) -> torch.Tensor:
+    """``biased_attention`` with biases by name."""
+    return biased_attention(q, k, v, biases=AttentionBiases(distance, time, *times), **options)
 
 
 def bucket_begins(n_buckets: int) -> torch.Tensor:
@@ -48,6 +72,11 @@ class TimeBuckets(nn.Module):
         bits = bucket_begins(n_buckets).view(torch.int64)
         self.register_buffer("bits", bits, persistent=False)
 
+    @property
+    def begins(self) -> torch.Tensor:
+        """Where the buckets begin, float64 [n_buckets]."""
+        return self.bits.view(torch.float64)
+
     def forward(self, batch: PackedSequences) -> Times:
         """The batch's times, and where buckets begin.
 
@@ -61,4 +90,4 @@ class TimeBuckets(nn.Module):
                 f"{self.encoder} reads the time of every item, and here are none: bring data with "
                 "timestamps (a history with times=), or train it with encoder.time_buckets=0"
             )
-        return Times(batch.times, self.bits.view(torch.float64))
+        return Times(batch.times, self.begins)
