@@ -83,8 +83,9 @@ def test_biases_of_attention_stay_in_float32(dtype):
     parts = [floats(TOKENS, 2, WIDTH, dtype=dtype) for _ in range(3)]
     times, begins = (floats(n, dtype=torch.float64) for n in (TOKENS, 4))
     biases = AttentionBiases(floats(5), floats(4), times, begins)
+    keywords = {"dropout": 0.2, "key": DropoutKey(1, 2, integers(2))}
     with Given() as given:
-        out = biased_attention(*parts, integers(3), biases, pointwise=True)
+        out = biased_attention(*parts, integers(3), biases, **keywords)
     assert kind(out) == ("cuda", dtype)
     assert given.dtypes == {dtype, FP32, torch.float64}
 
