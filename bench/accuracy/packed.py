@@ -60,9 +60,9 @@ def _biased_attention(draw: Draw) -> Sample:
     indptr, key, sizes = _sequences(draw, draw.size(70))
     shape = sizes["tokens"], draw.size(3), sizes["width"]
     inputs = {name: draw.normal(*shape) for name in "qkv"}
-    inputs |= {"distance": draw.normal(draw.size(150, 2)), "time": draw.normal(40)}
-    # A softmax does not see what all of its scores have in common: neither one distance, nor one
-    # time. So no two tokens are at once.
+    inputs |= {"distance": draw.normal(draw.size(150, 5)), "time": draw.normal(40)}
+    # A softmax does not see what all of its scores have in common, as they would the bias of few
+    # distances or of one time.
     times = torch.cumsum(2 + 1e5 * draw.uniform(shape[0]).double() ** 4, dim=0)
     pointwise = bool(draw.integers(0, 2, 1))
     settings = {"pointwise": pointwise, "dropout": 0.0 if pointwise else 0.3, "key": key}
