@@ -57,7 +57,8 @@ def _packed_attention(draw: Draw) -> Sample:
 
 @case
 def _biased_attention(draw: Draw) -> Sample:
-    indptr, key, sizes = _sequences(draw, draw.size(70))
+    # Of one or two numbers the gradients of a softmax may be all but 0.
+    indptr, key, sizes = _sequences(draw, draw.size(70, 4))
     shape = sizes["tokens"], draw.size(3), sizes["width"]
     inputs = {name: draw.normal(*shape) for name in "qkv"}
     inputs |= {"distance": draw.normal(draw.size(150, 5)), "time": draw.normal(40)}
