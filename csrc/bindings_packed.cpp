@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -62,13 +63,10 @@ void attention_pooling(const Array<float>& x, const Array<std::int64_t>& indptr,
   pdrec::attention_pooling(args, n_threads);
 }
 
-// softmax [2, n_tokens, n_heads]: maximum and inverse.
-pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const Heads& v,
-                                          const Words& words, Array<float>& softmax) {
+// Without a softmax.
+pdrec::PackedAttentionArgs heads_args(const Heads& q, const Heads& k, const Heads& v,
+                                      const Words& words) {
   const pdrec::HeadsView queries = heads_view(q, q, "q of shape [n_tokens, n_heads, width]");
-  require(softmax.ndim() == 3 && softmax.shape(0) == 2 && softmax.shape(1) == q.shape(0) &&
-              softmax.shape(2) == q.shape(1),
-          "softmax of shape [2, n_tokens, n_heads]");
   const pdrec::SequenceDropout dropout = sequence_dropout(words, q.shape(0));
   const auto& indptr = std::get<0>(words);
   return {indptr.size() - 1,
@@ -79,8 +77,20 @@ pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const 
           heads_view(k, q, "k of the shape of q"),
           heads_view(v, q, "v of the shape of q"),
           dropout,
-          softmax.mutable_data(),
-          softmax.mutable_data() + q.shape(0) * q.shape(1)};
+          nullptr,
+          nullptr};
+}
+
+// softmax [2, n_tokens, n_heads]: maximum and inverse.
+pdrec::PackedAttentionArgs attention_args(const Heads& q, const Heads& k, const Heads& v,
+                                          const Words& words, Array<float>& softmax) {
+  pdrec::PackedAttentionArgs args = heads_args(q, k, v, words);
+  require(softmax.ndim() == 3 && softmax.shape(0) == 2 && softmax.shape(1) == q.shape(0) &&
+              softmax.shape(2) == q.shape(1),
+          "softmax of shape [2, n_tokens, n_heads]");
+  args.maximum = softmax.mutable_data();
+  args.inverse = softmax.mutable_data() + q.shape(0) * q.shape(1);
+  return args;
 }
 
 void packed_attention(const Heads& q, const Heads& k, const Heads& v, const Words& words,
@@ -105,6 +115,78 @@ void packed_attention_backward(const Heads& grad_out, const Heads& q, const Head
       grad_q.mutable_data(), grad_k.mutable_data(), grad_v.mutable_data()};
   const GilReleased released;
   pdrec::packed_attention_backward(args, gradients, n_threads);
+}
+
+// distance, time, times, begins: see pdrec::AttentionBiases.
+using Biases = std::tuple<std::optional<Array<float>>, std::optional<Array<float>>,
+                          std::optional<Array<double>>, std::optional<Array<double>>>;
+
+pdrec::AttentionBiases attention_biases(const Biases& biases, py::ssize_t n_tokens) {
+  const auto& [distance, time, times, begins] = biases;
+  pdrec::AttentionBiases result{};
+  if (distance) {
+    require(distance->ndim() == 1 && distance->size() > 0, "a bias of distance of shape [n], n > 0");
+    result.distance = distance->data();
+    result.n_distances = distance->size();
+  }
+  require(time.has_value() == times.has_value() && time.has_value() == begins.has_value(),
+          "a bias of time, times and begins, or none of them");
+  if (time) {
+    require_rows(*times, n_tokens, "times of shape [n_tokens]");
+    require(begins->ndim() == 1 && begins->size() > 0 && begins->data()[0] == 0.0,
+            "begins of shape [n], n > 0, from 0");
+    for (py::ssize_t i = 1; i < begins->size(); ++i) {
+      require(begins->data()[i - 1] <= begins->data()[i], "begins that rise");
+    }
+    require(begins->size() < kInt32End, "at most 2^31 - 1 begins");
+    require_rows(*time, begins->size(), "a bias of time of the shape of begins");
+    result.time = time->data();
+    result.times = times->data();
+    result.begins = begins->data();
+    result.n_begins = begins->size();
+  }
+  return result;
+}
+
+// softmax as in packed_attention; empty where pointwise.
+pdrec::BiasedAttentionArgs biased_args(const Heads& q, const Heads& k, const Heads& v,
+                                       const Words& words, const Biases& biases, bool pointwise,
+                                       Array<float>& softmax) {
+  require(!pointwise || softmax.size() == 0, "no softmax of pointwise attention");
+  const pdrec::PackedAttentionArgs attention =
+      pointwise ? heads_args(q, k, v, words) : attention_args(q, k, v, words, softmax);
+  return {attention, attention_biases(biases, q.shape(0)), pointwise};
+}
+
+void biased_attention(const Heads& q, const Heads& k, const Heads& v, const Words& words,
+                      const Biases& biases, bool pointwise, Array<float> out,
+                      Array<float> softmax, int n_threads) {
+  const pdrec::BiasedAttentionArgs args = biased_args(q, k, v, words, biases, pointwise, softmax);
+  heads_view(out, q, "out of the shape of q");
+  float* data = out.mutable_data();
+  const GilReleased released;
+  pdrec::biased_attention(args, data, n_threads);
+}
+
+void biased_attention_backward(const Heads& grad_out, const Heads& q, const Heads& k,
+                               const Heads& v, const Words& words, const Biases& biases,
+                               bool pointwise, Array<float> softmax, Array<float> grad_q,
+                               Array<float> grad_k, Array<float> grad_v,
+                               Array<float> grad_distance, Array<float> grad_time,
+                               int n_threads) {
+  const pdrec::BiasedAttentionArgs args = biased_args(q, k, v, words, biases, pointwise, softmax);
+  heads_view(grad_q, q, "grad_q of the shape of q");
+  heads_view(grad_k, q, "grad_k of the shape of q");
+  heads_view(grad_v, q, "grad_v of the shape of q");
+  require_rows(grad_distance, args.biases.n_distances, "grad_distance of the bias's shape");
+  require_rows(grad_time, args.biases.n_begins, "grad_time of the bias's shape");
+  const pdrec::PackedAttentionGradients gradients{
+      heads_view(grad_out, q, "grad_out of the shape of q"), q.shape(1) * q.shape(2),
+      grad_q.mutable_data(), grad_k.mutable_data(), grad_v.mutable_data()};
+  float* to_distance = grad_distance.mutable_data();
+  float* to_time = grad_time.mutable_data();
+  const GilReleased released;
+  pdrec::biased_attention_backward(args, gradients, to_distance, to_time, n_threads);
 }
 
 // In the order of pdrec::BlockParameters.
@@ -191,6 +273,11 @@ void define_packed(py::module_& m) {
          "n_threads");
   define(m, "packed_attention_backward", &packed_attention_backward, "grad_out", "q", "k", "v",
          "words", "softmax", "grad_q", "grad_k", "grad_v", "n_threads");
+  define(m, "biased_attention", &biased_attention, "q", "k", "v", "words", "biases", "pointwise",
+         "out", "softmax", "n_threads");
+  define(m, "biased_attention_backward", &biased_attention_backward, "grad_out", "q", "k", "v",
+         "words", "biases", "pointwise", "softmax", "grad_q", "grad_k", "grad_v", "grad_distance",
+         "grad_time", "n_threads");
   define(m, "sasrec_block", &sasrec_block, "x", "parameters", "words", "n_heads", "eps", "out",
          "states", "statistics", "kept", "n_threads");
   define(m, "sasrec_block_backward", &sasrec_block_backward, "grad_out", "x", "parameters", "words",

@@ -26,6 +26,11 @@ void attention_pooling(const AttentionPoolingArgs& args, int n_threads);
 void packed_attention(const PackedAttentionArgs& args, float* out, int n_threads);
 void packed_attention_backward(const PackedAttentionArgs& args,
                                const PackedAttentionGradients& gradients, int n_threads);
+void biased_attention(const BiasedAttentionArgs& args, float* out, int n_threads);
+// grad_distance [n_distances], grad_time [n_begins].
+void biased_attention_backward(const BiasedAttentionArgs& args,
+                               const PackedAttentionGradients& gradients, float* grad_distance,
+                               float* grad_time, int n_threads);
 void sasrec_block(const SasrecBlockArgs& args, float* out, int n_threads);
 // gradients: of the parameters, one after another in the order of BlockParameters.
 void sasrec_block_backward(const SasrecBlockArgs& args, const float* grad_out, float* grad_x,

@@ -20,6 +20,8 @@ const KernelTable table = {
     &attention_pooling,
     &packed_attention,
     &packed_attention_backward,
+    &biased_attention,
+    &biased_attention_backward,
     &sasrec_block,
     &sasrec_block_backward,
     &item_logits,

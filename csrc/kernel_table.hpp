@@ -17,6 +17,7 @@
 #include "fitting/adam_rows.hpp"
 #include "fitting/sum_rows.hpp"
 #include "packed/attention_pooling.hpp"
+#include "packed/biased_attention.hpp"
 #include "packed/packed_attention.hpp"
 #include "packed/packed_dropout.hpp"
 #include "packed/sasrec_block.hpp"
@@ -50,6 +51,11 @@ struct KernelTable {
   void (*packed_attention_backward)(const PackedAttentionArgs&, const PackedAttentionGradients&,
                                     std::int64_t begin, std::int64_t end,
                                     const PackedAttentionScratch&);
+  void (*biased_attention)(const BiasedAttentionArgs&, float* out, std::int64_t begin,
+                           std::int64_t end, const BiasedAttentionScratch&);
+  void (*biased_attention_backward)(const BiasedAttentionArgs&, const PackedAttentionGradients&,
+                                    const BiasSums&, std::int64_t begin, std::int64_t end,
+                                    const BiasedAttentionScratch&);
   void (*sasrec_block)(const SasrecBlockArgs&, float* out, std::int64_t begin, std::int64_t end,
                        const SasrecBlockScratch&);
   void (*sasrec_block_backward)(const SasrecBlockArgs&, const SasrecBlockGradients&,

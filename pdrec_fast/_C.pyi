@@ -10,6 +10,10 @@ _I64 = npt.NDArray[np.int64]
 _Words = tuple[_I64, _I64, int, float, int, int, int]
 """Of packed sequences: indptr, users, keep_from, keep_scale, seed, epoch, stream."""
 
+_F64 = npt.NDArray[np.float64]
+_Biases = tuple[_F32 | None, _F32 | None, _F64 | None, _F64 | None]
+"""Of attention: distance, time, times, begins."""
+
 _Products = tuple[_F32, _F32, _F32 | None, _F32 | None]
 _CorpusRows = tuple[_F32, _I32, _F32, npt.NDArray[np.float64]]
 """Of a corpus softmax: squares, positives, weights, totals."""
@@ -130,6 +134,33 @@ def packed_attention_backward(
     grad_q: _F32,
     grad_k: _F32,
     grad_v: _F32,
+    n_threads: int,
+) -> None: ...
+def biased_attention(
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    words: _Words,
+    biases: _Biases,
+    pointwise: bool,
+    out: _F32,
+    softmax: _F32,
+    n_threads: int,
+) -> None: ...
+def biased_attention_backward(
+    grad_out: _F32,
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    words: _Words,
+    biases: _Biases,
+    pointwise: bool,
+    softmax: _F32,
+    grad_q: _F32,
+    grad_k: _F32,
+    grad_v: _F32,
+    grad_distance: _F32,
+    grad_time: _F32,
     n_threads: int,
 ) -> None: ...
 def sasrec_block(

@@ -188,6 +188,25 @@ class PackedDropout(NamedTuple):
         return 1 / (1 - self.p)
 
 
+class AttentionBiases(NamedTuple):
+    """What is added to the scores of attention, see ``ops.packed.biased_attention``.
+
+    A bias of time needs ``times`` and ``begins``.
+
+    Attributes:
+        distance: float32 [n], of the number of tokens from key to query; a larger one takes the
+            last.
+        time: float32 [m], of the bucket of the time between the two.
+        times: float64 [T], of every token, in the unit of ``begins``.
+        begins: float64 [m], rising from 0: the least time of each bucket.
+    """
+
+    distance: torch.Tensor | None = None
+    time: torch.Tensor | None = None
+    times: torch.Tensor | None = None
+    begins: torch.Tensor | None = None
+
+
 class Candidates(NamedTuple):
     """States and the items that a loss or a logit holds against each.
 

@@ -1,4 +1,5 @@
-"""Every operation of the package on random inputs: a function of the address of each, by name."""
+"""Operations on random inputs: a function of the address of each, by name. Those of the family
+``packed`` are in ``packed``."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.accuracy.sample import Draw, Outputs, Sample, ones, waves, with_gradients
-from pdrec_fast.operands import AdamRule, AdamState, DrawKey, ItemRows, Noise, SasrecBlock
+from bench.accuracy.sample import CPP, Draw, Outputs, Sample, case, ones, waves, with_gradients
+from pdrec_fast.operands import AdamRule, AdamState, DrawKey, ItemRows, Noise
 from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
 from pdrec_fast.ops.candidates.item_logits import item_logits
 from pdrec_fast.ops.candidates.sampled_softmax import sampled_softmax
@@ -26,12 +27,6 @@ from pdrec_fast.ops.denoising.sparse_product import sparse_product
 from pdrec_fast.ops.denoising.tanh_error import tanh_error
 from pdrec_fast.ops.fitting.adam_rows import adam_rows
 from pdrec_fast.ops.fitting.sum_rows import sum_rows
-from pdrec_fast.ops.packed._sequences import DropoutKey
-from pdrec_fast.ops.packed.attention_pooling import attention_pooling
-from pdrec_fast.ops.packed.packed_attention import packed_attention
-from pdrec_fast.ops.packed.packed_dropout import packed_dropout
-from pdrec_fast.ops.packed.packed_gru import packed_gru
-from pdrec_fast.ops.packed.sasrec_block import sasrec_block
 from pdrec_fast.ops.selection.count_above import count_above
 from pdrec_fast.ops.selection.count_above_sums import count_above_sums
 from pdrec_fast.ops.selection.project import project
@@ -39,15 +34,6 @@ from pdrec_fast.ops.selection.sample_pool import sample_pool
 from pdrec_fast.ops.selection.select_projected import select_projected
 from pdrec_fast.ops.selection.select_unobserved import select_unobserved
 from pdrec_fast.reference.denoising.noisy_input import noisy_input as true_noisy_input
-
-Make = Callable[[Draw], Sample]
-CASES: dict[str, Make] = {}
-CPP = "cpp", "reference"
-
-
-def case(make: Make) -> Make:
-    CASES[make.__name__.lstrip("_")] = make
-    return make
 
 
 def _candidates(draw: Draw) -> tuple[dict[str, torch.Tensor], int, dict[str, Any], dict[str, Any]]:
@@ -131,100 +117,6 @@ def _corpus_softmax(draw: Draw) -> Sample:
     _, tokens, _, sizes = given
     rest = draw.integers(0, sizes["items"], tokens), draw.uniform(tokens)
     return _loss(corpus_softmax, given, rest)
-
-
-def _sequences(draw: Draw, width: int) -> tuple[torch.Tensor, DropoutKey, dict[str, Any]]:
-    """(indptr, key, sizes)"""
-    lengths = draw.lengths(draw.size(20), draw.size(120))
-    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    users = draw.integers(0, 2**32, len(lengths))
-    sizes = {"sequences": len(lengths), "tokens": int(indptr[-1]), "width": width}
-    return indptr, DropoutKey(5, 2, users), sizes
-
-
-@case
-def _attention_pooling(draw: Draw) -> Sample:
-    indptr, _, sizes = _sequences(draw, draw.size(130))
-    x = draw.normal(sizes["tokens"], sizes["width"], scale=draw.scale())
-    queries = draw.normal(sizes["sequences"], draw.size(4), sizes["width"])
-    queries = queries / sizes["width"] ** 0.5
-
-    def run(impl: str, dtype: torch.dtype) -> Outputs:
-        return {"value": attention_pooling(x.to(dtype), indptr, queries.to(dtype), impl=impl)}
-
-    return Sample(sizes, CPP, run)
-
-
-@case
-def _packed_attention(draw: Draw) -> Sample:
-    indptr, key, sizes = _sequences(draw, draw.size(70))
-    shape = sizes["tokens"], draw.size(3), sizes["width"]
-    inputs = {name: draw.normal(*shape) for name in "qkv"}
-
-    def run(impl: str, dtype: torch.dtype) -> Outputs:
-        def of(**inputs: torch.Tensor) -> torch.Tensor:
-            return packed_attention(**inputs, indptr=indptr, dropout=0.3, key=key, impl=impl)
-
-        return with_gradients(of, inputs, dtype, waves)
-
-    return Sample(sizes | {"heads": shape[1]}, CPP, run)
-
-
-@case
-def _packed_dropout(draw: Draw) -> Sample:
-    indptr, key, sizes = _sequences(draw, draw.size(130))
-    x = {"x": draw.normal(sizes["tokens"], sizes["width"])}
-
-    def run(impl: str, dtype: torch.dtype) -> Outputs:
-        def of(x: torch.Tensor) -> torch.Tensor:
-            return packed_dropout(x, indptr, 0.3, key=key, stream=1, impl=impl)
-
-        return with_gradients(of, x, dtype, waves)
-
-    return Sample(sizes, CPP, run)
-
-
-@case
-def _packed_gru(draw: Draw) -> Sample:
-    width, hidden = draw.size(70), draw.size(70)
-    lengths = draw.lengths(draw.size(20), draw.size(60)) + 1
-    sizes = (lengths[None] > torch.arange(int(lengths.max()))[:, None]).sum(1)
-    shapes = {"in_weight": (3 * hidden, width), "weight": (3 * hidden, hidden)}
-    shapes |= dict.fromkeys(("in_bias", "bias"), (3 * hidden,))
-    inputs = {"x": draw.normal(int(sizes.sum()), width)}
-    inputs |= {name: draw.normal(*s, scale=hidden**-0.5) for name, s in shapes.items()}
-
-    def run(impl: str, dtype: torch.dtype) -> Outputs:
-        def of(**inputs: torch.Tensor) -> torch.Tensor:
-            return packed_gru(sizes=sizes, **inputs, impl=impl)
-
-        return with_gradients(of, inputs, dtype, waves)
-
-    shape = {"tokens": int(sizes.sum()), "width": width, "hidden": hidden}
-    return Sample(shape, ("steps", "reference"), run)
-
-
-@case
-def _sasrec_block(draw: Draw) -> Sample:
-    heads = draw.size(3)
-    # The norm of two numbers is their order: its gradient is 0, but for eps.
-    indptr, key, sizes = _sequences(draw, heads * draw.size(30, 4))
-    d = sizes["width"]
-    shapes = dict.fromkeys(SasrecBlock._fields, (d,))
-    shapes |= {name: (d, d) for name in shapes if name.endswith("weight")}
-    shapes |= {"in_weight": (3 * d, d), "in_bias": (3 * d,)}
-    inputs = {"x": draw.normal(sizes["tokens"], d)}
-    inputs |= {name: draw.normal(*shapes[name], scale=d**-0.5) for name in SasrecBlock._fields}
-
-    def run(impl: str, dtype: torch.dtype) -> Outputs:
-        def of(x: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
-            block = SasrecBlock(**parameters)
-            settings = {"heads": heads, "dropout": 0.3, "key": key, "impl": impl}
-            return sasrec_block(x, indptr, block, **settings)
-
-        return with_gradients(of, inputs, dtype, waves)
-
-    return Sample(sizes | {"heads": heads}, CPP, run)
 
 
 def _layer(draw: Draw) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...], dict[str, Any]]:

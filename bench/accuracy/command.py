@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from bench.accuracy.cases import CASES
-from bench.accuracy.sample import Draw, error, limit_of
+from bench.accuracy import cases, packed  # noqa: F401  (they register their operations)
+from bench.accuracy.sample import CASES, Draw, error, limit_of
 from bench.machine import environment
 from bench.report import table
 from bench.target import CPU

@@ -119,3 +119,14 @@ def waves(value: torch.Tensor) -> torch.Tensor:
     """A gradient that differs from element to element, the same in every dtype."""
     places = torch.arange(value.numel(), dtype=torch.float64)
     return torch.cos(places).view(value.shape).float().to(value.dtype)
+
+
+Make = Callable[[Draw], Sample]
+CASES: dict[str, Make] = {}
+CPP = "cpp", "reference"
+
+
+def case(make: Make) -> Make:
+    """Register the sample of an operation under the function's name."""
+    CASES[make.__name__.lstrip("_")] = make
+    return make

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +14,13 @@ from torch import nn
 from pdrec_fast.checks import check_integers, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
-from pdrec_fast.encoders.prefixes import in_parts, longest
+from pdrec_fast.encoders.times import Attend, TimeBuckets, Times, attention
 from pdrec_fast.encoders.transformer import TransformerConfig
-from pdrec_fast.ops.packed._sequences import DropoutKey
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
+from pdrec_fast.reference.packed.biased_attention import bucket_of
 
-_BUCKET = 0.301  # a bucket of time ends at e**0.301 = 1.35 times its beginning
+Drop = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,12 @@ class HSTU(nn.Module):
         config: all options; keyword arguments override single ones.
     """
 
-    recordable = False
-
     def __init__(self, n_items: int, config: HSTUConfig | None = None, **options: Any) -> None:
         super().__init__()
         config = replace(config or HSTUConfig(), **options)
         self.max_length, self.dropout = config.max_length, config.dropout
-        self.time_buckets, self.reads_times = config.time_buckets, config.time_buckets > 0
+        self.reads_times = config.time_buckets > 0
+        self.times = TimeBuckets("HSTU", config.time_buckets)
         self.item_embedding = nn.Embedding(n_items, config.width, dtype=torch.float32)
         self.position_embedding = nn.Embedding(config.max_length, config.width, dtype=torch.float32)
         self.blocks = nn.ModuleList(
@@ -83,78 +84,79 @@ class HSTU(nn.Module):
             ValueError: the batch has no times, with ``time_buckets``.
         """
         key = dropout_key(batch) if self.training and self.dropout else None
-        x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
-        x = x + self.position_embedding(batch.positions)
-        if key is not None:
-            x = packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)
-        rows = batch.rows
-        places = rows, torch.arange(batch.n_tokens, device=rows.device) - batch.indptr[rows]
-        buckets = self._buckets(batch, places) if self.reads_times else None
+        attend = partial(attention, indptr=batch.indptr, times=self.times(batch), pointwise=True)
+        drop = partial(packed_dropout, indptr=batch.indptr, p=self.dropout if key else 0.0, key=key)
+        x = drop(self._embedded(batch), stream=ENCODER)
         for block in self.blocks:
-            x = block(x, batch, places, buckets, key)
+            x = block(x, attend, drop)
         return self.norm(x)
 
     @torch.no_grad()
     def last_states(self, batch: PackedSequences) -> torch.Tensor:
-        """``self(batch)[batch.last]`` to rounding, without gradient: [B, width]."""
-        return in_parts(lambda part: self(part)[part.last], batch)
+        """``self(batch)[batch.last]`` to rounding, without gradient: [B, width].
 
-    def _buckets(
-        self, batch: PackedSequences, places: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        """The kind of time between any two items of a sequence, int64 [B, L, L]."""
-        if batch.times is None:
-            raise ValueError(
-                "HSTU reads the time of every item, and here are none: bring data with timestamps "
-                "(a history with times=), or train it with encoder.time_buckets=0"
-            )
-        times = batch.times.new_zeros((len(batch), longest(batch))).index_put(places, batch.times)
-        between = (times.unsqueeze(2) - times.unsqueeze(1)).abs().clamp_min(1)
-        return (between.log() / _BUCKET).long().clamp_max(self.time_buckets - 1)
+        On a CPU and without dropout the last block computes nothing else.
+        """
+        cpu = batch.items.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if self.training or not cpu or not len(self.blocks):
+            states: torch.Tensor = self(batch)
+            return states[batch.last]
+        x, times = self._embedded(batch), self.times(batch)
+        attend = partial(attention, indptr=batch.indptr, times=times, pointwise=True)
+        for block in self.blocks[:-1]:
+            x = block(x, attend, lambda values, stream: values)
+        final = self.blocks[-1]
+        assert isinstance(final, _Block)
+        return self.norm(final.last_states(x, batch, times))
+
+    def _embedded(self, batch: PackedSequences) -> torch.Tensor:
+        """What the first block reads, before dropout: [T, width]."""
+        x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
+        return x + self.position_embedding(batch.positions)
 
 
 class _Block(nn.Module):
     def __init__(self, config: HSTUConfig, stream: int) -> None:
         super().__init__()
-        width, self.heads, self.dropout = config.width, config.heads, config.dropout
-        self.stream = stream
+        width, self.heads, self.stream = config.width, config.heads, stream
         self.norm = nn.LayerNorm(width, dtype=torch.float32)
         self.mix = nn.Linear(width, 4 * width, dtype=torch.float32)
         self.attended_norm = nn.LayerNorm(width, dtype=torch.float32)
         self.out = nn.Linear(width, width, dtype=torch.float32)
         self.distance_bias = nn.Parameter(torch.zeros(config.max_length, dtype=torch.float32))
+        self.time_bias = None
         if config.time_buckets:
             self.time_bias = nn.Parameter(torch.zeros(config.time_buckets, dtype=torch.float32))
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        batch: PackedSequences,
-        places: tuple[torch.Tensor, torch.Tensor],
-        buckets: torch.Tensor | None,
-        key: DropoutKey | None,
-    ) -> torch.Tensor:
-        """Tokens x [T, width], each at its row and column; dropout where there is a key."""
+    def forward(self, x: torch.Tensor, attend: Attend, drop: Drop) -> torch.Tensor:
+        """Tokens x [T, width]; ``drop(values, stream=...)`` is the dropout of a stream."""
         u, v, q, k = F.silu(self.mix(self.norm(x))).chunk(4, dim=1)
-        shape = len(batch), longest(batch), x.shape[1]
-        q, k, v = (
-            part.new_zeros(shape).index_put(places, part).unflatten(2, (self.heads, -1))
-            for part in (q, k, v)
+        q, k, v = (part.unflatten(1, (self.heads, -1)) for part in (q, k, v))
+        attended = attend(q, k, v, self.distance_bias, self.time_bias).flatten(1)
+        return x + self.out(drop(self.attended_norm(attended) * u, stream=self.stream))
+
+    def last_states(self, x: torch.Tensor, batch: PackedSequences, times: Times) -> torch.Tensor:
+        """``self(x, ...)[batch.last]`` without dropout, to rounding: [B, width]."""
+        last, rows = batch.last, batch.rows
+        h = self.norm(x)
+        ends, weights = h[last], zip(self.mix.weight.chunk(4), self.mix.bias.chunk(4), strict=True)
+        # Gates and queries of the last tokens alone.
+        u, v, q, k = (
+            F.silu(F.linear(tokens, *of_part))
+            for tokens, of_part in zip((ends, h, ends, h), weights, strict=True)
         )
-        order = torch.arange(shape[1], device=x.device)
-        distance = order.unsqueeze(1) - order
-        bias = _looked_up(self.distance_bias, distance.clamp_min(0))
-        if buckets is not None:
-            bias = bias + _looked_up(self.time_bias, buckets).unsqueeze(1)
-        weights = F.silu(torch.einsum("bihe,bjhe->bhij", q, k) + bias)
-        weights = weights.masked_fill(distance < 0, 0.0) / (order + 1).unsqueeze(1)
-        attended = torch.einsum("bhij,bjhe->bihe", weights, v).flatten(2)[places]
-        mixed = self.attended_norm(attended) * u
-        if key is not None:
-            mixed = packed_dropout(mixed, batch.indptr, self.dropout, key=key, stream=self.stream)
-        return x + self.out(mixed)
+        q, k, v = (part.unflatten(1, (self.heads, -1)) for part in (q, k, v))
+        scores = (q[rows] * k).sum(2) + self._last_bias(last, rows, times).unsqueeze(1)
+        weighted = F.silu(scores).unsqueeze(2) * v
+        attended = weighted.new_zeros(q.shape).index_add_(0, rows, weighted)
+        attended = attended.flatten(1) / batch.lengths.unsqueeze(1)
+        return x[last] + self.out(self.attended_norm(attended) * u)
 
-
-def _looked_up(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """``values[indices]``, whose gradient does not depend on the number of threads."""
-    return F.embedding(indices, values.unsqueeze(1)).squeeze(-1)
+    def _last_bias(self, last: torch.Tensor, rows: torch.Tensor, times: Times) -> torch.Tensor:
+        """Of every token's score for its sequence's last query, [T]."""
+        distance = last[rows] - torch.arange(len(rows), device=rows.device)
+        bias = self.distance_bias[distance.clamp_max(len(self.distance_bias) - 1)]
+        if self.time_bias is None or times.times is None or times.begins is None:
+            return bias
+        between = (times.times[last][rows] - times.times).abs()
+        return bias + self.time_bias[bucket_of(between, times.begins)]

@@ -11,15 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_integers
+from pdrec_fast.checks import check_counts, check_integers, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
+from pdrec_fast.encoders.times import Attend, TimeBuckets, attention
 from pdrec_fast.encoders.transformer import TransformerConfig
-from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 from pdrec_fast.random_keys import ENCODER
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Drop = Callable[[torch.Tensor, int], torch.Tensor]
 
 
@@ -29,14 +28,18 @@ class LiGRConfig(TransformerConfig):
 
     Attributes:
         expansion: of the feed-forward layers.
+        time_buckets: how many kinds of time between two items are told apart, as in ``HSTU``; 0
+            reads no times.
     """
 
     expansion: int = 4
+    time_buckets: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integers(self, "expansion")
+        check_integers(self, "expansion", "time_buckets")
         check_counts(self, "expansion")
+        check_not_negative(self, "time_buckets")
 
 
 class LiGR(nn.Module):
@@ -45,6 +48,8 @@ class LiGR(nn.Module):
     f is attention, then a SwiGLU layer ``W2 (SiLU(W1 x) ⊙ W3 x)`` (Shazeer, 2020). The gate reads x
     before its normalisation, as in eSASRec's code. With ``loss=shared_softmax`` this is eSASRec.
     LiGR's joint attention to the ranked items is left out: items are ranked one by one here.
+    With ``time_buckets`` each block adds a bias of the time between two items to its scores, whose
+    buckets are those of ``HSTU``; neither paper has it.
 
     Positions count from the end. The random numbers of dropout are those of the batch's
     ``dropout_key``: stream ``ENCODER`` for the embeddings, and in block n those from
@@ -59,6 +64,8 @@ class LiGR(nn.Module):
         super().__init__()
         config = replace(config or LiGRConfig(), **options)
         self.max_length, self.dropout = config.max_length, config.dropout
+        self.reads_times = config.time_buckets > 0
+        self.times = TimeBuckets("LiGR", config.time_buckets)
         self.item_embedding = nn.Embedding(n_items, config.width, dtype=torch.float32)
         self.position_embedding = nn.Embedding(config.max_length, config.width, dtype=torch.float32)
         self.blocks = nn.ModuleList(
@@ -69,16 +76,20 @@ class LiGR(nn.Module):
         positions_like_items(self)
 
     def forward(self, batch: PackedSequences) -> torch.Tensor:
-        """States after every token of a packed batch: float32 [T, width]."""
+        """States after every token of a packed batch: float32 [T, width].
+
+        Raises:
+            ValueError: the batch has no times, with ``time_buckets``.
+        """
         key = dropout_key(batch) if self.training and self.dropout else None
         x = self.item_embedding(batch.items) * self.item_embedding.embedding_dim**0.5
         x = x + self.position_embedding(batch.positions)
         if key is not None:
             x = packed_dropout(x, batch.indptr, self.dropout, key=key, stream=ENCODER)
-        rate = 0.0 if key is None else self.dropout
+        rate, times = 0.0 if key is None else self.dropout, self.times(batch)
         for block in self.blocks:
             given: dict[str, Any] = {"key": key, "stream": block.stream}
-            attend = partial(packed_attention, indptr=batch.indptr, dropout=rate, **given)
+            attend = partial(attention, indptr=batch.indptr, times=times, dropout=rate, **given)
             x = block(x, attend, partial(_dropped, indptr=batch.indptr, p=rate, **given))
         return self.norm(x)
 
@@ -101,12 +112,16 @@ class _Block(nn.Module):
         hidden = config.expansion * width
         self.gated = nn.Linear(width, 2 * hidden, bias=False, dtype=torch.float32)
         self.forward_out = nn.Linear(hidden, width, bias=False, dtype=torch.float32)
+        self.time_bias = None
+        if config.time_buckets:
+            self.time_bias = nn.Parameter(torch.zeros(config.time_buckets, dtype=torch.float32))
 
     def forward(self, x: torch.Tensor, attend: Attend, drop: Drop) -> torch.Tensor:
-        """Tokens x [T, width]; ``attend`` is causal attention of q, k and v [T, heads, e], and
-        ``drop(values, number)`` the dropout of stream ``self.stream + number``."""
+        """Tokens x [T, width]; ``attend`` is causal attention, and ``drop(values, number)`` the
+        dropout of stream ``self.stream + number``."""
         mixed = self.mix(self.attention_norm(x)).unflatten(1, (3 * self.heads, -1))
-        attended = attend(*mixed.chunk(3, dim=1)).flatten(1)
+        q, k, v = mixed.chunk(3, dim=1)
+        attended = attend(q, k, v, None, self.time_bias).flatten(1)
         x = x + torch.sigmoid(self.attention_gate(x)) * drop(self.attention_out(attended), 1)
         gate, hidden = self.gated(self.forward_norm(x)).chunk(2, dim=1)
         hidden = drop(F.silu(gate) * hidden, 2)

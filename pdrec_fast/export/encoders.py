@@ -1,8 +1,8 @@
 """Encoders in plain PyTorch on padded ids: the state after the latest item, in traceable steps.
 
-Every class takes an encoder with its weights. Its ``forward(items, keep, back)`` gives the states
-[B, width] for what ``padded.remaining`` says of padded ids; of a history without items they are
-whatever they are.
+Every class takes an encoder with its weights. Its ``forward(items, keep, back, times)`` gives the
+states [B, width] for what ``padded.remaining`` says of padded ids; of a history without items they
+are whatever they are. The times [B, L] may be None where the encoder reads none.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pdrec_fast.encoders import (
+    HSTU,
     BERT4Rec,
     Caser,
     DiffRecStar,
@@ -32,17 +33,32 @@ from pdrec_fast.errors import ExportError
 from pdrec_fast.export.padded import FIRST_ID, latest
 from pdrec_fast.reference.packed.sasrec_block import sasrec_block
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[..., torch.Tensor]
 
 
 class _Causal(nn.Module):
     """An encoder of causal blocks. A subclass says what one block makes of tokens."""
 
+    pointwise = False  # attention, see ``biased_attention``
+    begins: torch.Tensor  # of the buckets of time
+
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = encoder
+        if self.reads_times:
+            self.register_buffer("begins", encoder.times.begins.clone())
 
-    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    @property
+    def reads_times(self) -> bool:
+        return bool(getattr(self.encoder, "reads_times", False))
+
+    def forward(
+        self,
+        items: torch.Tensor,
+        keep: torch.Tensor,
+        back: torch.Tensor,
+        times: torch.Tensor | None,
+    ) -> torch.Tensor:
         """See the module."""
         encoder = self.encoder
         ids, lengths = latest(items, keep, back, encoder.max_length)
@@ -53,12 +69,30 @@ class _Causal(nn.Module):
         embedded = encoder.item_embedding((ids - FIRST_ID).clamp_min(0))
         scale = encoder.item_embedding.embedding_dim**0.5
         x = (embedded * scale + encoder.position_embedding(positions)).flatten(0, 1)
-        later = place > place[:, None]  # padding stands after the items, so it is later too
+        distance = place[:, None] - place
+        later = distance < 0  # padding stands after the items, so it is later too
+        buckets = None
+        if times is not None and self.reads_times:
+            times, _ = latest(torch.where(keep, times, 0.0), keep, back, encoder.max_length)
+            buckets = _buckets((times[:, :, None] - times[:, None]).abs(), self.begins)
 
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def attend(
+            q: torch.Tensor,
+            k: torch.Tensor,
+            v: torch.Tensor,
+            of_distance: torch.Tensor | None = None,
+            of_time: torch.Tensor | None = None,
+        ) -> torch.Tensor:
             q, k, v = (part.unflatten(0, (n_rows, width)).transpose(1, 2) for part in (q, k, v))
-            scores = q @ k.mT / math.sqrt(q.shape[-1])
-            weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+            scores = q @ k.mT / (1.0 if self.pointwise else math.sqrt(q.shape[-1]))
+            if of_distance is not None:
+                scores = scores + of_distance[distance.clamp(0, of_distance.shape[0] - 1)]
+            if of_time is not None:
+                scores = scores + of_time[buckets][:, None]
+            if self.pointwise:
+                weights = F.silu(scores).masked_fill(later, 0.0) / (place[:, None] + 1)
+            else:
+                weights = scores.masked_fill(later, -torch.inf).softmax(-1)
             return (weights @ v).transpose(1, 2).flatten(0, 1)
 
         for block in encoder.blocks:
@@ -85,6 +119,16 @@ class PlainLiGR(_Causal):
         return after
 
 
+class PlainHSTU(_Causal):
+    """``HSTU``."""
+
+    pointwise = True
+
+    def block(self, block: Any, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+        after: torch.Tensor = block(x, attend, lambda t, stream: t)
+        return after
+
+
 class PlainGRU4Rec(nn.Module):
     """``GRU4Rec``, one place after the other."""
 
@@ -92,7 +136,13 @@ class PlainGRU4Rec(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        items: torch.Tensor,
+        keep: torch.Tensor,
+        back: torch.Tensor,
+        times: torch.Tensor | None,
+    ) -> torch.Tensor:
         """See the module."""
         # A loop that a traced program keeps as one; torch.gru would be unrolled to a fixed length.
         # This is where torch's documentation takes it from: scan has no public name yet.
@@ -138,7 +188,13 @@ class PlainPadded(nn.Module):
         super().__init__()
         self.module, self.max_length, self.side = encoder.module, encoder.max_length, encoder.side
 
-    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        items: torch.Tensor,
+        keep: torch.Tensor,
+        back: torch.Tensor,
+        times: torch.Tensor | None,
+    ) -> torch.Tensor:
         """See the module."""
         keep = keep & (back < self.max_length)
         lengths = keep.sum(1)
@@ -167,7 +223,13 @@ class PlainPrefixes(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
 
-    def forward(self, items: torch.Tensor, keep: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        items: torch.Tensor,
+        keep: torch.Tensor,
+        back: torch.Tensor,
+        times: torch.Tensor | None,
+    ) -> torch.Tensor:
         """See the module."""
         n_places = self.encoder.max_length
         keep = keep & (back < n_places)
@@ -187,6 +249,17 @@ class PlainPrefixes(nn.Module):
         return states
 
 
+def _buckets(between: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """``bucket_of`` by halving: an ONNX program's ``bucketize`` compares with every beginning."""
+    found = torch.zeros_like(between, dtype=torch.int64)
+    n_buckets = begins.shape[0]
+    for level in reversed(range((n_buckets - 1).bit_length())):
+        tried = found + (1 << level)
+        there = (tried < n_buckets) & (between >= begins[tried.clamp_max(n_buckets - 1)])
+        found = torch.where(there, tried, found)
+    return found
+
+
 def _at_last(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """The states [B, d] of [B, W, d] at the last one of the first ``lengths`` places."""
     last = (lengths - 1).clamp_min(0)[:, None, None]
@@ -197,6 +270,7 @@ _PLAIN: tuple[tuple[type[nn.Module], Callable[[Any], nn.Module]], ...] = (
     (SASRec, PlainSASRec),
     (GRU4Rec, PlainGRU4Rec),
     (LiGR, PlainLiGR),
+    (HSTU, PlainHSTU),
     *((kind, PlainPrefixes) for kind in (Caser, MLP4Rec, BERT4Rec, DiffuRec, DiffRecStar)),
     (PaddedEncoder, PlainPadded),
 )

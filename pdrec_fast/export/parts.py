@@ -169,7 +169,7 @@ class _Encoded(nn.Module):
 
     def forward(self, items: torch.Tensor, times: torch.Tensor | None) -> torch.Tensor:
         keep, back = remaining(items, self.known)
-        states: torch.Tensor = self.plain(items, keep, back) * keep.any(1, keepdim=True)
+        states: torch.Tensor = self.plain(items, keep, back, times) * keep.any(1, keepdim=True)
         return states if self.scale is None else F.normalize(states, dim=-1) * self.scale
 
 

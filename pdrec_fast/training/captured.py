@@ -80,6 +80,7 @@ def pad_batch(batch: Batch, shape: BatchShape) -> Batch:
         np.concatenate([packed.host_lengths, filling]),
         np.concatenate([packed.sources, np.full(n_fillers, -1)]),
         replace(key, users=_extended(key.users, shape.sequences, 0)),
+        None if packed.times is None else _extended(packed.times, shape.tokens, 0),
     )
     count = torch.tensor(len(batch.candidates))
     return Batch(
@@ -155,7 +156,7 @@ def _tensors(batch: Batch) -> list[torch.Tensor]:
     assert key is not None
     sequences = packed.items, packed.indptr, packed.positions, key.users
     ranked = batch.inputs, batch.candidates, batch.weights, batch.count
-    others = *ranked, batch.last, batch.soft_positives, *(batch.shared or ())
+    others = packed.times, *ranked, batch.last, batch.soft_positives, *(batch.shared or ())
     return [*sequences, *(tensor for tensor in others if tensor is not None)]
 
 

@@ -8,8 +8,7 @@ import torch
 
 from bench.__main__ import main
 from bench.accuracy import command
-from bench.accuracy.cases import CASES
-from bench.accuracy.sample import Draw, error
+from bench.accuracy.sample import CASES, Draw, error
 
 OPS = Path(__file__).resolve().parents[2] / "pdrec_fast" / "ops"
 

@@ -211,6 +211,28 @@ def _packed_attention_backward(n: int) -> Call:
     return Call(arguments | gradients, tuple(gradients), _WORDS, ("words.0",))
 
 
+def _biases(tokens: int) -> tuple[np.ndarray, ...]:
+    times = np.arange(tokens, dtype=np.float64) ** 2
+    return _normal(5), _normal(9), times, np.arange(9, dtype=np.float64) * 3
+
+
+def _biased_attention(n: int) -> Call:
+    call = _packed_attention(n)
+    inputs, tokens = dict(call.arguments), len(call.arguments["q"])
+    outputs = {name: inputs.pop(name) for name in ("out", "softmax")}
+    biases = {"biases": _biases(tokens), "pointwise": False}
+    return call._replace(arguments=inputs | biases | outputs)
+
+
+def _biased_attention_backward(n: int) -> Call:
+    call = _packed_attention_backward(n)
+    inputs, tokens = dict(call.arguments), len(call.arguments["q"])
+    outputs = {name: inputs.pop(name) for name in ("softmax", *call.writes)}
+    biases = {"biases": _biases(tokens), "pointwise": False}
+    sums = {"grad_distance": _zeros(5), "grad_time": _zeros(9)}
+    return call._replace(arguments=inputs | biases | outputs | sums, writes=(*call.writes, *sums))
+
+
 def _block(n: int) -> dict[str, Any]:
     tokens, words = _sequences(n)
     d = WIDTH
@@ -375,6 +397,7 @@ CALLS: dict[str, Callable[[int], Call]] = {
         *(_random_words, _select_unobserved, _sample_pool, _count_above, _count_above_sums),
         *(_noisy_input, _sparse_product, _packed_dropout, _attention_pooling),
         *(_packed_attention, _packed_attention_backward, _sasrec_block, _sasrec_block_backward),
+        *(_biased_attention, _biased_attention_backward),
         *(_item_logits, _weighted_bce, _sampled_softmax, _shared_softmax),
         *(_shared_softmax_products, _corpus_softmax, _corpus_softmax_products),
         *(_corpus_derivatives, _states_gradient, _group_by_item, _table_gradient),

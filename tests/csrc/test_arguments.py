@@ -138,12 +138,16 @@ def test_arrays_of_another_length(name):
         if (name, path) in {("group_by_item", "items"), ("sum_rows", "stale")}:
             continue  # as long as they like
         others = [array[:0].copy(), np.concatenate([array, array])]
-        # More items than are asked for do no harm, nor do observed ones past the last row.
-        if path in {"table", "observed"} - set(call.writes) or (name, path) == ("sum_rows", "out"):
+        # More items than are asked for do no harm, nor do observed ones past the last row, nor
+        # biases of distances that there are none of.
+        if path in {"table", "observed"} - set(call.writes) or (name, path) in LONGER:
             others = others[:1]
         for other in others:
             with pytest.raises(ValueError, match=r"^expected |must (lie in|rise)"):
                 call.with_arrays({path: other}).run(name)
+
+
+LONGER = {("sum_rows", "out"), ("biased_attention", "biases.0")}
 
 
 @every_function
@@ -160,6 +164,30 @@ def test_other_dtypes_layouts_and_read_only_outputs(name):
         array = call.arrays()[path].copy()
         array.flags.writeable = False
         refused(name, call.with_arrays({path: array}), names=["not writeable"])
+
+
+@pytest.mark.parametrize("name", ["biased_attention", "biased_attention_backward"])
+def test_where_buckets_begin(name):
+    call = CALLS[name](ROWS)
+    begins = call.arrays()["biases.3"]
+    for at, value in ((0, 1.0), (0, -1.0), (0, np.nan), (4, 0.0), (4, np.nan), (5, 1e9)):
+        bad = call.with_arrays({"biases.3": changed(begins, value, at)})
+        refused(name, bad, names=["begins"])
+    call.with_arrays({"biases.3": changed(begins, np.inf)}).run(name)
+    biases = call.arguments["biases"]
+    for at in (1, 2, 3):
+        without = tuple(None if i == at else part for i, part in enumerate(biases))
+        bad = call._replace(arguments=call.arguments | {"biases": without})
+        refused(name, bad, names=["a bias of time, times and begins, or none of them"])
+
+
+@pytest.mark.parametrize("name", ["biased_attention", "biased_attention_backward"])
+def test_pointwise_attention_has_no_softmax(name):
+    call = CALLS[name](ROWS)
+    arguments = call.arguments | {"pointwise": True}
+    refused(name, call._replace(arguments=arguments), names=["no softmax"])
+    softmax = arguments["softmax"][:0].copy()
+    call._replace(arguments=arguments | {"softmax": softmax}).run(name)
 
 
 @every_function

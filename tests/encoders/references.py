@@ -105,7 +105,10 @@ def ligr(encoder: Any, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor
         parts = []
         q, k, v = (part.chunk(block.heads, dim=1) for part in block.mix(h).chunk(3, dim=1))
         for a, b, c in zip(q, k, v, strict=True):
-            scores = (a @ b.T / math.sqrt(a.shape[1])).masked_fill(later, -torch.inf)
+            scores = a @ b.T / math.sqrt(a.shape[1])
+            if block.time_bias is not None:
+                scores = scores + block.time_bias[_buckets(times, len(block.time_bias))]
+            scores = scores.masked_fill(later, -torch.inf)
             parts.append(scores.softmax(dim=1) @ c)
         added = block.attention_out(torch.cat(parts, dim=1))
         x = x + torch.sigmoid(block.attention_gate(x)) * added
@@ -116,19 +119,24 @@ def ligr(encoder: Any, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor
     return encoder.norm(x)
 
 
+def _buckets(times: torch.Tensor, most: int) -> torch.Tensor:
+    """Of the time between any two items."""
+    between = (times[:, None] - times).abs().tolist()
+    found = [[int(math.log(max(x, 1.0)) / 0.301) for x in row] for row in between]
+    return torch.tensor(found).clamp_max(most - 1)
+
+
 def hstu(encoder: Any, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     n = len(items)
     x = _items(encoder, items) + encoder.position_embedding.weight[-n:]
     for block in encoder.blocks:
         u, v, q, k = F.silu(block.mix(block.norm(x))).chunk(4, dim=1)
         size = q.shape[1] // block.heads
-        rows = []
+        rows, buckets = [], _buckets(times, len(block.time_bias))
         for i in range(n):
             row = torch.zeros_like(v[0])
             for j in range(i + 1):
-                between = max(float(times[i] - times[j]), 1.0)
-                bucket = min(int(math.log(between) / 0.301), len(block.time_bias) - 1)
-                bias = block.distance_bias[i - j] + block.time_bias[bucket]
+                bias = block.distance_bias[i - j] + block.time_bias[buckets[i, j]]
                 for head in range(block.heads):
                     part = slice(head * size, (head + 1) * size)
                     row[part] += F.silu(q[i, part] @ k[j, part] + bias) * v[j, part] / (i + 1)

@@ -33,7 +33,7 @@ def preferences() -> pf.Preferences:
     return pf.Preferences.infer(guide, split().train, top_m=5, n_draws=16, progress=False)
 
 
-def model_of(encoder: str, **settings: Any) -> pf.PDRec:
+def model_of(encoder: str, times: bool = False, **settings: Any) -> pf.PDRec:
     options = {
         "modules": (),
         "batch_size": 32,
@@ -42,7 +42,8 @@ def model_of(encoder: str, **settings: Any) -> pf.PDRec:
         "epochs": 2,
         "select_by": "full",
     } | settings
-    small = {"width": 8, "max_length": 10, "dropout": 0.0}
+    small: dict[str, Any] = {"width": 8, "max_length": 10, "dropout": 0.0}
+    small |= {"time_buckets": 20} if times else {}
     return pf.PDRec(encoder, encoder_options=small, device="cpu", **options)
 
 
@@ -138,9 +139,10 @@ def test_scores_follow_from_the_history_alone(encoder: str) -> None:
     torch.testing.assert_close(products, together, rtol=1e-4, atol=1e-4)
 
 
-def test_hstu_asks_for_times() -> None:
+@pytest.mark.parametrize("encoder", ["hstu", "ligr"])
+def test_what_reads_times_asks_for_them(encoder: str) -> None:
     data = pf.synthetic(n_users=30, n_items=40, seed=0)
-    model = model_of("hstu").fit(pf.leave_one_out(data), progress=False)
+    model = model_of(encoder, times=True).fit(pf.leave_one_out(data), progress=False)
     known = data.item_ids[:4].tolist()
     with pytest.raises(ValueError, match="a history with times="):
         model.recommend(history=known, k=3)
@@ -148,6 +150,8 @@ def test_hstu_asks_for_times() -> None:
     assert found.items.shape == (1, 3)
     untimed = pf.Interactions.from_arrays(data.user_ids[data.record_users], data.items, None)
     with pytest.raises(ValueError, match=r"encoder\.time_buckets=0"):
-        model_of("hstu").fit(untimed, progress=False)
+        model_of(encoder, times=True).fit(untimed, progress=False)
+    config = pf.RunConfig(encoder=encoder, pdrec=pf.PDRecConfig(modules=()))
+    config = pf.with_settings(config, {"encoder.time_buckets": 20})
     with pytest.raises(ValueError, match=r"encoder\.time_buckets=0"):
-        pf.run(untimed, pf.RunConfig(encoder="hstu", pdrec=pf.PDRecConfig(modules=())))
+        pf.run(untimed, config)

@@ -63,7 +63,7 @@ def test_one_block_and_more_heads() -> None:
         close(encoder(batch), REFERENCES[name](encoder, batch.items, batch.times))
 
 
-@pytest.mark.parametrize("name", ["bert4rec", "diffurec", "hstu", "mlp4rec"])
+@pytest.mark.parametrize("name", ["bert4rec", "diffurec", "mlp4rec"])
 def test_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, batch = made(name), batch_of()
     monkeypatch.setattr(prefixes, "_CELLS", 2 * 9**2)
@@ -73,8 +73,18 @@ def test_scored_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- times ---------------------------------------------------------------------------------------
 
 
-def test_hstu_reads_the_times_between_items_and_no_later_one() -> None:
-    encoder, row = made("hstu"), [ROWS[0]]
+READING = {"hstu": {}, "ligr": {"time_buckets": 60}}
+
+
+def test_ligr_with_times_is_that_of_its_formula() -> None:
+    encoder, batch = made("ligr", **READING["ligr"]), batch_of(ROWS[:1])
+    close(encoder(batch), REFERENCES["ligr"](encoder, batch.items, batch.times))
+
+
+@pytest.mark.parametrize("name", READING)
+def test_times_between_items_are_read_and_no_later_one(name: str) -> None:
+    encoder, row = made(name, **READING[name]), [ROWS[0]]
+    assert encoder.reads_times
     before = encoder(batch_of(row))
     shifted = encoder(batch_of(row, times=[TIMES[0] + 7e5]))
     close(shifted, before)
@@ -85,12 +95,24 @@ def test_hstu_reads_the_times_between_items_and_no_later_one() -> None:
     assert ((after[5:] - before[5:]).abs().amax(dim=1) > 1e-6).all()
 
 
-def test_hstu_without_times() -> None:
-    with pytest.raises(ValueError, match=r"here are none: .* encoder\.time_buckets=0"):
-        made("hstu")(batch_of(times=None))
-    encoder = made("hstu", time_buckets=0)
+@pytest.mark.parametrize("name", READING)
+def test_without_times(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?i)^{name} .* here are none: .*time_buckets=0"):
+        made(name, **READING[name])(batch_of(times=None))
+    encoder = made(name, time_buckets=0)
     assert not encoder.reads_times
+    assert not [key for key in encoder.state_dict() if "time" in key]
     close(encoder(batch_of(times=None)), encoder(batch_of()))
+
+
+def test_weights_of_hstu_are_named_as_saved_models_have_them() -> None:
+    encoder = made("hstu", blocks=1)
+    names = ["norm", "mix", "attended_norm", "out"]
+    names = [f"blocks.0.{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    names += ["blocks.0.distance_bias", "blocks.0.time_bias", "norm.weight", "norm.bias"]
+    names += ["item_embedding.weight", "position_embedding.weight"]
+    assert sorted(encoder.state_dict()) == sorted(names)
+    assert encoder.blocks[0].time_bias.shape == (60,)
 
 
 # --- what is learned from ------------------------------------------------------------------------
@@ -242,6 +264,7 @@ def test_steps_back_with_a_perfect_guess_end_there() -> None:
         ("diffrec-star", {"steps": 2.5}, "steps must be a whole number, got 2.5"),
         ("ligr", {"expansion": 0}, "expansion must be at least 1, got 0"),
         ("hstu", {"time_buckets": -1}, "time_buckets must not be negative, got -1"),
+        ("ligr", {"time_buckets": -1}, "time_buckets must not be negative, got -1"),
     ],
 )
 def test_options_out_of_range_are_named(name: str, options: dict[str, Any], message: str) -> None:

@@ -47,7 +47,10 @@ def fitted(encoder="sasrec", **settings):
         "mlp4rec": {"layers": 2},
         "bert4rec": {"blocks": 2, "heads": 2},
     }
+    own["timed ligr"] = {"blocks": 2, "heads": 2, "time_buckets": 50}
+    own["hstu"] = {"blocks": 2, "heads": 2, "time_buckets": 50}
     options = OPTIONS | own.get(encoder, {"blocks": 1, "heads": 2})
+    encoder = encoder.removeprefix("timed ")
     model = pf.PDRec(encoder, encoder_options=options, **SETTINGS | settings)
     model.fit(TRAIN, progress=False)
     model.data = DATA
@@ -116,7 +119,8 @@ def assert_same_items(model, rows, scores):
     assert there[:, :5].all()
 
 
-PLAIN = ["ligr", "caser", "mlp4rec", "bert4rec", "diffurec", "diffrec-star"]
+TIMED = ["hstu", "timed ligr"]
+PLAIN = [*TIMED, "ligr", "caser", "mlp4rec", "bert4rec", "diffurec", "diffrec-star"]
 WITH_FUSION = ["gru4rec", "sasrec", "cl4srec"]
 
 
@@ -134,13 +138,33 @@ def test_onnx_gives_the_items_of_recommend_for_every_user(encoder, fuse, tmp_pat
     names = ["scores", "top_rows", "top_scores"]
     write_onnx(program, tmp_path / "r.onnx", names, parts.reads_times)
     run = session(tmp_path / "r.onnx")
-    items, _ = padded()
-    scores, rows, top = run.run(names, {"items": items})
+    items, times = padded()
+    assert parts.reads_times == (encoder in TIMED)
+    times[items == 0] = 1e18  # does not count
+    inputs = {"items": items} | ({"times": times} if parts.reads_times else {})
+    scores, rows, top = run.run(names, inputs)
     assert_same_items(model, rows, top)
     np.testing.assert_allclose(scores, model.scores(DATA.histories()), rtol=1e-4, atol=1e-5)
-    for some in (items[:1], items[2:3, -1:], items[:4, :2]):  # any number, any length
-        alone = run.run(["scores"], {"items": some})[0]
-        np.testing.assert_allclose(alone, program.module()(torch.from_numpy(some))[0], atol=1e-5)
+    for part in np.s_[:1, :], np.s_[2:3, -1:], np.s_[:4, :2]:  # any number, any length
+        some = {name: values[part] for name, values in inputs.items()}
+        alone = run.run(["scores"], some)[0]
+        given = [torch.from_numpy(values) for values in some.values()]
+        np.testing.assert_allclose(alone, program.module()(*given)[0], atol=1e-5)
+
+
+def test_a_program_reads_the_times_between_items():
+    """Shifted all alike they say the same; an item that was long ago does not."""
+    model = fitted("hstu")
+    parts = model_parts(model)
+    recommender = Recommender(parts, ~parts.hidden, 10)
+    items, times = (torch.from_numpy(array) for array in padded())
+    with torch.no_grad():
+        scores, shifted, other = (
+            recommender(items, given)[0] for given in (times, times + 3e6, times * 7)
+        )
+    torch.testing.assert_close(shifted, scores)
+    ranked = ~parts.hidden
+    assert ((other - scores)[:, ranked].abs().amax(dim=1) > 1e-6).float().mean() > 0.9
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from pdrec_fast.operands import (
+    AttentionBiases,
     Candidates,
     Chain,
     DrawKey,
@@ -131,6 +132,17 @@ def packed_attention(dtype: torch.dtype, n: int) -> None:
     module.packed_attention_backward(q, q, q, q, softmax, packed(n))
 
 
+def biased_attention(dtype: torch.dtype, n: int) -> None:
+    module, q = kernels("packed.biased_attention"), torch.ones(n, 1, 64, dtype=dtype)
+    begins = torch.arange(128, dtype=torch.float64)
+    biases = AttentionBiases(torch.ones(50), torch.ones(128), torch.ones(n).double(), begins)
+    for pointwise in (False, True):
+        softmax = torch.ones(0 if pointwise else 2, n, 1)
+        words = packed(n)._replace(p=0.0) if pointwise else packed(n)
+        module.biased_attention(q, q, q, words, biases, pointwise)
+        module.biased_attention_backward(q, q, q, q, softmax, words, biases, pointwise)
+
+
 def histories(n: int) -> ItemRows:
     """An item for every user."""
     return ItemRows(torch.arange(n + 1), torch.zeros(n, dtype=torch.int32), torch.ones(n), ITEMS)
@@ -193,6 +205,7 @@ LAUNCHES = {
         candidate_gradients,
         packed_dropout,
         packed_attention,
+        biased_attention,
         noisy_input,
         noisy_projection,
         hidden_chain,

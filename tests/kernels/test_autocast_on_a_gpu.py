@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pdrec_fast.operands import AttentionBiases
 from pdrec_fast.ops.candidates._blocks import Wanted
 from pdrec_fast.ops.candidates.corpus_softmax import corpus_softmax
 from pdrec_fast.ops.candidates.shared_softmax import shared_softmax
@@ -12,6 +13,7 @@ from pdrec_fast.ops.candidates.weighted_bce import weighted_bce
 from pdrec_fast.ops.denoising.corpus_error import corpus_error
 from pdrec_fast.ops.denoising.noisy_projection import noisy_projection
 from pdrec_fast.ops.packed._sequences import DropoutKey
+from pdrec_fast.ops.packed.biased_attention import biased_attention
 from pdrec_fast.ops.packed.packed_attention import packed_attention
 from pdrec_fast.ops.packed.packed_dropout import packed_dropout
 
@@ -74,6 +76,18 @@ def test_attention_takes_what_comes_and_mixed_dtypes_in_the_widest(dtypes, expec
     parts = [floats(TOKENS, 2, WIDTH, dtype=dtype) for dtype in dtypes]
     keywords = {"dropout": 0.2, "key": DropoutKey(1, 2, integers(2))}
     assert kind(packed_attention(*parts, integers(3), **keywords)) == ("cuda", expected)
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+def test_biases_of_attention_stay_in_float32(dtype):
+    parts = [floats(TOKENS, 2, WIDTH, dtype=dtype) for _ in range(3)]
+    times, begins = (floats(n, dtype=torch.float64) for n in (TOKENS, 4))
+    biases = AttentionBiases(floats(5), floats(4), times, begins)
+    keywords = {"dropout": 0.2, "key": DropoutKey(1, 2, integers(2))}
+    with Given() as given:
+        out = biased_attention(*parts, integers(3), biases, **keywords)
+    assert kind(out) == ("cuda", dtype)
+    assert given.dtypes == {dtype, FP32, torch.float64}
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])

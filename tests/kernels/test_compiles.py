@@ -32,7 +32,7 @@ def reports(tmp_path_factory):
     command = [sys.executable, "-m", "tests.kernels.hopper"]
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return {report.pop("case"): report for report in map(json.loads, done.stdout.splitlines())}

@@ -42,6 +42,12 @@ WORDS = {
     "users": torch.tensor([3, 1, 2]),
     **{"p": 0.3, "seed": 1, "epoch": 2, "stream": 3},
 }
+BIASES = {
+    "distance": normal(4),
+    "time": normal(6),
+    "times": torch.arange(TOKENS).double(),
+    "begins": torch.arange(6).double(),
+}
 
 
 def logit_gradients():
@@ -98,6 +104,14 @@ def valid(name):
         "packed_attention": lambda: heads("q", "k", "v") | WORDS,
         "packed_attention_backward": lambda: (
             heads("grad_out", "q", "k", "v") | {"softmax": torch.ones(2, TOKENS, 2)} | WORDS
+        ),
+        "biased_attention": lambda: heads("q", "k", "v") | WORDS | BIASES | {"pointwise": False},
+        "biased_attention_backward": lambda: (
+            heads("grad_out", "q", "k", "v")
+            | {"softmax": torch.ones(2, TOKENS, 2)}
+            | WORDS
+            | BIASES
+            | {"pointwise": False}
         ),
         "packed_dropout": lambda: x | WORDS,
         "sasrec_block": lambda: x | block() | {"keep": True},
@@ -199,8 +213,10 @@ def test_tensors_of_another_length(name):
             call(name, arguments)
 
 
-# The last of these rows is not asked for, or is a gradient that the other function takes.
+# The last of these rows is not asked for, or is a gradient that the other function takes; larger
+# distances than there are biases take the last.
 HARMLESS = {("states_gradient", "grad_item"), ("table_gradient", "grad_state")}
+HARMLESS |= {("biased_attention", "distance"), ("biased_attention_backward", "distance")}
 
 
 @needs_extension
@@ -220,4 +236,5 @@ def test_misaligned_tensors(name):
 
 
 # Not read, or padded on the way.
-COPIED = HARMLESS | {("corpus_softmax", "states"), ("corpus_softmax", "table")}
+COPIED = {("states_gradient", "grad_item"), ("table_gradient", "grad_state")}
+COPIED |= {("corpus_softmax", "states"), ("corpus_softmax", "table")}

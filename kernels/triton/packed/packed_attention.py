@@ -25,10 +25,17 @@ import torch
 import triton
 import triton.language as tl
 
-from pdrec_fast.kernels.triton.operands import operand
+from pdrec_fast.kernels.triton.packed._attention import (
+    adjacent,
+    dot,
+    exp,
+    kept_weights,
+    load_tile,
+    store_tile,
+    strides_of,
+)
 from pdrec_fast.kernels.triton.packed._sequences import (
     NOT_SPECIALIZED,
-    draw,
     locate,
     n_slots,
     search,
@@ -61,7 +68,7 @@ def packed_attention(
     """
     out = q.new_empty(q.shape)
     softmax = q.new_empty((2, *q.shape[:2]), dtype=torch.float32)
-    inputs = _adjacent(q=q, k=k, v=v)
+    inputs = adjacent(q=q, k=k, v=v)
     _launch("forward", inputs | {"out": out}, softmax, words, block, num_warps, precision)
     return out, softmax
 
@@ -80,15 +87,11 @@ def packed_attention_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v."""
     gradients = {name: q.new_empty(q.shape) for name in ("grad_q", "grad_k", "grad_v")}
-    tensors = _adjacent(q=q, k=k, v=v, grad_out=grad_out)
+    tensors = adjacent(q=q, k=k, v=v, grad_out=grad_out)
     tensors |= {"mean": torch.empty_like(softmax[0]), **gradients}
     for step in ("queries", "keys"):
         _launch(step, tensors, softmax, words, block, num_warps, precision)
     return gradients["grad_q"], gradients["grad_k"], gradients["grad_v"]
-
-
-def _adjacent(**tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {name: x if x.stride(-1) == 1 else x.contiguous() for name, x in tensors.items()}
 
 
 def _launch(
@@ -104,10 +107,6 @@ def _launch(
     if not q.numel():
         return
     _, n_heads, width = q.shape
-    strides = {}
-    for name in ("q", "k", "v", "grad_out"):
-        token, head, _ = tensors[name].stride() if name in tensors else (0, 0, 0)
-        strides |= {f"{name}_token": token, f"{name}_head": head}
     with torch.cuda.device_of(q):
         _attention[(n_slots(len(q), n_sequences, block), n_heads)](
             **(_UNUSED | tensors),
@@ -115,7 +114,7 @@ def _launch(
             inverse=softmax[1],
             indptr=words.indptr,
             users=words.users,
-            **strides,
+            **strides_of(tensors),
             n_sequences=n_sequences,
             n_heads=n_heads,
             scale=width**-0.5,
@@ -130,53 +129,6 @@ def _launch(
             num_warps=num_warps,
             num_stages=2,
         )
-
-
-@triton.jit
-def _load(base, row, n_rows, stride, WIDTH: tl.constexpr, BLOCK_E: tl.constexpr):
-    """Rows [len(row), BLOCK_E], zero beyond ``n_rows`` and ``WIDTH``."""
-    column = tl.arange(0, BLOCK_E)
-    inside = (row[:, None] < n_rows) & (column[None, :] < WIDTH)
-    return tl.load(base + row[:, None] * stride + column[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _store(base, row, n_rows, stride, values, WIDTH: tl.constexpr, BLOCK_E: tl.constexpr):
-    column = tl.arange(0, BLOCK_E)
-    inside = (row[:, None] < n_rows) & (column[None, :] < WIDTH)
-    at = base + row[:, None] * stride + column[None, :]
-    tl.store(at, values.to(base.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _kept(
-    query,
-    key_begin,
-    head,
-    length,
-    user,
-    keep_from,
-    seed,
-    epoch,
-    rng_stream,
-    BLOCK: tl.constexpr,
-):
-    """Which weights of a tile dropout keeps: bool [len(query), BLOCK]."""
-    row = head * length + query
-    block = key_begin // 4 + tl.arange(0, BLOCK // 4)
-    block = row[:, None] * ((length + 3) // 4) + block[None, :]
-    return draw(block, user, seed, epoch, rng_stream) >= keep_from.to(tl.uint32)
-
-
-@triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    """a b in float32, a rounded to the type of b."""
-    return tl.dot(operand(a.to(b.dtype)), operand(b), input_precision=PRECISION)
-
-
-@triton.jit
-def _exp(x):
-    return tl.exp2(x * 1.4426950408889634)
 
 
 @triton.jit
@@ -205,14 +157,14 @@ def _tile(
     """(softmax, its gradient, the weights after dropout) of a tile of queries and keys."""
     key = key_begin + tl.arange(0, BLOCK)
     kept = (key[None, :] <= query[:, None]) & (query[:, None] < length)
-    scores = _dot(q_tile, tl.trans(k_tile), PRECISION)
+    scores = dot(q_tile, tl.trans(k_tile), PRECISION)
     exponents = tl.where(kept, (scores - top[:, None]) * scale, float("-inf"))
-    softmax = _exp(exponents) * inverse[:, None]
+    softmax = exp(exponents) * inverse[:, None]
     if DROPOUT:
-        kept &= _kept(
+        kept &= kept_weights(
             query, key_begin, head, length, user, keep_from, seed, epoch, rng_stream, BLOCK
         )
-    grad_weights = _dot(grad_out_tile, tl.trans(v_tile), PRECISION)
+    grad_weights = dot(grad_out_tile, tl.trans(v_tile), PRECISION)
     grad_softmax = tl.where(kept, grad_weights * keep_scale, 0.0)
     return softmax, grad_softmax, tl.where(kept, softmax * keep_scale, 0.0)
 
@@ -277,41 +229,41 @@ def _attention(
     row = n_heads * WIDTH  # of a result
     result = first * row + head * WIDTH
     if PASS == "forward":
-        q_tile = _load(q, own, length, q_token, WIDTH, BLOCK_E)
+        q_tile = load_tile(q, own, length, q_token, WIDTH, BLOCK_E)
         top = tl.full([BLOCK], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK], tl.float32)
         attended = tl.zeros([BLOCK, BLOCK_E], tl.float32)
         for key_begin in range(0, begin + BLOCK, BLOCK):
             key = key_begin + tl.arange(0, BLOCK)
-            k_tile = _load(k, key, length, k_token, WIDTH, BLOCK_E)
-            v_tile = _load(v, key, length, v_token, WIDTH, BLOCK_E)
-            scores = _dot(q_tile, tl.trans(k_tile), PRECISION)
+            k_tile = load_tile(k, key, length, k_token, WIDTH, BLOCK_E)
+            v_tile = load_tile(v, key, length, v_token, WIDTH, BLOCK_E)
+            scores = dot(q_tile, tl.trans(k_tile), PRECISION)
             scores = tl.where(key[None, :] <= own[:, None], scores, float("-inf"))
             # Key 0 is seen by every query, so that the maximum is finite from the first tile on.
             new_top = tl.maximum(top, tl.max(scores, 1))
-            shrink = _exp((top - new_top) * scale)
-            weights = _exp((scores - new_top[:, None]) * scale)
+            shrink = exp((top - new_top) * scale)
+            weights = exp((scores - new_top[:, None]) * scale)
             top, total = new_top, total * shrink + tl.sum(weights, 1)
             if DROPOUT:
-                kept = _kept(
+                kept = kept_weights(
                     own, key_begin, head, length, user, keep_from, seed, epoch, rng_stream, BLOCK
                 )
                 weights = tl.where(kept, weights, 0.0)
             attended = attended * shrink[:, None]
-            attended += _dot(weights, v_tile, PRECISION)
+            attended += dot(weights, v_tile, PRECISION)
         scaled = attended * (keep_scale / total)[:, None]
-        _store(out + result, own, length, row, scaled, WIDTH, BLOCK_E)
+        store_tile(out + result, own, length, row, scaled, WIDTH, BLOCK_E)
         place = (first + own) * n_heads + head
         tl.store(maximum + place, top, mask=own < length)
         tl.store(inverse + place, 1.0 / total, mask=own < length)
     else:
         grad_out += first * grad_out_token + head * grad_out_head
-        k_tile = _load(k, own, length, k_token, WIDTH, BLOCK_E)
-        v_tile = _load(v, own, length, v_token, WIDTH, BLOCK_E)
+        k_tile = load_tile(k, own, length, k_token, WIDTH, BLOCK_E)
+        v_tile = load_tile(v, own, length, v_token, WIDTH, BLOCK_E)
         if PASS == "queries":
             place = (first + own) * n_heads + head
-            q_tile = _load(q, own, length, q_token, WIDTH, BLOCK_E)
-            grad_out_tile = _load(grad_out, own, length, grad_out_token, WIDTH, BLOCK_E)
+            q_tile = load_tile(q, own, length, q_token, WIDTH, BLOCK_E)
+            grad_out_tile = load_tile(grad_out, own, length, grad_out_token, WIDTH, BLOCK_E)
             top = tl.load(maximum + place, mask=own < length, other=0.0)
             inverse_sum = tl.load(inverse + place, mask=own < length, other=0.0)
             # Most sequences are this tile alone, on the diagonal, which is computed once.
@@ -325,11 +277,11 @@ def _attention(
                 if averaged:
                     tl.store(mean + place, average, mask=own < length)
                     grad_scores = diagonal * (grad_diagonal - average[:, None])
-                    gradient = _dot(grad_scores, k_tile, PRECISION)
+                    gradient = dot(grad_scores, k_tile, PRECISION)
                 for key_begin in range(0, begin, BLOCK):
                     key = key_begin + tl.arange(0, BLOCK)
-                    k_early = _load(k, key, length, k_token, WIDTH, BLOCK_E)
-                    v_early = _load(v, key, length, v_token, WIDTH, BLOCK_E)
+                    k_early = load_tile(k, key, length, k_token, WIDTH, BLOCK_E)
+                    v_early = load_tile(v, key, length, v_token, WIDTH, BLOCK_E)
                     softmax, grad_softmax, _ = _tile(
                         q_tile, k_early, v_early, grad_out_tile, top, inverse_sum, own, key_begin,
                         head, length, user, scale, keep_from, keep_scale, seed, epoch, rng_stream,
@@ -337,18 +289,18 @@ def _attention(
                     )  # fmt: skip
                     if averaged:
                         grad_scores = softmax * (grad_softmax - average[:, None])
-                        gradient += _dot(grad_scores, k_early, PRECISION)
+                        gradient += dot(grad_scores, k_early, PRECISION)
                     else:
                         average += tl.sum(softmax * grad_softmax, 1)
-            _store(grad_q + result, own, length, row, gradient * scale, WIDTH, BLOCK_E)
+            store_tile(grad_q + result, own, length, row, gradient * scale, WIDTH, BLOCK_E)
         else:
             k_gradient = tl.zeros([BLOCK, BLOCK_E], tl.float32)
             v_gradient = tl.zeros([BLOCK, BLOCK_E], tl.float32)
             for query_begin in range(begin, length, BLOCK):
                 query = query_begin + tl.arange(0, BLOCK)
                 place = (first + query) * n_heads + head
-                q_tile = _load(q, query, length, q_token, WIDTH, BLOCK_E)
-                grad_out_tile = _load(grad_out, query, length, grad_out_token, WIDTH, BLOCK_E)
+                q_tile = load_tile(q, query, length, q_token, WIDTH, BLOCK_E)
+                grad_out_tile = load_tile(grad_out, query, length, grad_out_token, WIDTH, BLOCK_E)
                 top = tl.load(maximum + place, mask=query < length, other=0.0)
                 inverse_sum = tl.load(inverse + place, mask=query < length, other=0.0)
                 average = tl.load(mean + place, mask=query < length, other=0.0)
@@ -358,7 +310,7 @@ def _attention(
                     BLOCK, DROPOUT, PRECISION,
                 )  # fmt: skip
                 grad_scores = tl.trans(softmax * (grad_softmax - average[:, None]))
-                k_gradient += _dot(grad_scores, q_tile, PRECISION)
-                v_gradient += _dot(tl.trans(weights), grad_out_tile, PRECISION)
-            _store(grad_k + result, own, length, row, k_gradient * scale, WIDTH, BLOCK_E)
-            _store(grad_v + result, own, length, row, v_gradient, WIDTH, BLOCK_E)
+                k_gradient += dot(grad_scores, q_tile, PRECISION)
+                v_gradient += dot(tl.trans(weights), grad_out_tile, PRECISION)
+            store_tile(grad_k + result, own, length, row, k_gradient * scale, WIDTH, BLOCK_E)
+            store_tile(grad_v + result, own, length, row, v_gradient, WIDTH, BLOCK_E)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,21 @@ def of_one_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensors
     widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     return tuple(tensor.to(widest) for tensor in tensors)
+
+
+def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Raises ValueError where the arguments of attention are not all [T, heads, e] of one dtype."""
+    for name, tensor in (("k", k), ("v", v)):
+        if q.ndim != 3 or tensor.shape != q.shape or tensor.dtype != q.dtype:
+            raise ValueError(
+                f"q and {name} must have the same dtype and shape [T, heads, e], got {q.dtype} of "
+                f"shape {tuple(q.shape)} and {tensor.dtype} of shape {tuple(tensor.shape)}"
+            )
+
+
+def adjacent_rows(x: torch.Tensor) -> npt.NDArray[Any]:
+    """``x`` as an array whose last dimension is adjacent in memory."""
+    return (x if x.stride(-1) == 1 else x.contiguous()).detach().numpy()
 
 
 def cpp_problem(tensor: torch.Tensor) -> str | None:

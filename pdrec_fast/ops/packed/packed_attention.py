@@ -12,6 +12,8 @@ from pdrec_fast.ops.declaration import operation
 from pdrec_fast.ops.dispatch import choose
 from pdrec_fast.ops.packed._sequences import (
     DropoutKey,
+    adjacent_rows,
+    check_heads,
     cpp_arguments,
     of_one_dtype,
     offsets,
@@ -62,12 +64,7 @@ def packed_attention(
         BackendError: the named implementation cannot run here.
     """
     q, k, v = of_one_dtype(q, k, v)
-    for name, tensor in (("k", k), ("v", v)):
-        if q.ndim != 3 or tensor.shape != q.shape or tensor.dtype != q.dtype:
-            raise ValueError(
-                f"q and {name} must have the same dtype and shape [T, heads, e], got {q.dtype} of "
-                f"shape {tuple(q.shape)} and {tensor.dtype} of shape {tuple(tensor.shape)}"
-            )
+    check_heads(q, k, v)
     words = packed_dropout_of(indptr, dropout, key, stream)
     chosen = choose("packed_attention", impl, offered(q))
     if chosen == "reference":
@@ -98,9 +95,9 @@ def _packed_attention(
         return kernels.packed_attention(q, k, v, on_device(q, words))
     out, softmax = q.new_empty(q.shape), q.new_empty((2, *q.shape[:2]))
     extension.packed_attention(
-        _rows(q),
-        _rows(k),
-        _rows(v),
+        adjacent_rows(q),
+        adjacent_rows(k),
+        adjacent_rows(v),
         cpp_arguments(len(q), words),
         out.numpy(),
         softmax.numpy(),
@@ -126,10 +123,10 @@ def _packed_attention_backward(
         return kernels.packed_attention_backward(grad_out, q, k, v, softmax, on_device(q, words))
     grad_q, grad_k, grad_v = q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
     extension.packed_attention_backward(
-        _rows(grad_out),
-        _rows(q),
-        _rows(k),
-        _rows(v),
+        adjacent_rows(grad_out),
+        adjacent_rows(q),
+        adjacent_rows(k),
+        adjacent_rows(v),
         cpp_arguments(len(q), words),
         softmax.detach().numpy(),
         grad_q.numpy(),
@@ -147,8 +144,3 @@ def _(saved: Any, grad_out: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
     return _packed_attention_backward(
         grad_out.contiguous(), saved.q, saved.k, saved.v, *saved.outputs, saved.words, saved.impl
     )
-
-
-def _rows(x: torch.Tensor) -> Any:
-    """As an array whose last dimension is adjacent in memory."""
-    return (x if x.stride(-1) == 1 else x.contiguous()).detach().numpy()

@@ -1,4 +1,4 @@
-"""``packed_attention`` in plain PyTorch: neighbours of equal length as one dense batch."""
+"""``packed_attention`` in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 
 from pdrec_fast.operands import PackedDropout
-from pdrec_fast.reference.counter_rng import ragged_words
+from pdrec_fast.reference.packed._dense import dense_batches, keep_mask
 
 
 def packed_attention(
@@ -15,10 +15,7 @@ def packed_attention(
 ) -> torch.Tensor:
     """See ``ops.packed.packed_attention``; the arguments are checked there."""
     outputs = [q[:0]]  # so that a batch without sequences needs no case of its own
-    lengths, counts = words.indptr.diff().unique_consecutive(return_counts=True)
-    at = sequence = 0
-    for length, n in zip(lengths.tolist(), counts.tolist(), strict=True):
-        tokens = slice(at, at + n * length)
+    for tokens, first, n, length in dense_batches(words.indptr):
         queries, keys, values = (
             x[tokens].unflatten(0, (n, length)).transpose(1, 2) for x in (q, k, v)
         )
@@ -26,19 +23,7 @@ def packed_attention(
         later = torch.ones_like(scores, dtype=torch.bool).triu(1)
         weights = scores.masked_fill(later, -torch.inf).softmax(-1)
         if words.p > 0:
-            keep = _keep_mask(weights.shape, sequence, words)
+            keep = keep_mask(weights.shape, first, words)
             weights = weights * keep.to(weights) / (1 - words.p)
         outputs.append((weights @ values).transpose(1, 2).flatten(0, 1))
-        at, sequence = tokens.stop, sequence + n
     return torch.cat(outputs)
-
-
-def _keep_mask(shape: torch.Size, first: int, words: PackedDropout) -> torch.Tensor:
-    """Bool [n, heads, L, L] of the sequences from ``first`` on; every row begins a new block of
-    words."""
-    n, heads, length, _ = shape
-    row_words = -(-length // 4) * 4
-    n_words = torch.full((n,), heads * length * row_words)
-    users = words.users[first : first + n]
-    word = ragged_words(words.seed, words.epoch, users, n_words, words.stream)
-    return word.view(n, heads, length, row_words)[..., :length] >= words.keep_from
