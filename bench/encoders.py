@@ -16,6 +16,7 @@ time.
 
 SASRec had been tried on Beauty with its default start when its faster one was found, on Toy's
 validation, and the others given it (``positions_like_items``); that SASRec is ``sasrec-xavier``.
+``ligr-times`` is LiGR with a bias of the time between two items, where the data have times.
 
 The hypotheses: (1) encoders that learn from every next item (SASRec, LiGR, GRU4Rec, HSTU, CL4SRec)
 end above those that learn from a part of them (MLP4Rec, BERT4Rec, DiffuRec, DiffRec*), as they see
@@ -100,6 +101,7 @@ SETTINGS: dict[str, list[Settings]] = {
     ],
     **dict.fromkeys(("sasrec", "cl4srec"), _LIKE_ITEMS),
     **dict.fromkeys(("sasrec-xavier", "gru4rec", "ligr", "hstu", "caser"), _GRID),
+    "ligr-times": [each | {"encoder.time_buckets": 64} for each in _GRID],
     **dict.fromkeys(("mlp4rec", "diffurec", "diffrec-star"), _SHORT),
     "bert4rec": [each | {"encoder.mask": mask} for each, mask in zip(_GRID, _MASKS, strict=True)],
 }
@@ -125,7 +127,7 @@ def trained(
     split: pf.Split, data: DataSet, encoder: str, settings: Settings, seconds: float
 ) -> tuple[pf.PDRec, dict[str, Any]]:
     """One trial of an encoder, of about so many CPU seconds at most, and what it saw."""
-    encoder = encoder.removesuffix("-xavier")
+    encoder = encoder.removesuffix("-xavier").removesuffix("-times")
     config = pf.RunConfig.from_preset("default", encoder=encoder, modules=(), seed=SEED)
     own = data.settings | settings
     if encoder == "hstu" and split.train.timestamps is None:
@@ -252,6 +254,8 @@ def run(options: argparse.Namespace) -> None:
     for name in options.only:
         split = pf.leave_one_out(pf.Interactions.from_file(options.data / f"{name}.inter"))
         for model in dict.fromkeys(["linear", *options.models]):
+            if model.endswith("-times") and split.train.timestamps is None:
+                continue
             place = {"data": name, "model": model}
             lines = [line for line in read(options.out) if place.items() <= line.items()]
             if any("best" in line for line in lines):
