@@ -52,7 +52,9 @@ def _levels(
         for each in (own, fused):
             each[places] = -math.inf
         parts.append(torch.stack([_at_ranks(each, among) for each in (own, fused)], -1))
-    means = torch.cat(parts).mean(0)
+    levels = torch.cat(parts)
+    # A guide may know nothing of somebody, and say so by -inf throughout.
+    means = levels[levels.isfinite().all(2).any(1)].mean(0)
     means = means[means.isfinite().all(1)]
     own, fused = means[:_BEST].unbind(1)
     if len(own) < 2 or own[0] == own[-1]:

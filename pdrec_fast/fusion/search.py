@@ -43,7 +43,7 @@ _METRIC = "ndcg@10"
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _LEAST_PROBABLE = -1.0
-_LARGEST_WEIGHT = 1e30  # beyond, products with scores leave float32
+_LARGEST_WEIGHT = 1e30  # beyond, products with scores leave float32, as weights below 1e-30 do
 _ROUNDS = 3
 _PARTS = 5
 _LEAST_CASES = 30
@@ -247,8 +247,9 @@ class _Search:
         transforms = _TRANSFORMS if probable else _TRANSFORMS[:1]
         for transform in transforms:
             unit = _spread(transform.of(theirs))
-            if unit and spread / unit < _LARGEST_WEIGHT:
-                tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]
+            scale = spread / unit if unit else 0.0
+            if 1 / _LARGEST_WEIGHT < scale < _LARGEST_WEIGHT:
+                tried += [replace(transform, weight=scale * weight) for weight in _WEIGHTS]
         return tried
 
     def _of_group(

@@ -176,3 +176,11 @@ def test_a_scorer_that_keeps_its_scores_in_float64_finds_them_unchanged():
     before = model.table.clone()
     with_levels(Fusion({"b": Table(1)}, {"b": Share(0.5)}), model, SPLIT.valid.histories[:40], None)
     assert torch.equal(model.table, before)
+
+
+def test_people_of_whom_a_guide_knows_nothing_take_no_levels_from_the_others():
+    guide = hinted(1)
+    guide.table[::7] = -torch.inf
+    fusion = choose_shares(hinted(0), {"guide": guide}, SPLIT, progress=False)
+    assert fusion.shares["guide"].weight > 0
+    assert len(fusion.levels) > 8
