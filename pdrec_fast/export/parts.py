@@ -234,7 +234,8 @@ def _share_parts(name: str, guide: Scorer, share: Share, data: Interactions) -> 
         return Parts(_nothing(data.n_items), [(_Constant(), scores[:, None])])
     parts = _guide_parts(name, guide, data)
     if share.transform == "raw":
-        return parts
+        # What a guide's own fusion does with the items of the history is no sum of parts.
+        return parts if parts.fusion is None else Parts(parts.hidden, scores=[Scores(parts)])
     return Parts(_nothing(data.n_items), scores=[_Logarithm(parts, share.floor)])
 
 

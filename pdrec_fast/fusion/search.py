@@ -30,7 +30,8 @@ from pdrec_fast.evaluation import (
     prepared,
     rank_counts,
 )
-from pdrec_fast.fusion.fusion import Fusion, Levels, Share, check_trained_on, of_histories
+from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on, of_histories
+from pdrec_fast.fusion.levels import with_levels
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.ranks import ALONE, Axis, Mesh
 
@@ -42,14 +43,11 @@ _METRIC = "ndcg@10"
 _WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _TRANSFORMS = (Share(0.0, "raw"), *(Share(0.0, "log", floor) for floor in (1e-4, 1e-3, 1e-2)))
 _LEAST_PROBABLE = -1.0
-_LARGEST_WEIGHT = 1e30  # beyond, products with scores leave float32
+_LARGEST_WEIGHT = 1e30  # beyond, products with scores leave float32, as weights below 1e-30 do
 _ROUNDS = 3
 _PARTS = 5
 _LEAST_CASES = 30
 _SPREAD_CASES = 512  # that the spreads are taken on
-_LEVEL_CASES = 128  # that the levels are taken on, fewer of a corpus where their scores would be
-_LEVEL_SCORES = 1 << 23  # more than so many
-_BEST_LEVELS = 9  # up to the rank of 16
 
 
 @own_settings()
@@ -110,7 +108,7 @@ def choose_shares(
                 bar.update()
             if shares == before or len(guides) == 1:
                 break
-    return Fusion(guides, shares, search.levels(shares))
+    return with_levels(Fusion(guides, shares), model, search.sample, search.among)
 
 
 class _Search:
@@ -230,37 +228,6 @@ class _Search:
         scores = checked_scores(self.guides[name], histories)
         return own, theirs, scores.to(own.device, own.dtype)
 
-    def levels(self, shares: Mapping[str, Share]) -> Levels:
-        """Logits without and with the shares at half octaves of the rank, among what is not in the
-        history: means over some cases, those that are infinite left out.
-
-        What a model is sure of stands above all others, so there is one level more, as far above
-        the best as the last is below, by the slope of the sixteen best."""
-        fusion = Fusion(self.guides, shares)
-        if not fusion.used:
-            return ()
-        n_items = self.sample.n_items
-        n_cases = min(len(self.sample), _LEVEL_CASES, max(16, _LEVEL_SCORES // n_items))
-        sample = self.sample[np.linspace(0, len(self.sample) - 1, n_cases).astype(np.int64)]
-        parts = []
-        for block in case_blocks(self.model, n_cases, None, n_items):
-            own = checked_scores(self.model, sample[block])
-            own = own.double()  # a copy, whoever keeps the scores
-            fused = fusion.add_to(own.clone(), sample[block])
-            places = of_histories(sample[block], None, own.device)
-            for each in (own, fused):
-                each[places] = -math.inf
-            parts.append(torch.stack([_at_ranks(each, self.among) for each in (own, fused)], -1))
-        means = torch.cat(parts).mean(0)
-        means = means[means.isfinite().all(1)]
-        own, fused = means[:_BEST_LEVELS].unbind(1)
-        if len(own) < 2 or own[0] == own[-1]:
-            return ()
-        slope = (fused[0] - fused[-1]) / (own[0] - own[-1])
-        reach = own[0] - means[-1, 0]
-        above = torch.stack([own[0] + reach, fused[0] + slope * reach])
-        return tuple(map(tuple, torch.cat([above[None], means]).tolist()))
-
     def _values(self, name: str, others: Fusion) -> list[Share]:
         """The shares to try, in units of the spread that logits and scores have."""
         logits, scores = [], []
@@ -280,8 +247,9 @@ class _Search:
         transforms = _TRANSFORMS if probable else _TRANSFORMS[:1]
         for transform in transforms:
             unit = _spread(transform.of(theirs))
-            if unit and spread / unit < _LARGEST_WEIGHT:
-                tried += [replace(transform, weight=spread / unit * weight) for weight in _WEIGHTS]
+            scale = spread / unit if unit else 0.0
+            if 1 / _LARGEST_WEIGHT < scale < _LARGEST_WEIGHT:
+                tried += [replace(transform, weight=scale * weight) for weight in _WEIGHTS]
         return tried
 
     def _of_group(
@@ -326,15 +294,6 @@ def _in_history(
     """int64, the cases whose target is an item of their history."""
     items = torch.from_numpy(targets.astype(np.int64))[:, None]
     return of_histories(histories, items, device)[0]
-
-
-def _at_ranks(scores: torch.Tensor, among: npt.NDArray[np.bool_] | None) -> torch.Tensor:
-    """Scores [B, N] at the ranks 1, 1.4, 2, 2.8, 4, ... N: [B, levels]."""
-    if among is not None:
-        scores = scores[:, torch.from_numpy(np.flatnonzero(among)).to(scores.device)]
-    steps = 2 ** np.arange(0, math.log2(scores.shape[1]), 0.5)
-    ranks = np.unique([*steps.round().astype(np.int64), scores.shape[1]]) - 1
-    return scores.sort(dim=1, descending=True).values[:, torch.from_numpy(ranks).to(scores.device)]
 
 
 def _spread(values: torch.Tensor) -> float:

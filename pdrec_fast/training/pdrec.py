@@ -32,12 +32,7 @@ from pdrec_fast.encoders import (
 )
 from pdrec_fast.encoders.featured import with_features
 from pdrec_fast.errors import CheckpointError, one_line
-from pdrec_fast.evaluation import (
-    Evaluator,
-    Popularity,
-    Scorer,
-    validation_sample,
-)
+from pdrec_fast.evaluation import Evaluator, Popularity, Scorer, validation_sample
 from pdrec_fast.export import export_model
 from pdrec_fast.fitting.bundle import Contents, making, read_bundle, write_bundle
 from pdrec_fast.fitting.callbacks import Callback, OnEpochEnd
@@ -48,6 +43,7 @@ from pdrec_fast.fitting.validation import Validation
 from pdrec_fast.fitting.warm_start import weights_fingerprint
 from pdrec_fast.fusion import Fusion, Share, choose_shares
 from pdrec_fast.fusion.fusion import check_trained_on
+from pdrec_fast.fusion.levels import with_levels
 from pdrec_fast.fusion.storage import fusion_contents, fusion_from_contents
 from pdrec_fast.isolation import drawing_from, own_settings, seeded_globally
 from pdrec_fast.preferences import Preferences
@@ -151,7 +147,7 @@ class PDRec(EncoderScorer):
                 training interactions; what ``"fusion"`` adds to the logits once the encoder is
                 trained, by shares chosen on validation.
             shares: what each guide adds, instead of choosing it: those of a model fitted on a part
-                of these interactions, ``selected.fusion.shares``.
+                of these interactions, ``selected.fusion.shares``; its levels are found anew.
             warm_start: a fitted model whose encoder's weights are the start: rows of items that it
                 knows, by raw id, and everything that is not an item's; new items start as in a new
                 model, and so does the optimiser. It may be this model. What a split holds out
@@ -215,7 +211,8 @@ class PDRec(EncoderScorer):
             raise
         self.trained_on = interactions.fingerprint()
         if guides and shares is not None:
-            self.fusion = Fusion(guides, shares)
+            fusion, histories = Fusion(guides, shares), interactions.histories()
+            self.fusion = with_levels(fusion, self, histories, data.target_items)
         elif guides and split is not None:
             self.fuse(guides, split, progress=progress, mesh=mesh)
         return self

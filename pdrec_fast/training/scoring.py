@@ -129,9 +129,12 @@ class EncoderScorer(Recommender):
     @property
     def has_user_vectors(self) -> bool:
         """Whether the logits are products with ``item_vectors``: those of the encoder always, with
-        a fusion where every share is of scores as they are and those are products."""
+        a fusion where no item has a level of its own, and every share is of scores as they are and
+        those are products."""
         fusion = self.fusion
-        return fusion is None or all(
+        if fusion is None or not fusion.used:
+            return True
+        return not fusion.levels and all(
             share.transform == "raw" and getattr(fusion.guides[name], "has_user_vectors", False)
             for name, share in fusion.used.items()
         )

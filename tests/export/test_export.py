@@ -198,6 +198,16 @@ def test_vectors_times_the_matrix_are_the_scores(exported):
     np.testing.assert_allclose((vectors @ matrix.T)[:, ranked], scores[:, ranked], atol=1e-4)
 
 
+@pytest.mark.parametrize("transform", ["raw", "log"])
+def test_a_guide_with_a_fusion_of_its_own_keeps_its_levels(transform):
+    model = fused(fitted(), other=(default_fusion(fitted(seed=1)), 0.5, transform))
+    parts = model_parts(model)
+    items, times = (torch.from_numpy(array) for array in padded())
+    with torch.no_grad():
+        scores = Scores(parts)(items, times if parts.reads_times else None)
+    torch.testing.assert_close(scores, model.scores(DATA.histories()), rtol=1e-4, atol=1e-5)
+
+
 def test_torch_reloads_the_programs_without_this_package(exported, tmp_path):
     model, folder = exported
     items, times = padded()

@@ -420,6 +420,15 @@ def test_scores_without_a_spread_get_no_share(split, value):
     assert fusion.shares["odd"].weight == 0
 
 
+def test_a_model_that_says_the_same_of_everything_takes_no_share(split):
+    """Not even of a guide that leaves items out: a weight of 0 times infinity is no number."""
+    table = hints(split, 3.0)
+    table[:, ::5] = -torch.inf
+    alike = Table(torch.zeros_like(table))
+    fusion = pf.choose_shares(alike, {"guide": Table(table)}, split, progress=False)
+    assert fusion.shares["guide"].weight == 0
+
+
 def test_integer_logits_can_be_guided(split, guides):
     class Counts(pf.Popularity):
         def scores(self, histories, items=None):

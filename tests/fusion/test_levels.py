@@ -9,6 +9,7 @@ import torch
 import pdrec_fast as pf
 from pdrec_fast.evaluation.scoring import CorpusCases
 from pdrec_fast.fusion import Fusion, Share, choose_shares
+from pdrec_fast.fusion.levels import with_levels
 
 SPLIT = pf.leave_one_out(pf.synthetic(150, 140, seed=2))
 N = SPLIT.data.n_items
@@ -128,3 +129,58 @@ def test_levels_are_saved_with_the_model(tmp_path):
     assert loaded.fusion.levels == LEVELS
     histories = SPLIT.test.histories[:9]
     torch.testing.assert_close(loaded.scores(histories), model.scores(histories))
+
+
+def test_given_shares_get_levels_of_the_model_that_they_are_given_to():
+    """A model that is trained on all records in the end, by the shares of the one selected."""
+    options = {"width": 8, "max_length": 9}
+    linear = pf.LinearDenoiser(ridge=5.0).fit(SPLIT.data)
+    model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=options, epochs=2)
+    shares = {"linear": Share(3.0)}
+    model.fit(SPLIT.data, guides={"linear": linear}, shares=shares, progress=False)
+    assert len(model.fusion.levels) > 8
+    histories = SPLIT.data.histories()
+    cases = CorpusCases(histories, SPLIT.test.targets)  # of every history the latest item
+    own = model.without_fusion().scores(histories)
+    before = cases.ranks(own).greater
+    moved = np.abs(cases.ranks(model.scores(histories)).greater - before)
+    lost = np.abs(cases.ranks(own + 3.0 * linear.scores(histories)).greater - before)
+    assert moved.mean() < 0.5 * lost.mean()
+
+
+def test_scores_of_a_history_are_no_products():
+    """What is made of vectors on a GPU, and on a CPU with very many items."""
+    options = {"width": 8, "max_length": 9}
+    guide, model = (
+        pf.PDRec(name, modules=(), encoder_options=options, epochs=1).fit(SPLIT, progress=False)
+        for name in ("gru4rec", "sasrec")
+    )
+    histories = SPLIT.test.histories[:9]
+    for levels, products in (((), True), (LEVELS, False)):
+        model.fusion = Fusion({"a": guide}, {"a": Share(0.7)}, levels)
+        table, offsets = model.item_vectors
+        found = model.user_vectors(histories) @ table.T + offsets
+        assert torch.allclose(found, model.scores(histories), atol=1e-5) is products
+        assert model.has_user_vectors is products
+
+
+def test_a_scorer_that_keeps_its_scores_in_float64_finds_them_unchanged():
+    class Kept(Table):
+        def scores(self, histories, items=None):
+            if items is None and len(histories) == len(self.table):
+                return self.table
+            return super().scores(histories, items)
+
+    model = Kept(0)
+    model.table = model.table[:40].double()
+    before = model.table.clone()
+    with_levels(Fusion({"b": Table(1)}, {"b": Share(0.5)}), model, SPLIT.valid.histories[:40], None)
+    assert torch.equal(model.table, before)
+
+
+def test_people_of_whom_a_guide_knows_nothing_take_no_levels_from_the_others():
+    guide = hinted(1)
+    guide.table[::7] = -torch.inf
+    fusion = choose_shares(hinted(0), {"guide": guide}, SPLIT, progress=False)
+    assert fusion.shares["guide"].weight > 0
+    assert len(fusion.levels) > 8
