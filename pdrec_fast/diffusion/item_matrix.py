@@ -44,6 +44,7 @@ class ItemMatrix(OnCPU):
 
     KIND: str
     CONFIG: ClassVar[type]
+    foresees_repeats = False  # B has a diagonal of zeros
 
     def __init__(self, config: Any = None, **settings: Any) -> None:
         self.config = replace(config or self.CONFIG(), **settings)

@@ -57,16 +57,21 @@ class Parts:
         vectors: modules [B, L] -> [B, D_i], with their item matrices float32 [N, D_i].
         scores: modules [B, L] -> [B, N].
         hidden: bool [N], items whose score is -inf.
-        fusion: of the first of ``vectors`` with all the others, where it has levels.
+        blind: likewise, of guides that foresee no repeats, where ``fusion`` has levels for what
+            they leave where it is.
     """
 
     hidden: torch.Tensor
     vectors: list[tuple[nn.Module, torch.Tensor]] = field(default_factory=list)
     scores: list[nn.Module] = field(default_factory=list)
+    blind: list[nn.Module] = field(default_factory=list)
     fusion: Fusion | None = None
 
-    def add(self, other: Parts, weight: float) -> None:
+    def add(self, other: Parts, weight: float, *, blind: bool = False) -> None:
         """Add ``weight`` times the other's scores."""
+        if blind:
+            self.blind.append(_Scaled(Scores(other), weight))
+            return
         self.vectors += [(_Scaled(part, weight), matrix) for part, matrix in other.vectors]
         self.scores += [_Scaled(part, weight) for part in other.scores]
         self.hidden = self.hidden | other.hidden
@@ -79,7 +84,7 @@ class Parts:
     @property
     def reads_times(self) -> bool:
         """Whether the scores depend on the times of the interactions."""
-        modules = [module for module, _ in self.vectors] + self.scores
+        modules = [module for module, _ in self.vectors] + self.scores + self.blind
         return any(getattr(m, "reads_times", False) for part in modules for m in part.modules())
 
 
@@ -104,28 +109,29 @@ class Scores(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self.vectors = Vectors(parts) if parts.vectors else None
-        self.others = nn.ModuleList(parts.scores)
+        self.others, self.blind = nn.ModuleList(parts.scores), nn.ModuleList(parts.blind)
         self.register_buffer("matrix", parts.matrix if parts.vectors else torch.zeros(0))
         self.register_buffer("hidden", parts.hidden)
         self.fusion = parts.fusion
-        self.own_width = parts.vectors[0][1].shape[1] if parts.vectors else 0
 
     def forward(self, items: torch.Tensor, times: torch.Tensor | None = None) -> torch.Tensor:
         """See ``Vectors``."""
         found = [part(items, times) for part in self.others]
-        vectors = None
         if self.vectors is not None:
-            vectors = self.vectors(items, times)
-            found.append(F.linear(vectors, self.matrix))
-        total = found[0]
-        for other in found[1:]:
-            total = total + other
-        if self.fusion is not None and vectors is not None:
-            own = vectors[:, : self.own_width]
-            table = F.embedding((items - 1).clamp_min(0), self.matrix[:, : self.own_width])
-            known = self.fusion.of_history(torch.einsum("bld,bd->bl", table, own))
-            total = F.pad(total, (1, 0)).scatter(1, items, known)[:, 1:]
+            found.append(F.linear(self.vectors(items, times), self.matrix))
+        total = _sum(found)
+        if self.fusion is not None:
+            kept = self.fusion.of_history(total.gather(1, (items - 1).clamp_min(0)))
+            total = _sum([total, *(part(items, times) for part in self.blind)])
+            total = F.pad(total, (1, 0)).scatter(1, items, kept)[:, 1:]
         return total.masked_fill(self.hidden, -torch.inf)
+
+
+def _sum(found: list[torch.Tensor]) -> torch.Tensor:
+    total = found[0]
+    for other in found[1:]:
+        total = total + other
+    return total
 
 
 class Recommender(nn.Module):
@@ -221,9 +227,11 @@ def model_parts(model: Model, *, fusion: bool = True) -> Parts:
     parts = Parts(_nothing(data.n_items) if trained is None else ~trained)
     parts.vectors.append((encoded, model.scoring_table().detach().cpu().float().contiguous()))
     if model.fusion is not None and fusion:
-        parts.fusion = model.fusion if model.fusion.levels and model.fusion.used else None
+        levels, blind = bool(model.fusion.levels), model.fusion.blind
+        parts.fusion = model.fusion if levels and blind else None
         for name, share in model.fusion.used.items():
-            parts.add(_share_parts(name, model.fusion.guides[name], share, data), share.weight)
+            other = _share_parts(name, model.fusion.guides[name], share, data)
+            parts.add(other, share.weight, blind=levels and name in blind)
     return parts
 
 

@@ -73,6 +73,11 @@ def check_trained_on(scorer: object, train: Interactions, who: str) -> None:
         )
 
 
+def foresees_repeats(guide: object) -> bool:
+    """Whether a scorer's word on an item that the history has counts for what comes next."""
+    return bool(getattr(guide, "foresees_repeats", True))
+
+
 def with_guides(scorer: object) -> Iterator[object]:
     """A scorer, and all that it is guided by."""
     yield scorer
@@ -85,19 +90,20 @@ def with_guides(scorer: object) -> Iterator[object]:
 class Fusion:
     """Shares of several scorers in the logits of a model that is none of them.
 
-    Guides foresee what is new to a user, and say little of what comes again: no item is its own
-    evidence for ``LinearDenoiser``, and of the items of a training history all have their records'
-    word, which none has at the next step. So with ``levels``, an item of the history stays where
-    the model's own logits put it among the others.
+    Some guides foresee what is new to a user alone: no item is its own evidence for
+    ``LinearDenoiser`` and ``ItemKNN``, and what they say of the items of a training history is
+    their records' word, which none has at the next step. They say so by an attribute
+    ``foresees_repeats = False``. With ``levels``, an item of the history stays where the model and
+    the other guides put it.
 
     Args:
         guides: name (letters, digits and underscores) -> scorer.
         shares: name -> what it adds; a scorer without one adds nothing, and one that adds nothing
             need not be there.
-        levels: two or more pairs (logit of the model, logit with every share) that stand at the
-            same rank, from the best one down: an item of the history gets the second for the first,
-            linearly between two pairs. ``choose_shares`` finds them. Without any, the shares are
-            added to all items alike.
+        levels: two or more pairs of a logit without the shares of guides that foresee no repeats
+            and one with all shares, which stand at the same rank, from the best one down: an item
+            of the history gets the second for the first, linearly between two pairs.
+            ``choose_shares`` finds them. Without any, the shares are added to all items alike.
 
     Raises:
         ValueError: a share of an unknown guide, a name that is none, or levels that are none.
@@ -115,11 +121,22 @@ class Fusion:
         if unknown:
             raise ValueError(f"shares of unknown guides {unknown}; there are {sorted(guides)}")
         self.guides, self.shares, self.levels = dict(guides), dict(shares), _checked(levels)
+        self._blind = {name for name, guide in guides.items() if not foresees_repeats(guide)}
 
     @property
     def used(self) -> dict[str, Share]:
         """The shares that are not 0."""
         return {name: share for name, share in self.shares.items() if share.weight}
+
+    @property
+    def foreseeing(self) -> dict[str, Share]:
+        """The shares that are not 0, of guides that foresee repeats too."""
+        return {name: share for name, share in self.used.items() if name not in self._blind}
+
+    @property
+    def blind(self) -> dict[str, Share]:
+        """The shares that are not 0, of guides that foresee no repeats."""
+        return {name: share for name, share in self.used.items() if name in self._blind}
 
     def prepared(self) -> Fusion:
         """This fusion, for many blocks of histories; see ``Scorer``."""
@@ -134,21 +151,33 @@ class Fusion:
         self, logits: torch.Tensor, histories: Histories, items: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``logits`` [B, N], or [B, C] of ``items``, with every scorer's share added in place."""
-        places = None
-        if self.levels and self.used:
-            places = of_histories(histories, items, logits.device)
-            kept = self.of_history(logits[places])
-        for name, share in self.used.items():
+        self._add(self.foreseeing, logits, histories, items)
+        if not self.blind:
+            return logits
+        if not self.levels:
+            return self._add(self.blind, logits, histories, items)
+        places = of_histories(histories, items, logits.device)
+        kept = self.of_history(logits[places])
+        self._add(self.blind, logits, histories, items)
+        logits[places] = kept
+        return logits
+
+    def _add(
+        self,
+        shares: Mapping[str, Share],
+        logits: torch.Tensor,
+        histories: Histories,
+        items: torch.Tensor | None,
+    ) -> torch.Tensor:
+        for name, share in shares.items():
             scores = checked_scores(self.guides[name], histories, items)
             transformed = share.of(scores.to(logits.device, logits.dtype))
             logits.add_(transformed, alpha=share.weight)
-        if places is not None:
-            logits[places] = kept
         return logits
 
     def of_history(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits, with the shares, of items of the history that have ``logits`` without:
-        linear between two levels, and as far beyond the ends as they are."""
+        """The logits of items of the history that have ``logits`` without the blind shares: linear
+        between two levels, and as far beyond the ends as they are."""
         own, fused = logits.new_tensor(self.levels[::-1]).unbind(1)
         at = (logits.unsqueeze(-1) > own).sum(-1).clamp(1, len(own) - 1)
         inside = logits.clamp(own[0], own[-1])

@@ -20,9 +20,9 @@ _BEST = 9  # levels up to the rank of 16
 def with_levels(
     fusion: Fusion, model: Scorer, histories: Histories, among: npt.NDArray[np.bool_] | None
 ) -> Fusion:
-    """``fusion`` with the ``Fusion.levels`` of ``model``, which are logits without and with the
-    shares at half octaves of the rank, among what is not in the history: means over some cases,
-    those that are infinite left out. None where nothing has a share.
+    """``fusion`` with the ``Fusion.levels`` of ``model``, which are logits without the blind shares
+    and with all at half octaves of the rank, among what is not in the history: means over some
+    cases, those that are infinite left out. None where no share is blind.
 
     What a model is sure of stands above all others, so there is one level more, as far above the
     best as the last is below, by the slope of the sixteen best.
@@ -37,7 +37,7 @@ def with_levels(
 def _levels(
     fusion: Fusion, model: Scorer, histories: Histories, among: npt.NDArray[np.bool_] | None
 ) -> Levels:
-    if not fusion.used:
+    if not fusion.blind:
         return ()
     model, n_items = prepared(model), histories.n_items
     histories = histories[np.flatnonzero(histories.lengths)]
@@ -47,7 +47,8 @@ def _levels(
     for block in case_blocks(model, n_cases, None, n_items):
         own = checked_scores(model, sample[block])
         own = own.to(torch.float64, copy=True)  # whoever keeps the scores
-        fused = Fusion(fusion.guides, fusion.shares).add_to(own.clone(), sample[block])
+        own = Fusion(fusion.guides, fusion.foreseeing).add_to(own, sample[block])
+        fused = Fusion(fusion.guides, fusion.blind).add_to(own.clone(), sample[block])
         places = of_histories(sample[block], None, own.device)
         for each in (own, fused):
             each[places] = -math.inf

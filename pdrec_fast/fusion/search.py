@@ -30,7 +30,7 @@ from pdrec_fast.evaluation import (
     prepared,
     rank_counts,
 )
-from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on, of_histories
+from pdrec_fast.fusion.fusion import Fusion, Share, check_trained_on, foresees_repeats, of_histories
 from pdrec_fast.fusion.levels import with_levels
 from pdrec_fast.isolation import own_settings
 from pdrec_fast.ranks import ALONE, Axis, Mesh
@@ -205,7 +205,11 @@ class _Search:
         cases = CorpusCases(histories, self.holdout.targets[block], self.among)
         own, theirs, scores = self._scores(histories, name, others)
         again = _in_history(histories, self.holdout.targets[block], own.device)
-        theirs, scores = (each.index_fill(0, again, 0.0) for each in (theirs, scores))
+        if len(again) and others.blind:
+            repeats, some = Fusion(self.guides, others.foreseeing), histories[again.cpu().numpy()]
+            theirs[again] = repeats.add_to(torch.zeros_like(theirs[again]), some)
+        if not foresees_repeats(self.guides[name]):
+            scores = scores.index_fill(0, again, 0.0)
         bases = [torch.add(own, theirs, alpha=factor) for factor in factors]
         # The share of 0 asks for no score, not even for an infinite one.
         nothing = torch.zeros_like(own), torch.zeros(1, dtype=torch.float32)

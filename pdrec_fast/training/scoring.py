@@ -129,12 +129,12 @@ class EncoderScorer(Recommender):
     @property
     def has_user_vectors(self) -> bool:
         """Whether the logits are products with ``item_vectors``: those of the encoder always, with
-        a fusion where no item has a level of its own, and every share is of scores as they are and
+        a fusion where it leaves no item where it was, and every share is of scores as they are and
         those are products."""
         fusion = self.fusion
         if fusion is None or not fusion.used:
             return True
-        return not fusion.levels and all(
+        return not (fusion.levels and fusion.blind) and all(
             share.transform == "raw" and getattr(fusion.guides[name], "has_user_vectors", False)
             for name, share in fusion.used.items()
         )

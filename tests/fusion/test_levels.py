@@ -17,6 +17,8 @@ LEVELS = ((4.0, 9.0), (1.0, 3.0), (1.0, 2.0), (-2.0, 0.0))
 
 
 class Table:
+    foresees_repeats = False
+
     def __init__(self, seed):
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(SPLIT.data.n_users, N, generator=generator)
@@ -70,6 +72,12 @@ def test_the_history_follows_the_model_and_the_rest_the_guides():
     items = torch.cat([items, torch.arange(5).repeat(9, 1)], dim=1)
     some = fusion.add_to(own.gather(1, items), histories, items)
     torch.testing.assert_close(some, wanted.gather(1, items))
+    # A guide that foresees repeats has its say on them, and the other on the rest.
+    guides["b"].foresees_repeats = True
+    both = Fusion(guides, {"a": Share(0.5), "b": Share(2.0)}, LEVELS)
+    base = own + 2.0 * guides["b"].scores(histories)
+    wanted = torch.where(there, both.of_history(base), added)
+    torch.testing.assert_close(both.add_to(own.clone(), histories), wanted)
     # Without a share nothing changes.
     without = Fusion(guides, {"a": Share(), "b": Share()}, LEVELS)
     assert torch.equal(without.add_to(own.clone(), histories), own)
@@ -117,6 +125,23 @@ def test_targets_of_the_history_speak_for_no_share():
     assert np.median(ranks.greater) == 0
 
 
+def test_a_guide_that_foresees_repeats_has_its_share_of_them():
+    """Beside it one that does not: what comes again rises by the first alone."""
+    valid = replace(SPLIT.valid, targets=again(SPLIT.valid))
+    split = replace(SPLIT, valid=valid)
+    model, guide, blind = Table(0), Table(1), hinted(2)
+    guide.foresees_repeats = True
+    guide.table[valid.users, valid.targets.astype(np.int64)] += 5.0
+    guides = {"guide": guide, "blind": blind}
+    fusion = choose_shares(model, guides, split, progress=False)
+    assert set(fusion.used) == {"guide"}
+    shares = {"guide": fusion.shares["guide"], "blind": Share(3.0)}
+    fused = with_levels(Fusion(guides, shares), model, valid.histories, None)
+    cases, own = CorpusCases(valid.histories, valid.targets), model.scores(valid.histories)
+    ranks = cases.ranks(fused.add_to(own.clone(), valid.histories)).greater
+    assert np.median(ranks) < 0.1 * np.median(cases.ranks(own).greater)
+
+
 def test_levels_are_saved_with_the_model(tmp_path):
     options = {"width": 8, "max_length": 9}
     model = pf.PDRec("sasrec", modules=("fusion",), encoder_options=options, epochs=1)
@@ -156,7 +181,12 @@ def test_scores_of_a_history_are_no_products():
         for name in ("gru4rec", "sasrec")
     )
     histories = SPLIT.test.histories[:9]
-    for levels, products in (((), True), (LEVELS, False)):
+    for levels, foresees, products in (
+        ((), False, True),
+        (LEVELS, True, True),
+        (LEVELS, False, False),
+    ):
+        guide.foresees_repeats = foresees
         model.fusion = Fusion({"a": guide}, {"a": Share(0.7)}, levels)
         table, offsets = model.item_vectors
         found = model.user_vectors(histories) @ table.T + offsets
