@@ -166,7 +166,7 @@ class PDRec(EncoderScorer):
             ValueError: a module is on and ``preferences`` is missing or of other data, or
                 ``"fusion"`` is and there are no guides, or neither a validation split nor shares;
                 ``warm_start`` has other shapes or no item in common; ``epochs`` is out of range.
-            TypeError: ``warm_start`` is no ``PDRec``.
+            TypeError: ``warm_start`` is no ``PDRec``, or ``shares`` are no mapping of ``Share``.
             NonFiniteLossError, CheckpointError, RankLostError: see ``run_loop``.
         """
         split = train if isinstance(train, Split) else None

@@ -15,7 +15,7 @@ from pdrec_fast.fitting.warm_start import (
     tell_dropped,
     warm_weights,
 )
-from pdrec_fast.fusion import Share
+from pdrec_fast.fusion import Fusion, Share
 from pdrec_fast.fusion.fusion import check_guide_name, check_trained_on, with_guides
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_guides(
     """Find before the training what ``choose_shares`` would find after it.
 
     Raises:
-        ValueError: see ``PDRec.fit``.
+        ValueError, TypeError: see ``PDRec.fit``.
     """
     modules = model.config.modules
     if "fusion" not in modules:
@@ -75,6 +75,13 @@ def check_guides(
             "the module 'fusion' chooses its shares on validation: fit it on a Split, such as "
             "leave_one_out(interactions), or pass shares="
         )
+    if shares is not None:
+        if not (isinstance(shares, Mapping) and all(isinstance(s, Share) for s in shares.values())):
+            raise TypeError(
+                f"shares must be a mapping of names to Share, such as selected.fusion.shares, got "
+                f"{shares!r}"
+            )
+        Fusion(guides, shares)  # finds names that are not among the guides
     histories = train.histories() if split is None else split.valid.histories
     for name, guide in guides.items():
         check_guide_name(name)

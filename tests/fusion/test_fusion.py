@@ -349,6 +349,11 @@ def test_a_fusion_needs_guides_and_a_split(split, guides):
         model.fit(split, guides={"fresh": pf.LinearDenoiser()})
     with pytest.raises(ValueError, match=r"returned shape \(1, 5\)"):
         model.fit(split, guides={"narrow": Table(torch.zeros(split.data.n_users, 5))})
+    with pytest.raises(ValueError, match=r"unknown guides \['other'\]"):
+        model.fit(split, guides=guides, shares={"other": Share(1.0)})
+    for none in ({"popularity": 1.0}, Fusion(guides, {})):
+        with pytest.raises(TypeError, match="must be a mapping of names to Share"):
+            model.fit(split, guides=guides, shares=none)
     assert model.encoder is None, "it was trained before its guides were looked at"
     with pytest.raises(ValueError, match="chooses its shares on validation"):
         model.fit(split.train, guides=guides)

@@ -33,6 +33,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "sasrec gbce": {"modules": (), "loss": "gbce"},
     "cl4srec": {"modules": (), "loss": "shared_softmax", "learn_temperature": True},
     "bert4rec": {"modules": ("dpa",), "loss": "shared_softmax"},
+    "hstu": {"modules": (), "loss": "shared_softmax"},
     "gru4rec": {"modules": ("hbr",), "loss": "corpus_softmax"},
     "own": {"modules": (), "loss": "softmax", "weight_decay": 0.1},
 }
