@@ -205,9 +205,7 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 
 
 def _delimited_target(suffix: str, corpus: tuple[bytes, ...]) -> Target:
-    return Target(
-        partial(_delimited, suffix), lambda: corpus, also=partial(_from_tables, suffix)
-    )
+    return Target(partial(_delimited, suffix), lambda: corpus, also=partial(_from_tables, suffix))
 
 
 TARGETS = {
@@ -227,7 +225,5 @@ TARGETS = {
         partial(_compressed, ".zip", ".csv"), lambda: tuple(_zip(_CSV[0], m) for m in _ZIP_METHODS)
     ),
     "zst": Target(partial(_compressed, ".zst", ".csv"), lambda: tuple(map(_zstd, _CSV[:2]))),
-    "jsonl-zst": Target(
-        partial(_compressed, ".zst", ".jsonl"), lambda: tuple(map(_zstd, _JSON))
-    ),
+    "jsonl-zst": Target(partial(_compressed, ".zst", ".jsonl"), lambda: tuple(map(_zstd, _JSON))),
 }
