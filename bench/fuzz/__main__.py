@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     counts = Counts(options.out / "counts.json")
     if options.executions is None:
-        share = (options.seconds or 600.0) * options.jobs / len(options.only)
+        seconds = 600.0 if options.seconds is None else options.seconds
+        share = seconds * options.jobs / len(options.only)
         _in_jobs([_turn(name, counts, options, share) for name in options.only], counts, options)
     else:
         _campaign(counts, options)
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _campaign(counts: Counts, options: argparse.Namespace) -> None:
     """Turns of all targets, one after the other, until each has its share of the executions, or
     the time has passed."""
-    end = time.monotonic() + (options.seconds or float("inf"))
+    end = time.monotonic() + (float("inf") if options.seconds is None else options.seconds)
     weights = {name: TARGETS[name].weight for name in options.only}
     shares = {
         name: -(-options.executions * weight // sum(weights.values()))
