@@ -71,7 +71,7 @@ def _campaign(counts: Counts, options: argparse.Namespace) -> None:
         seconds = min(_TURN, remaining * options.jobs / len(names))
         left = {name: shares[name] - before[name] for name in names}
         turns = [_turn(name, counts, options, seconds, n) for name, n in left.items() if n > 0]
-        _in_jobs(turns, counts, options)
+        _in_jobs(turns, counts, options, end)
         names = [name for name in names if counts[name].executions > before[name]]
 
 
@@ -88,11 +88,19 @@ def _turn(
     return values | {"seeded": options.seeded, "out": str(options.out)}
 
 
-def _in_jobs(turns: list[dict[str, Any]], counts: Counts, options: argparse.Namespace) -> None:
-    """So many processes at once; each is told and counted when it ends."""
+def _in_jobs(
+    turns: list[dict[str, Any]],
+    counts: Counts,
+    options: argparse.Namespace,
+    end: float = float("inf"),
+) -> None:
+    """So many processes at once, none begun after ``end``; each is told and counted when it
+    ends."""
 
     def run(turn: dict[str, Any]) -> None:
         begin = time.monotonic()
+        if begin > end:
+            return
         executions, way, broken = _in_a_process(turn)
         counts.add(turn["name"], Count(executions, time.monotonic() - begin, broken))
         lines = [f"{turn['name']:18}{executions:>11,} {way}, {len(broken)} broken"]
@@ -107,7 +115,7 @@ def _in_a_process(turn: dict[str, Any]) -> tuple[int, str, dict[str, str]]:
     """Executions of a target, what led it, and what is broken by file; a process that ends by
     itself is broken, too."""
     out, name = Path(turn["out"]), turn["name"]
-    with tempfile.TemporaryDirectory(dir=in_memory()) as place:
+    with tempfile.TemporaryDirectory(prefix="pdrec-fuzz-", dir=in_memory()) as place:
         folder, last, told = (Path(place) / each for each in ("folder", "last", "told"))
         folder.mkdir()
         given = turn | {"folder": str(folder), "last": str(last), "told": str(told)}

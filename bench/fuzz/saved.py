@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ def _seal(folder: Path) -> None:
     manifest = folder / MANIFEST
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        found["files"] = {n: checksum(folder / n) for n in found["files"] if (folder / n).is_file()}
+        for name in found["files"]:
+            if os.path.isfile(folder / name):
+                found["files"][name] = checksum(folder / name)
         found.pop("checksum", None)
         text = json.dumps(found, sort_keys=True)
         found["checksum"] = hashlib.sha256(text.encode()).hexdigest()

@@ -130,7 +130,7 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
                 f"{path / MANIFEST}: names {name!r}, which is no file of this folder; take the "
                 f"{kind} anew from where it was saved"
             )
-        if not file.is_file():
+        if not os.path.isfile(file):  # pathlib raises for names that are too long
             raise CheckpointError(f"{file}: missing")
         if checksum(file) != expected:
             raise CheckpointError(f"{file}: damaged (its checksum does not match the manifest)")
