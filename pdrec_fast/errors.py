@@ -16,6 +16,8 @@ class PDRecError(Exception):
 
 def printable(text: str) -> str:
     """Text in one line: what is no printable character shows as its escape."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -13,7 +13,8 @@ from pdrec_fast.errors import DataError, PDRecError
 from pdrec_fast.pipeline.run_directory import reserved_directory
 from pdrec_fast.presets.tuned import FOLDER, preset_of, read_tuned
 from pdrec_fast.settings import parse_settings, with_settings
-from pdrec_fast.studies.load import load_studies
+from pdrec_fast.studies.load import _read_info, load_studies
+from pdrec_fast.studies.schema import read_table
 
 _SETTINGS = (
     b"pdrec.lr=0.01\ndiffusion.hidden=32\nencoder.width=16",
@@ -50,6 +51,7 @@ def _run_file(content: bytes, folder: Path) -> None:
         pass
 
 
+@cache
 def _described() -> dict[str, Any]:
     return {"version": "0", "config": pf.RunConfig().describe(), "data": "abc"}
 
@@ -74,12 +76,22 @@ def _study_files() -> dict[str, bytes]:
     }
 
 
+def _study_file(content: bytes, folder: Path) -> None:
+    """The first byte chooses the file, the others are its content; it is read alone."""
+    file = folder / _FILES[content[0] % len(_FILES) if content else 0]
+    file.write_bytes(content[1:])
+    with refused_as(DataError):
+        if file.suffix == ".json":
+            _ = _read_info(folder).data_sets
+        else:
+            read_table(folder, file.stem)
+
+
 def _study(content: bytes, folder: Path) -> None:
-    """The first byte chooses the file, the others are its content."""
+    """The whole study with that file in it."""
     for name, sound in _study_files().items():
-        (folder / name).write_bytes(sound)
-    name = _FILES[content[0] % len(_FILES) if content else 0]
-    (folder / name).write_bytes(content[1:])
+        if not (folder / name).exists():
+            (folder / name).write_bytes(sound)
     with refused_as(DataError):
         studies = load_studies([folder])
         for data_set in studies.data_sets:
@@ -94,6 +106,6 @@ def _study_seeds() -> tuple[bytes, ...]:
 TARGETS = {
     "settings": Target(_settings, lambda: _SETTINGS),
     "tuned": Target(_tuned, _tuned_seeds),
-    "study": Target(_study, _study_seeds),
+    "study": Target(_study_file, _study_seeds, also=_study, weight=1),
     "run-file": Target(_run_file, lambda: (json.dumps(_described()).encode(),)),
 }

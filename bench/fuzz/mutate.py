@@ -4,6 +4,7 @@ over."""
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 TOKENS = (
@@ -18,6 +19,8 @@ TOKENS = (
     b"\xff\xff\xff\x7f", b"\xff" * 8, b"\0" * 8, b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"ARROW1",
     b"\x93NUMPY", b"<i8", b"|O", b">f4", b"=", b".", b"x" * 140_000,
 )  # fmt: skip
+
+_BREAK = re.compile(rb'[,\t\n":]')
 
 
 def mutated(seeds: Sequence[bytes], draw: random.Random) -> bytes:
@@ -71,7 +74,7 @@ def _overwrite(content: bytearray, draw: random.Random, seeds: Sequence[bytes]) 
 
 def _field(content: bytearray, draw: random.Random, seeds: Sequence[bytes]) -> None:
     """Put a word in the place of a field, which a mere insertion rarely makes."""
-    breaks = [place for place, byte in enumerate(content) if byte in b',\t\n":']
+    breaks = [found.start() for found in _BREAK.finditer(content)]
     if len(breaks) > 1:
         number = draw.randrange(len(breaks) - 1)
         content[breaks[number] + 1 : breaks[number + 1]] = draw.choice(TOKENS)

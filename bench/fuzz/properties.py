@@ -27,10 +27,18 @@ class Hang(BaseException):
 
 @dataclass(frozen=True)
 class Target:
-    """What reads the bytes, and valid ones to begin with: the corpus."""
+    """What reads the bytes, and valid ones to begin with: the corpus.
+
+    Attributes:
+        also: dear checks, done after ``run`` in the folder that it leaves, for a share of the
+            inputs.
+        weight: its share of a campaign; less for what is slow.
+    """
 
     run: Run
     seeds: Callable[[], tuple[bytes, ...]]
+    also: Run | None = None
+    weight: int = 4
 
 
 @contextmanager

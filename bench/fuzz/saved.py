@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ class _Saved:
     files: dict[str, bytes]
     kind: str
     load: Callable[[Path], object]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of a bundle."""
+        with tempfile.TemporaryDirectory() as sound:
+            self.write(Path(sound))
+            return digest_of(read_bundle(sound, self.kind))
 
     @property
     def names(self) -> list[str]:
@@ -111,10 +119,7 @@ def _bundle(content: bytes, folder: Path) -> None:
     saved, _ = _damaged_bundle(content, folder)
     with refused_as(CheckpointError):
         found = digest_of(read_bundle(folder, saved.kind))
-        with tempfile.TemporaryDirectory() as sound:
-            saved.write(Path(sound))
-            expected = digest_of(read_bundle(sound, saved.kind))
-        require(found == expected, "another bundle than was saved")
+        require(found == saved.digest, "another bundle than was saved")
         saved.load(folder)
 
 
@@ -123,7 +128,9 @@ def _seal(folder: Path) -> None:
     manifest = folder / MANIFEST
     try:
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        found["files"] = {n: checksum(folder / n) for n in found["files"] if (folder / n).is_file()}
+        for name in found["files"]:
+            if os.path.isfile(folder / name):
+                found["files"][name] = checksum(folder / name)
         found.pop("checksum", None)
         text = json.dumps(found, sort_keys=True)
         found["checksum"] = hashlib.sha256(text.encode()).hexdigest()
@@ -150,6 +157,13 @@ def _parts() -> _Saved:
         return _saved_in(folder, "preferences", pf.Preferences.load)
 
 
+@cache
+def _sound_parts() -> pf.Preferences:
+    with tempfile.TemporaryDirectory() as sound:
+        _parts().write(Path(sound))
+        return pf.Preferences.load(sound)
+
+
 def _parts_seeds() -> tuple[bytes, ...]:
     return _numbered(_parts())
 
@@ -157,9 +171,7 @@ def _parts_seeds() -> tuple[bytes, ...]:
 def _damaged_parts(content: bytes, folder: Path) -> None:
     """The preferences that were saved, or none."""
     saved = _parts()
-    with tempfile.TemporaryDirectory() as sound:
-        saved.write(Path(sound))
-        expected = pf.Preferences.load(sound)
+    expected = _sound_parts()
     _with_one_file(saved, content, folder)
     with refused_as(CheckpointError):
         found = pf.Preferences.load(folder)
@@ -199,23 +211,30 @@ def _with_one_file(saved: _Saved, content: bytes, folder: Path) -> None:
 
 
 def _damaged_store(content: bytes, folder: Path) -> None:
-    """As many records as the card says, all usable; or it is refused, as a whole and by parts."""
-    saved = _store()
-    _with_one_file(saved, content, folder)
-    for part in (None, (0, 1), (1, 2)):
-        with warned(), refused_as(DataError, *([ValueError] if part else [])):
-            data = Interactions.from_store(folder, part=part)
-            card = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-            chosen = card["parts"][slice(None) if part is None else slice(part[0], None, part[1])]
-            counts = [sum(p[key] for p in chosen) for key in ("n_users", "n_records")]
-            require([data.n_users, data.n_records] == counts, "not what the card counts")
-            data.unique_items()
-            data.fingerprint()
+    """As many records as the card says, all usable; or it is refused."""
+    _with_one_file(_store(), content, folder)
+    _open_store(folder, None)
+
+
+def _damaged_store_by_parts(content: bytes, folder: Path) -> None:
+    for part in ((0, 1), (1, 2)):
+        _open_store(folder, part)
+
+
+def _open_store(folder: Path, part: tuple[int, int] | None) -> None:
+    with warned(), refused_as(DataError, *([ValueError] if part else [])):
+        data = Interactions.from_store(folder, part=part)
+        card = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        chosen = card["parts"][slice(None) if part is None else slice(part[0], None, part[1])]
+        counts = [sum(p[key] for p in chosen) for key in ("n_users", "n_records")]
+        require([data.n_users, data.n_records] == counts, "not what the card counts")
+        data.unique_items()
+        data.fingerprint()
 
 
 TARGETS = {
     "bundle": Target(_bundle, _bundle_seeds),
     "resealed": Target(_resealed, _bundle_seeds),
     "parts": Target(_damaged_parts, _parts_seeds),
-    "store": Target(_damaged_store, _store_seeds),
+    "store": Target(_damaged_store, _store_seeds, also=_damaged_store_by_parts),
 }

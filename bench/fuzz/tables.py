@@ -120,8 +120,20 @@ _RATINGS = (1, 2.5, "3", "true", True, None, "x", float("nan"), "1\n2", Decimal(
 
 
 def _frames(content: bytes, folder: Path) -> None:
-    """The bytes choose values: a table of them is read alike whatever library holds it."""
+    """The bytes choose values: a table of them is read alike by lists and by one library, which
+    they choose, too."""
     draw = random.Random(content)
+    columns, names = _drawn(draw)
+    _same_in(columns, names, [draw.choice(list(_LIBRARIES))])
+
+
+def _every_frame(content: bytes, folder: Path) -> None:
+    """The same table in all libraries."""
+    _same_in(*_drawn(random.Random(content)), list(_LIBRARIES))
+
+
+def _drawn(draw: random.Random) -> tuple[dict[str, list[Any]], ColumnNames]:
+    """Columns of odd values, and which of them are read."""
     n_rows = draw.choice((0, 1, 2, 3, 5))
     kinds = draw.choice((1, 1, 1, 2, 3))
     columns: dict[str, list[Any]] = {
@@ -134,12 +146,17 @@ def _frames(content: bytes, folder: Path) -> None:
         names = ColumnNames(rating="rating")
     if draw.random() < 0.2:
         del columns["timestamp"]
+    return columns, names
+
+
+def _same_in(columns: dict[str, list[Any]], names: ColumnNames, libraries: list[str]) -> None:
+    n_rows = len(columns["user_id"])
     expected = None
     with refused_as(DataError):
         expected = readings(read_frame(columns, names))
-    for name, make in _LIBRARIES.items():
+    for name in libraries:
         try:
-            frame = make(columns)
+            frame = _LIBRARIES[name](columns)
         except Exception:
             continue  # the library's own refusal of such a column
         with refused_as(DataError):
@@ -199,5 +216,5 @@ TARGETS = {
     "features-parquet": Target(
         partial(_features, ".parquet"), lambda: tuple(map(_parquet, _FEATURES))
     ),
-    "frames": Target(_frames, lambda: (b"0",)),
+    "frames": Target(_frames, lambda: (b"0",), also=_every_frame),
 }

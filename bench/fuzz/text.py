@@ -75,7 +75,7 @@ def _order(times: Times) -> np.ndarray:
 
 
 def _delimited(suffix: str, content: bytes, folder: Path) -> None:
-    """By the csv module; by pyarrow; and its fields from tables in memory and files of these."""
+    """By the csv module and by pyarrow, and nothing is lost."""
     path = folder / f"fuzz{suffix}"
     path.write_bytes(content)
     names = columns_of(content)
@@ -91,9 +91,24 @@ def _delimited(suffix: str, content: bytes, folder: Path) -> None:
     if plain is not None:
         found = readings(plain) | {"remarks": plain.remarks}
         same(found, readings(reference) | {"remarks": reference.remarks}, "pyarrow against csv")
+    _count(source, _rows(source)[0], reference)
+
+
+def _rows(source: Source) -> list[list[str]]:
+    """The rows of a sound file, the header among them."""
     with source.open_text() as lines:
-        header, *rows = (row for row in rows_of(source, lines) if row)
-    _count(source, header, reference)
+        return [row for row in rows_of(source, lines) if row]
+
+
+def _from_tables(suffix: str, content: bytes, folder: Path) -> None:
+    """What the csv module reads, from tables in memory and files of these."""
+    names = columns_of(content)
+    [source] = sources_of(folder / f"fuzz{suffix}")
+    try:
+        reference = read_text(source, names)
+    except DataError:
+        return
+    header, *rows = _rows(source)
     labels = labels_of(header, source)
     if len(set(labels)) == len(labels):
         columns = dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))
@@ -151,9 +166,9 @@ def _json_lines(content: bytes, folder: Path) -> None:
         require(n_lines == len(records.users), f"{n_lines} lines, {len(records.users)} records")
 
 
-def _compressed(suffix: str, content: bytes, folder: Path) -> None:
+def _compressed(suffix: str, kind: str, content: bytes, folder: Path) -> None:
     """All that is decompressed at once, or nothing."""
-    path, plain = folder / f"fuzz.csv{suffix}", folder / "plain.csv"
+    path, plain = folder / f"fuzz{kind}{suffix}", folder / f"plain{kind}"
     path.write_bytes(content)
     with refused_as(DataError):
         records = read_file(path, ColumnNames())
@@ -188,16 +203,27 @@ def _zstd(content: bytes) -> bytes:
 _DECOMPRESS = {".gz": gzip.decompress, ".zip": _unzip, ".zst": _unzstd}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
+
+def _delimited_target(suffix: str, corpus: tuple[bytes, ...]) -> Target:
+    return Target(partial(_delimited, suffix), lambda: corpus, also=partial(_from_tables, suffix))
+
+
 TARGETS = {
-    "inter": Target(partial(_delimited, ".inter"), lambda: _INTER),
-    "tsv": Target(partial(_delimited, ".tsv"), lambda: tuple(c.replace(b",", b"\t") for c in _CSV)),
-    "csv": Target(partial(_delimited, ".csv"), lambda: _CSV),
+    "inter": _delimited_target(".inter", _INTER),
+    "tsv": _delimited_target(".tsv", tuple(c.replace(b",", b"\t") for c in _CSV)),
+    "csv": _delimited_target(".csv", _CSV),
     "jsonl": Target(_json_lines, lambda: _JSON),
     "gz": Target(
-        partial(_compressed, ".gz"), lambda: tuple(gzip.compress(c, mtime=0) for c in _CSV[:2])
+        partial(_compressed, ".gz", ".csv"),
+        lambda: tuple(gzip.compress(c, mtime=0) for c in _CSV[:2]),
+    ),
+    "jsonl-gz": Target(
+        partial(_compressed, ".gz", ".jsonl"),
+        lambda: tuple(gzip.compress(c, mtime=0) for c in _JSON),
     ),
     "zip": Target(
-        partial(_compressed, ".zip"), lambda: tuple(_zip(_CSV[0], m) for m in _ZIP_METHODS)
+        partial(_compressed, ".zip", ".csv"), lambda: tuple(_zip(_CSV[0], m) for m in _ZIP_METHODS)
     ),
-    "zst": Target(partial(_compressed, ".zst"), lambda: tuple(map(_zstd, _CSV[:2]))),
+    "zst": Target(partial(_compressed, ".zst", ".csv"), lambda: tuple(map(_zstd, _CSV[:2]))),
+    "jsonl-zst": Target(partial(_compressed, ".zst", ".jsonl"), lambda: tuple(map(_zstd, _JSON))),
 }

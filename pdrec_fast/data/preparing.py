@@ -3,6 +3,7 @@ hold; what leaves it, in order, is written as it comes."""
 
 from __future__ import annotations
 
+import csv
 import glob
 import logging
 import re
@@ -45,7 +46,7 @@ from pdrec_fast.data.store import (
     write_card,
     write_ids,
 )
-from pdrec_fast.data.text import labels_of, line_of, rows_of
+from pdrec_fast.data.text import labels_of, line_of, rows_of, unparsable
 from pdrec_fast.data.times import BadTimeError, TextTimes, as_moment, times_of
 from pdrec_fast.errors import DataError, MissingExtraError
 from pdrec_fast.files import whole_directory
@@ -218,6 +219,8 @@ class _Files:
                 row = next((row for row in rows_of(source, lines) if row), None)
         except UnicodeDecodeError:
             raise DataError(source.describe_undecodable()) from None
+        except csv.Error as error:
+            raise unparsable(source, error, self.header) from None
         if row is None:
             raise NoRecordsError(f"{source.path}: the file is empty; expected records")
         return labels_of(row, source) if self.header else list(range(len(row)))

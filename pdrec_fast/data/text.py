@@ -59,10 +59,7 @@ def read_text(source: Source, names: ColumnNames, header: bool = True) -> Record
     except UnicodeDecodeError:
         raise DataError(source.describe_undecodable()) from None
     except csv.Error as error:
-        line = line_of(source, sys.maxsize, header)
-        raise DataError(
-            f"{source.path}, line {line}: the row cannot be parsed ({error}); check its quotes"
-        ) from None
+        raise unparsable(source, error, header) from None
     return builder.finish(str(source.path), spans.remarks(header))
 
 
@@ -158,6 +155,14 @@ def rows_of(source: Source, lines: TextIO) -> Any:
     if source.quotes:
         return csv.reader(lines, delimiter=source.delimiter, strict=True)
     return csv.reader(lines, delimiter=source.delimiter, strict=True, quoting=csv.QUOTE_NONE)
+
+
+def unparsable(source: Source, error: csv.Error, header: bool) -> DataError:
+    """For the first row that the csv module cannot read."""
+    line = line_of(source, sys.maxsize, header)
+    return DataError(
+        f"{source.path}, line {line}: the row cannot be parsed ({error}); check its quotes"
+    )
 
 
 def labels_of(header: list[str], source: Source) -> list[str]:

@@ -18,7 +18,6 @@ from pdrec_fast.errors import CheckpointError, MissingExtraError, one_line
 from pdrec_fast.files import (
     checksum,
     current_directory,
-    is_own_file,
     read_json,
     whole_directory,
 )
@@ -244,7 +243,7 @@ class ItemIndex:
         """
         folder = current_directory(path, CARD)
         try:
-            card = read_json(folder / CARD)
+            card = _checked_card(read_json(folder / CARD))
             files, meant = card["files"], (tuple(card["shape"]), card["matrix"])
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no {KIND} is saved here ({CARD} not found)") from None
@@ -252,10 +251,6 @@ class ItemIndex:
             raise CheckpointError(f"{folder / CARD}: damaged ({error})") from None
         for name, wanted in files.items():
             file = folder / name
-            if not is_own_file(file, folder):
-                raise CheckpointError(
-                    f"{folder / CARD}: names {name!r}, which is no file beside it"
-                )
             if not file.is_file() or checksum(file) != wanted:
                 raise CheckpointError(f"{file}: missing or damaged; build the index again")
         if (matrix.shape, _fingerprint(matrix)) != meant:
@@ -409,6 +404,22 @@ def _kind_for(n_items: int) -> Kind:
     if n_items <= _FLAT_UP_TO:
         return "flat"
     return "hnsw" if n_items <= _GRAPH_UP_TO else "ivfpq"
+
+
+def _checked_card(card: Any) -> dict[str, Any]:
+    """A card as ``save`` writes it; raises KeyError, TypeError or ValueError for another one."""
+    kind, effort, recall, files = (card[key] for key in ("kind", "effort", "recall", "files"))
+    if kind not in get_args(Kind):
+        raise ValueError(f"unknown kind {kind!r}")
+    check_whole(effort=effort)
+    if not 0 <= effort < 1 << 29:  # a search takes up to four times as much, in 31 bits
+        raise ValueError(f"effort is {effort}")
+    if not (recall is None or (isinstance(recall, float) and 0 <= recall <= 1)):
+        raise ValueError(f"recall is {recall!r}")
+    wanted = {_ROWS} if kind == "flat" else {_ROWS, _FILE}
+    if not isinstance(files, dict) or set(files) != wanted:
+        raise ValueError(f"files are not {', '.join(sorted(wanted))}")
+    return dict(card)
 
 
 def _checked_matrix(matrix: Floats) -> Floats:

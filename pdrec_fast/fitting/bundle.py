@@ -108,7 +108,8 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
     path = current_directory(path, MANIFEST)
     try:
         manifest = read_json(path / MANIFEST)
-        stored_kind, checksums = manifest["kind"], manifest["files"]
+        stored_kind, checksums = manifest["kind"], dict(manifest["files"])
+        stored_format, meta = manifest["format"], manifest["meta"]
         stated = manifest.pop("checksum")
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no {kind} is saved here ({MANIFEST} not found)") from None
@@ -118,9 +119,9 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
         raise CheckpointError(f"{path / MANIFEST}: damaged (its checksum does not match)")
     if stored_kind != kind:
         raise CheckpointError(f"{path}: holds a {stored_kind}, not a {kind}")
-    if manifest["format"] != FORMAT:
+    if stored_format != FORMAT:
         raise CheckpointError(
-            f"{path}: format {manifest['format']}, this version reads {FORMAT}; save it again"
+            f"{path}: format {stored_format}, this version reads {FORMAT}; save it again"
         )
     files = {}
     for name, expected in checksums.items():
@@ -130,7 +131,7 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
                 f"{path / MANIFEST}: names {name!r}, which is no file of this folder; take the "
                 f"{kind} anew from where it was saved"
             )
-        if not file.is_file():
+        if not os.path.isfile(file):  # pathlib raises for names that are too long
             raise CheckpointError(f"{file}: missing")
         if checksum(file) != expected:
             raise CheckpointError(f"{file}: damaged (its checksum does not match the manifest)")
@@ -140,7 +141,7 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
             raise CheckpointError(f"{file}: damaged before it was saved ({error})") from None
     if nan := _first_nan(files):
         raise CheckpointError(f"{path}: {nan} holds NaN; whoever saved it must train it anew")
-    return manifest["meta"], files
+    return meta, files
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def making(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, IndexError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{path}: cannot be put together from what it holds ({type(error).__name__}: "
             f"{one_line(error)}); save it again"

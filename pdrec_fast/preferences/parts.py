@@ -85,6 +85,12 @@ def read_parts(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[Arra
     description = read_job(folder)
     if description.get("kind") != KIND:
         raise CheckpointError(f"{folder}: holds no preferences")
+    for name, least in (("n_users", 0), ("part_size", 1)):
+        if not isinstance(description[name], int) or description[name] < least:
+            raise CheckpointError(
+                f"{folder / JOB}: damaged ({name} is {description[name]!r}); delete the folder, and "
+                "give the command again"
+            )
     there, n_parts = len(list(folder.glob("part-*.safetensors"))), _n_parts(description)
     if there >= n_parts:  # before names are made of whatever number a description has
         parts = _parts(folder, description)

@@ -84,7 +84,13 @@ def _number(cell: str) -> float:
     return float(cell) if cell else float("nan")
 
 
-_CONVERT: dict[type, Callable[[str], Any]] = {str: str, int: int, float: _number}
+def _whole(cell: str) -> int:
+    if not -(1 << 63) <= (number := int(cell)) < 1 << 63:
+        raise ValueError("beyond 64 bits")
+    return number
+
+
+_CONVERT: dict[type, Callable[[str], Any]] = {str: str, int: _whole, float: _number}
 
 
 def _convert(path: Path, cells: pd.Series, kind: type) -> pd.Series:

@@ -76,7 +76,7 @@ def test_leaks_are_seen(tmp_path, job, grows):
         assert found["grows"] == grows
         assert found["flat"] is not bool(grows)
         if grows:
-            assert 3.5 < found["mib_an_hour"]["private"]["slope"] < 4.5
+            assert 2 < found["mib_an_hour"]["private"]["slope"] < 6  # 4, and what the kernel does
             assert lines[-1]["tensors"] - lines[0]["tensors"] == len(lines) - 1
     finally:
         wake.set()

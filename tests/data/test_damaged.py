@@ -1,16 +1,27 @@
 """Damaged files and odd values that fuzzing found not to be refused well (``bench/fuzz``)."""
 
 import io
+import json
 import zipfile
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
+import pdrec_fast as pf
 from pdrec_fast.data import Interactions
 from pdrec_fast.data.item_features import read_item_features
+from pdrec_fast.data.preparing import prepare
 from pdrec_fast.data.store import PartWriter, write_card, write_ids
 from pdrec_fast.errors import DataError
+from pdrec_fast.fitting.bundle import (
+    MANIFEST,
+    _manifest_checksum,
+    making,
+    read_bundle,
+    write_bundle,
+)
+from pdrec_fast.studies.schema import TABLES, read_table
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -169,3 +180,47 @@ def test_parts_whose_rows_fall(tmp_path):
 def test_a_card_that_is_nested_too_deeply(tmp_path):
     (tmp_path / "store.json").write_text('{"a":' * 3000)
     assert "store.json: not a store's card" in refusal(Interactions.from_store, tmp_path)
+
+
+def test_prepare_of_a_header_that_the_csv_module_does_not_take(tmp_path):
+    pytest.importorskip("duckdb")
+    (tmp_path / "d.csv").write_bytes(b"user_id,item_id" + b"x" * 140_000 + b"\n1,2\n")
+    assert "d.csv, line 1: the row cannot" in refusal(
+        prepare, tmp_path / "d.csv", tmp_path / "store"
+    )
+
+
+def test_a_study_with_a_whole_number_beyond_64_bits(tmp_path):
+    pytest.importorskip("pandas")
+    columns = TABLES["results"]
+    cells = ["9" * 30 if kind is int else "1" for kind in columns.values()]
+    (tmp_path / "results.csv").write_text(",".join(columns) + "\n" + ",".join(cells) + "\n")
+    assert "results.csv, line 2, column" in refusal(read_table, tmp_path, "results")
+
+
+@pytest.mark.parametrize("change", [{"n_users": float("-inf")}, {"n_users": 2.5}, {"part_size": 0}])
+def test_preferences_in_parts_of_an_impossible_number(tmp_path, change):
+    data = pf.synthetic(n_users=12, n_items=10, seed=1)
+    model = pf.Popularity().fit(data)
+    options = {"top_m": 2, "n_draws": 4, "part_size": 7, "progress": False}
+    pf.Preferences.infer_parts(model, data, tmp_path, **options)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | change))
+    with pytest.raises(pf.CheckpointError, match=rf"job.json: damaged \({next(iter(change))} is"):
+        pf.Preferences.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"format": None}, {"meta": None}, {"files": 7}])
+def test_a_resealed_manifest_without_what_it_needs(tmp_path, change):
+    write_bundle(tmp_path, "model", {}, {})
+    manifest = json.loads((tmp_path / MANIFEST).read_text()) | change
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    manifest["checksum"] = _manifest_checksum(manifest)
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(pf.CheckpointError, match=r"manifest.json: damaged \("):
+        read_bundle(tmp_path, "model")
+
+
+def test_an_infinite_number_where_a_model_needs_a_whole_one(tmp_path):
+    with pytest.raises(pf.CheckpointError, match="OverflowError"), making(tmp_path):
+        int(float("inf"))

@@ -94,6 +94,22 @@ def test_saved_and_loaded_it_finds_the_same(index, tmp_path):
         pf.ItemIndex.load(tmp_path / "nowhere", MATRIX)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"kind": "tree"}, {"kind": []}, {"effort": True}, {"effort": -1}, {"effort": 1 << 40}),
+        *({"recall": "all"}, {"recall": 2.0}, {"files": ["rows.npy"]}, {"files": {}}),
+        *({"files": {"x" * 300: "a"}}, {"files": {"../rows.npy": "a"}}),
+    ],
+)
+def test_a_card_of_other_values_is_refused(tmp_path, change):
+    pf.ItemIndex.build(MATRIX, kind="flat").save(tmp_path / "index")
+    card = tmp_path / "index" / "index.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    with pytest.raises(pf.CheckpointError, match=r"index.json: damaged \("):
+        pf.ItemIndex.load(tmp_path / "index", MATRIX)
+
+
 def test_ties_go_to_the_lower_row_and_the_kind_to_the_size():
     twice = np.concatenate([MATRIX[:20], MATRIX[:20]])
     index = pf.ItemIndex.build(twice, kind="flat")

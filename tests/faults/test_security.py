@@ -204,6 +204,14 @@ def test_bundles_that_lead_out_of_their_folder(tmp_path: Path) -> None:
             read_bundle(folder, "model")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "nowhere"])
+def test_bundles_that_name_a_file_that_cannot_be(tmp_path: Path, name: str) -> None:
+    write_bundle(tmp_path, "model", {}, {"weights": {"w": torch.arange(3)}})
+    rewrite(tmp_path, lambda m: m.update(files={name: ""}))
+    with pytest.raises(pf.CheckpointError, match=r": missing"):
+        read_bundle(tmp_path, "model")
+
+
 def test_a_link_to_what_was_saved_is_read(tmp_path: Path) -> None:
     """As caches of models and DVC lay them."""
     write_bundle(tmp_path / "model", "model", {}, {"weights": {"w": torch.arange(3)}})

@@ -30,7 +30,15 @@ def test_a_wheel_asks_for_any_torch_and_no_gpu(project):
     required = project["project"]["dependencies"]
     (torch,) = (each for each in required if each.startswith("torch"))
     assert torch == "torch>=2.6"
-    assert names(required) == {"torch", "numpy", "numba", "safetensors", "tqdm", "typer"}
+    assert names(required) == {
+        "torch",
+        "numpy",
+        "numba",
+        "safetensors",
+        "tqdm",
+        "typer",
+        "filelock",
+    }
 
 
 def test_the_version_is_written_once_and_said_alike(project):
