@@ -214,7 +214,9 @@ class LatentDiffRec(NetworkRecommender):
 
     def new_network(self, n_items: int) -> LatentNetwork:
         if n_items < self.config.categories:
-            raise ValueError(f"categories={self.config.categories}: there are {n_items} items")
+            raise ValueError(
+                f"categories={self.config.categories}: give at most {n_items}, the number of items"
+            )
         return LatentNetwork(n_items, self.config)
 
     def prepare(self, rows: SparseRows) -> None:

@@ -169,7 +169,7 @@ def test_k_means_leaves_no_cluster_empty():
 
 def test_more_categories_than_items():
     few = Interactions.from_arrays([0, 0, 1], [0, 1, 1], [0, 1, 2])
-    with pytest.raises(ValueError, match="categories=5: there are 2 items"):
+    with pytest.raises(ValueError, match="categories=5: give at most 2, the number of items"):
         LatentDiffRec(categories=5, device="cpu").fit(few, progress=False)
 
 
