@@ -88,8 +88,8 @@ def read_parts(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[Arra
     for name, least in (("n_users", 0), ("part_size", 1)):
         if not isinstance(description[name], int) or description[name] < least:
             raise CheckpointError(
-                f"{folder / JOB}: damaged ({name} is {description[name]!r}); delete the folder, and "
-                "give the command again"
+                f"{folder / JOB}: damaged ({name} is {description[name]!r}); delete the folder, "
+                "and give the command again"
             )
     there, n_parts = len(list(folder.glob("part-*.safetensors"))), _n_parts(description)
     if there >= n_parts:  # before names are made of whatever number a description has

@@ -51,6 +51,15 @@ def test_a_zip_damaged_in_its_middle(tmp_path, method):
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
 
 
+def test_a_zip_whose_file_has_no_name(tmp_path):
+    path = tmp_path / "d.csv.zip"
+    content = stored(zipfile.ZIP_STORED)
+    start = content.rindex(b"d.csv")
+    content[start : start + 5] = bytes(5)
+    path.write_bytes(content)
+    assert "the archive holds 0 files" in refusal(Interactions.from_file, path)
+
+
 def test_arrow_files_whose_offsets_lead_out_of_the_file(tmp_path):
     """These ended the process."""
     path = tmp_path / "d.arrow"
