@@ -89,7 +89,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _check_finite(config: Any, name: str) -> None:
-    if math.isinf(getattr(config, name)):
+    if getattr(config, name) in (math.inf, -math.inf):  # isinf takes no integers beyond floats
         raise ValueError(f"{name} must be finite, got {getattr(config, name)}")
     if getattr(config, name) > LARGEST:
         raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(config, name)}")

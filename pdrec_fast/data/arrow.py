@@ -53,6 +53,11 @@ def read_arrow_file(source: Source, names: ColumnNames) -> Records:
         kind = "Parquet" if source.kind in PARQUET else "Arrow"
         reason = one_line(error)
         raise DataError(f"{source.path}: not a readable {kind} file ({reason})") from error
+    if table.num_rows != file.metadata.num_rows:
+        raise DataError(
+            f"{source.path}: not a readable Parquet file (it tells of {file.metadata.num_rows} "
+            f"rows and holds {table.num_rows}); write it again"
+        )
     return _read(
         columns, lambda place: table.column(labels[place]), table.num_rows, str(source.path)
     )

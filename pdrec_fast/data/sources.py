@@ -214,7 +214,8 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
     names = [
         info.filename
         for info in archive.infolist()
-        if not info.is_dir() and not info.filename.startswith(("__MACOSX/", "."))
+        # A damaged one may have no name, which ``is_dir`` does not take.
+        if info.filename and not info.is_dir() and not info.filename.startswith(("__MACOSX/", "."))
     ]
     if len(names) != 1:
         raise DataError(f"{path}: the archive holds {len(names)} files, not one; unpack it")

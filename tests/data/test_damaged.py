@@ -21,6 +21,7 @@ from pdrec_fast.fitting.bundle import (
     read_bundle,
     write_bundle,
 )
+from pdrec_fast.settings import with_settings
 from pdrec_fast.studies.schema import TABLES, read_table
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -49,6 +50,15 @@ def test_a_zip_damaged_in_its_middle(tmp_path, method):
     content[60:90] = b"\xff" * 30
     path.write_bytes(content)
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
+
+
+def test_a_zip_whose_file_has_no_name(tmp_path):
+    path = tmp_path / "d.csv.zip"
+    content = stored(zipfile.ZIP_STORED)
+    start = content.rindex(b"d.csv")
+    content[start : start + 5] = bytes(5)
+    path.write_bytes(content)
+    assert "the archive holds 0 files" in refusal(Interactions.from_file, path)
 
 
 def test_arrow_files_whose_offsets_lead_out_of_the_file(tmp_path):
@@ -188,6 +198,30 @@ def test_prepare_of_a_header_that_the_csv_module_does_not_take(tmp_path):
     assert "d.csv, line 1: the row cannot" in refusal(
         prepare, tmp_path / "d.csv", tmp_path / "store"
     )
+
+
+def test_parquet_that_tells_of_more_rows_than_it_holds(tmp_path):
+    path, table = tmp_path / "d.parquet", pyarrow.table({"user_id": [1, 2], "item_id": [3, 4]})
+    parquet.write_table(table, path)
+    content = bytearray(path.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(footer, len(content)):  # the first 2 rows (4, zigzag) are the file's
+        changed = content[:place] + b"\x46" + content[place + 1 :]
+        path.write_bytes(changed)
+        try:
+            told = parquet.ParquetFile(path).metadata.num_rows
+        except (pyarrow.ArrowException, OSError):
+            continue
+        if content[place] == 4 and told == 35:
+            break
+    else:
+        pytest.fail("no place for the number of rows")
+    assert "tells of 35 rows and holds 2" in refusal(Interactions.from_file, path)
+
+
+def test_settings_beyond_any_float():
+    with pytest.raises(ValueError, match="width must be at most"):
+        with_settings(pf.RunConfig(), {"encoder.width": 10**400})
 
 
 def test_a_study_with_a_whole_number_beyond_64_bits(tmp_path):
