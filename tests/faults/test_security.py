@@ -253,7 +253,7 @@ def test_an_index_that_leads_out(tmp_path: Path) -> None:
     ItemIndex.build(matrix).save(tmp_path / "index")
     card = json.loads((tmp_path / "index" / "index.json").read_text())
     (tmp_path / "index" / "index.json").write_text(json.dumps(card | {"files": {"../harm": ""}}))
-    with pytest.raises(pf.CheckpointError, match=r"names '\.\./harm', which is no file beside"):
+    with pytest.raises(pf.CheckpointError, match=r"damaged .files are not"):
         ItemIndex.load(tmp_path / "index", matrix)
 
 
