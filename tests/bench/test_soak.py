@@ -55,7 +55,7 @@ wake = threading.Event()
 
 
 def leak(day: Day) -> None:
-    kept.append(torch.ones(2**20))
+    kept.append(torch.ones(2**23))  # 32 MiB, far above what the kernel moves about
     kept.append(os.fdopen(os.open(os.devnull, os.O_RDONLY)))
     threading.Thread(target=wake.wait).start()
     os.close(tempfile.mkstemp()[0])
@@ -72,11 +72,11 @@ def test_leaks_are_seen(tmp_path, job, grows):
         *lines, summary = map(json.loads, out.read_text().splitlines())
         assert len(lines) == summary["rounds"] == command.FEWEST_ROUNDS
         # So short a time says nothing of an hour: let a round be one.
-        found = verdict([line | {"hours": line["round"]} for line in lines], most=2.0)
+        found = verdict([line | {"hours": line["round"]} for line in lines], most=8.0)
         assert found["grows"] == grows
         assert found["flat"] is not bool(grows)
         if grows:
-            assert 2 < found["mib_an_hour"]["private"]["slope"] < 6  # 4, and what the kernel does
+            assert 24 < found["mib_an_hour"]["private"]["slope"] < 40
             assert lines[-1]["tensors"] - lines[0]["tensors"] == len(lines) - 1
     finally:
         wake.set()
