@@ -391,6 +391,8 @@ def _is_iso_date(text: str) -> bool:
         float(text)
     except ValueError:
         return _ISO.fullmatch(text) is not None
+    except OverflowError:  # JSON's whole numbers have any length
+        pass
     return False
 
 

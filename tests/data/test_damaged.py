@@ -258,3 +258,10 @@ def test_a_resealed_manifest_without_what_it_needs(tmp_path, change):
 def test_an_infinite_number_where_a_model_needs_a_whole_one(tmp_path):
     with pytest.raises(pf.CheckpointError, match="OverflowError"), making(tmp_path):
         int(float("inf"))
+
+
+def test_a_time_of_json_beyond_any_float(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"user_id": 1, "item_id": 2, "timestamp": 1' + "0" * 400 + "}\n")
+    with pytest.raises(pf.DataError, match=r"line 1, key 'timestamp'"):
+        pf.Interactions.from_file(path)
