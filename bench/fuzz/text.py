@@ -110,7 +110,8 @@ def _from_tables(suffix: str, content: bytes, folder: Path) -> None:
         return
     header, *rows = _rows(source)
     labels = labels_of(header, source)
-    if len(set(labels)) == len(labels):
+    # Arrow's interface in C, by which tables are read, ends a name at its first NUL.
+    if len(set(labels)) == len(labels) and not any("\0" in label for label in labels):
         columns = dict(zip(labels, map(list, zip(*rows, strict=True)), strict=True))
         _same_from_tables(columns, names, readings(reference), folder)
 
