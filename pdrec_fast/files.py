@@ -255,15 +255,6 @@ def _claimed(fresh: Path, path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_own_file(file: Path, folder: Path) -> bool:
-    """Whether a file that a card or manifest names lies in the folder itself: by a plain name.
-
-    It may be a link, as caches of models and DVC make them: what it leads to has the checksum that
-    the manifest wants.
-    """
-    return file.parent == folder and file.name not in ("", "..")
-
-
 def remove_directory(path: str | Path) -> None:
     """Remove what ``whole_directory`` wrote, and what a killed write or removal left beside it."""
     shutil.rmtree(path, ignore_errors=True)

@@ -15,12 +15,7 @@ import torch
 
 from pdrec_fast.checks import check_whole
 from pdrec_fast.errors import CheckpointError, MissingExtraError, one_line
-from pdrec_fast.files import (
-    checksum,
-    current_directory,
-    read_json,
-    whole_directory,
-)
+from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
 from pdrec_fast.ops.selection.project import project, rows_per_block
 from pdrec_fast.ops.selection.select_unobserved import top_items
 

@@ -59,6 +59,7 @@ class Parts:
         hidden: bool [N], items whose score is -inf.
         blind: likewise, of guides that foresee no repeats, where ``fusion`` has levels for what
             they leave where it is.
+        fusion: whose levels those are; None where there are none.
     """
 
     hidden: torch.Tensor
