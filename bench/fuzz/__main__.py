@@ -84,7 +84,13 @@ def _turn(
 ) -> dict[str, Any]:
     """What the next process of a target is to do; other inputs than those before it had."""
     seed = zlib.crc32(f"{options.seed} {name} {counts[name].executions}".encode()) >> 1
-    values = {"name": name, "seed": seed, "seconds": seconds, "executions": executions}
+    bounds = [n for n in (executions, TARGETS[name].at_once) if n is not None]
+    values = {
+        "name": name,
+        "seed": seed,
+        "seconds": seconds,
+        "executions": min(bounds, default=None),
+    }
     return values | {"seeded": options.seeded, "out": str(options.out)}
 
 

@@ -33,12 +33,14 @@ class Target:
         also: dear checks, done after ``run`` in the folder that it leaves, for a share of the
             inputs.
         weight: its share of a campaign; less for what is slow.
+        at_once: the most inputs for one process, where a library loses memory by each.
     """
 
     run: Run
     seeds: Callable[[], tuple[bytes, ...]]
     also: Run | None = None
     weight: int = 4
+    at_once: int | None = None
 
 
 @contextmanager
