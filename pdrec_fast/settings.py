@@ -118,7 +118,10 @@ def _typed(key: str, value: Any, current: Any) -> Any:
         return tuple(given) if isinstance(given, (list, tuple)) else (given,)
     for kind, accepted in ((float, numbers.Real), (int, numbers.Integral)):
         if type(current) is kind and isinstance(given, accepted) and not isinstance(given, bool):
-            return kind(given)
+            try:
+                return kind(given)
+            except OverflowError:
+                raise ValueError(f"{key}: {str(given)[:20]}... is beyond any float") from None
     if type(given) is not type(current):
         raise ValueError(
             printable(f"{key}={value}: takes a value of type {type(current).__name__}")

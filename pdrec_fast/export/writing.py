@@ -23,7 +23,7 @@ from pdrec_fast.export.parts import (
     described_shares,
     model_parts,
 )
-from pdrec_fast.export.programs import check_onnx, traced, write_onnx
+from pdrec_fast.export.programs import check_onnx, forget_shapes, traced, write_onnx
 from pdrec_fast.files import checksum, whole_directory
 from pdrec_fast.fitting.finite import check_parameters
 
@@ -70,6 +70,7 @@ def export_model(
             (folder / f"{name}.pt2").write_bytes(content.getbuffer())
             if onnx:
                 write_onnx(program, folder / f"{name}.onnx", outputs, parts.reads_times)
+            forget_shapes(program)
         matrix = parts.matrix.contiguous()
         save_file({"matrix": matrix}, folder / "items.safetensors")
         np.save(folder / "items.npy", matrix.numpy())

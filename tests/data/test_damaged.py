@@ -222,6 +222,8 @@ def test_parquet_that_tells_of_more_rows_than_it_holds(tmp_path):
 def test_settings_beyond_any_float():
     with pytest.raises(ValueError, match="width must be at most"):
         with_settings(pf.RunConfig(), {"encoder.width": 10**400})
+    with pytest.raises(ValueError, match=r"linear\.ridge: 1000.* beyond any float"):
+        with_settings(pf.RunConfig(), {"linear.ridge": 10**400})
 
 
 def test_a_study_with_a_whole_number_beyond_64_bits(tmp_path):

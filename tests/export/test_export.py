@@ -1,5 +1,6 @@
 """An exported model gives the items of ``recommend``: in ONNX Runtime, and in torch alone."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import pdrec_fast as pf
 from pdrec_fast.export.parts import Recommender, Scores, Vectors, model_parts
@@ -397,6 +399,17 @@ def test_an_export_replaces_another_and_nothing_else(tmp_path):
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert (card["top_k"], card["shares"]) == (60, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
+
+
+def test_an_export_leaves_no_trace_in_memory(tmp_path):
+    def environments():
+        gc.collect()
+        return sum(type(each) is ShapeEnv for each in gc.get_objects())
+
+    before, model = environments(), fitted(epochs=1)
+    for _ in range(2):
+        model.export(tmp_path / "out", onnx=False)
+    assert environments() <= before
 
 
 def test_only_targets_of_two_domains_are_recommended():
