@@ -179,7 +179,7 @@ def _compressed(suffix: str, kind: str, content: bytes, folder: Path) -> None:
 
 def _unzip(content: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        [name] = (name for name in archive.namelist() if name.endswith(".csv"))
+        [name] = archive.namelist()
         return archive.read(name)
 
 

@@ -162,7 +162,10 @@ def _unpacked(source: Source, packed: BinaryIO) -> BinaryIO:
         return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
     if source.compression == ".zip":
         archive = zipfile.ZipFile(packed)
-        return archive.open(_member(archive, source.path))  # type: ignore[return-value]
+        try:
+            return archive.open(_member(archive, source.path))  # type: ignore[return-value]
+        except UnicodeDecodeError as error:  # a name that is damaged in one of its two places
+            raise zipfile.BadZipFile(str(error)) from None
     try:
         import pyarrow
     except ImportError as error:

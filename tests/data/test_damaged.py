@@ -52,6 +52,15 @@ def test_a_zip_damaged_in_its_middle(tmp_path, method):
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
 
 
+def test_a_zip_whose_name_is_no_text(tmp_path):
+    path = tmp_path / "d.csv.zip"
+    content = bytearray(stored(zipfile.ZIP_STORED))
+    content[7] |= 0x08  # says that the name is UTF-8
+    content[30] = 0xE7
+    path.write_bytes(content)
+    assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
+
+
 def test_a_zip_whose_file_has_no_name(tmp_path):
     path = tmp_path / "d.csv.zip"
     content = stored(zipfile.ZIP_STORED)
