@@ -18,13 +18,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 import pdrec_fast as pf
 from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.training.config import Loss
 
 RATES = (1.0, 10.0, 1e3, 1e6, 1e12, 1e25)
 VALUES = (math.nan, math.inf, -math.inf)
@@ -42,7 +43,7 @@ def makers() -> dict[str, Callable[..., Any]]:
     """By name: what makes a model that is not yet fitted, with settings."""
     found: dict[str, Callable[..., Any]] = {}
     for name in ENCODERS:
-        for loss in ("bce", "softmax", "corpus_softmax"):
+        for loss in get_args(Loss):
             for similarity in ("cosine", "dot"):
                 found[f"{name}, {loss}, {similarity}"] = _encoder(name, loss, similarity)
     return found | _OTHERS
