@@ -1,4 +1,4 @@
-"""Coverage, Gini, popularity and novelty of lists, by hand."""
+"""Coverage, Gini, popularity, novelty and diversity of lists, by hand."""
 
 import numpy as np
 import pytest
@@ -48,11 +48,49 @@ def test_an_item_without_a_record_counts_as_had_by_one():
     assert (found["mean_records"], found["novelty"]) == (0, 1)
 
 
+def test_diversity_is_that_of_pairs():
+    vectors = np.array([[3, 0], [0, 2], [1, 1], [0, 0]])  # of items 10, 20, 30, 40
+    found = pf.list_metrics(
+        lists([[10, 20, 30], [10, None, None], [30, 40, None]]), data(), vectors
+    )
+    pairs = 1 - np.array([0, np.sqrt(0.5), np.sqrt(0.5)])
+    assert found["diversity"] == pytest.approx((pairs.mean() + 1) / 2)
+    alike = pf.list_metrics(lists([[10, 20]]), data(), np.ones((4, 3)))
+    assert alike["diversity"] == pytest.approx(0, abs=1e-6)
+
+
+def test_diversity_in_blocks(monkeypatch):
+    split = pf.leave_one_out(pf.synthetic(n_users=60, n_items=200, seed=3))
+    recommended = pf.DiffRec(hidden=(8,), epochs=1).fit(split, progress=False).recommend(k=5)
+    vectors = np.random.default_rng(0).normal(size=(200, 4))
+    whole = pf.list_metrics(recommended, split.train, vectors)
+    monkeypatch.setattr("pdrec_fast.recommending.lists._BLOCK", 7 * 5 * 4)
+    assert pf.list_metrics(recommended, split.train, vectors) == pytest.approx(whole)
+    mine = [vectors[split.train.item_index(row)] for row in recommended.items[:, :5].tolist()]
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in mine]
+    by_hand = np.mean([1 - ((each @ each.T).sum() - 5) / 20 for each in unit])
+    assert whole["diversity"] == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "why"),
+    [
+        (np.ones((3, 2)), r"with 4 rows.*got \[3, 2\]"),
+        (np.ones(4), r"got \[4\]"),
+        ([[1.0], [2.0], [np.nan], [1.0]], "row 2 is not"),
+    ],
+)
+def test_vectors_that_do_not_fit(vectors, why):
+    with pytest.raises(ValueError, match=why):
+        pf.list_metrics(lists([[10, 20]]), data(), vectors)
+
+
 def test_of_a_model():
     split = pf.leave_one_out(pf.synthetic(n_users=60, n_items=200, seed=3))
     model = pf.DiffRec(hidden=(8,), epochs=1).fit(split, progress=False)
-    found = pf.list_metrics(model.recommend(k=5), model.interactions())
+    found = pf.list_metrics(model.recommend(k=5), model.interactions(), model.item_directions())
     assert 0 < found["coverage"] <= 1
+    assert 0 < found["diversity"] < 2
     assert 0 <= found["gini"] < 1
 
 
@@ -61,3 +99,5 @@ def test_what_cannot_be_described():
         pf.list_metrics(lists([[10, 50]]), data())
     with pytest.raises(DataError, match="no item is recommended"):
         pf.list_metrics(lists([[None]]), data())
+    with pytest.raises(DataError, match="no list has two items"):
+        pf.list_metrics(lists([[10], [20]]), data(), np.ones((4, 2)))
