@@ -3,11 +3,11 @@
     python -m bench.soak --hours 2 --out soak.jsonl
 
 A round is a day: records are read, models fitted, saved, loaded, updated, evaluated and asked, the
-command is given and the service started, all in this process (``bench/soak/jobs.py``), on a sample
-of users of generated data, or of ``--data FILE``. After every round a line of JSON says what the
-process holds (``bench/soak/readings.py``). At the end stands how memory grew in the second half,
-and whether it, descriptors, threads and temporary files are flat; the exit status is 1 where they
-are not, or where a job failed.
+command is given and the service started, all but exports in this process (``bench/soak/jobs.py``),
+on a sample of users of generated data, or of ``--data FILE``. After every round a line of JSON says
+what the process holds (``bench/soak/readings.py``). At the end stands how memory grew in the second
+half, and whether it, descriptors, threads and temporary files are flat; the exit status is 1 where
+they are not, or where a job failed.
 """
 
 from __future__ import annotations

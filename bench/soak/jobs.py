@@ -1,4 +1,4 @@
-"""The jobs of a day, each in this process."""
+"""The jobs of a day."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -255,10 +256,12 @@ def example() -> ModuleType:
 
 
 def export(day: Day) -> None:
-    """Both programs of the plainest model, and an index of its items."""
-    model = pf.PDRec("sasrec", _PDREC, modules=(), epochs=1, encoder_options={"width": 16})
-    model.fit(day.split, progress=False).export(day.folder / "exported", k=5)
-    matrix = np.load(day.folder / "exported" / "items.npy")
+    """By the command in a process of its own, since torch's tracing leaves half a MiB for each
+    export; and an index of the items here."""
+    out = day.folder / "exported"
+    command = [sys.executable, "-m", "pdrec_fast", "export", "--run", str(day.folder / "run")]
+    subprocess.run([*command, "--out", str(out), "-k", "5"], check=True, capture_output=True)
+    matrix = np.load(out / "items.npy")
     index = pf.ItemIndex.build(matrix, kind="hnsw", k=3)
     assert index.search(matrix[:2], k=3)[0].shape == (2, 3)
 
