@@ -244,6 +244,7 @@ class Connection(H11Protocol):
     def drop(self) -> None:
         """At once: closing would wait for a client that does not read."""
         self.waiting.pop(self, None)
+        self.connections.discard(self)  # now, or whoever asks meanwhile is one too many
         self.transport.abort()
 
 

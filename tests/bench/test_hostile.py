@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -73,3 +74,14 @@ def test_a_wrong_and_a_late_answer_are_seen(monkeypatch):
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
         assert [fault in each for each in attack.faults] == [True]
+
+
+def test_a_connection_that_makes_room_counts_no_more_at_once():
+    # asyncio tells of its end a turn later; who asks meanwhile would be answered 503.
+    from bench.soak.jobs import example
+
+    dropped = object.__new__(example().Connection)
+    dropped.connections, dropped.transport = {dropped}, Mock()
+    dropped.drop()
+    assert dropped.connections == set()
+    dropped.transport.abort.assert_called_once_with()
