@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 LARGEST = 1e30  # products and sums of such numbers are still finite in float32
+
+_NUMBERS = ("int", "float")
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "bool": (bool, "True or False"),
+}
 
 
 def check_choices(config: Any, **choices: Sequence[str]) -> None:
@@ -44,11 +54,17 @@ def check_counts(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
-def check_integers(config: Any, *names: str) -> None:
-    """Each named setting is a whole number."""
-    for name in names:
-        if not _is_whole(getattr(config, name)):
-            raise ValueError(f"{name} must be a whole number, got {getattr(config, name)!r}")
+def check_kinds(config: Any) -> None:
+    """Each setting that is declared ``int``, ``float`` or ``bool`` is one. NumPy's numbers become
+    Python's, with which a model can be saved."""
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if isinstance(value, np.generic):
+            value = value.item()
+            object.__setattr__(config, setting.name, value)
+        kind, words = _KINDS.get(str(setting.type), (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and setting.type in _NUMBERS):
+            raise ValueError(f"{setting.name} must be {words}, got {value!r}")
 
 
 def check_whole(**arguments: Any) -> None:
