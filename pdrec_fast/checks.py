@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -75,10 +75,18 @@ def check_whole(**arguments: Any) -> None:
 
 
 def check_ordered(**arguments: Any) -> None:
-    """Raises TypeError where an argument whose order counts is a set."""
+    """Raises TypeError where an argument whose order counts is a set, or one is a mapping, of which
+    the keys alone would be read."""
     for name, value in arguments.items():
         if isinstance(value, (set, frozenset)):
             raise TypeError(f"{name} is a {type(value).__name__}, which has no order: give a list")
+        check_no_mapping(name, value)
+
+
+def check_no_mapping(name: str, value: Any) -> None:
+    """Raises TypeError where an argument is a mapping, of which the keys alone would be read."""
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__}: give a list")
 
 
 def check_ratios(config: Any, *names: str) -> None:

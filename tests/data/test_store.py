@@ -256,6 +256,18 @@ def test_bad_values_are_refused_as_from_file_does(tmp_path, name):
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}  # nothing half-written
 
 
+@pytest.mark.parametrize("place", [0, 2])
+def test_narrow_floats_are_refused_as_from_file_does(tmp_path, place):
+    columns = [[1, 2, 3], [1, 2, 3], [1, 2, 3]]
+    columns[place] = np.array([1, 2**24 + 4, 3], np.float32)
+    file = write_parquet(tmp_path / "a.parquet", *columns)
+    with pytest.raises(pf.DataError, match=r"row 1 .*float32") as expected:
+        pf.Interactions.from_file(file)
+    with pytest.raises(pf.DataError) as refused:
+        prepared(file, tmp_path / "store")
+    assert str(refused.value) == str(expected.value)
+
+
 def test_bad_lines_are_named(tmp_path):
     file = write_text(tmp_path / "data.csv", [("a", 1, 5), ('"x\ny"', 2, 6), ("b", " ", 7)])
     with pytest.raises(pf.DataError, match=r"data.csv, line 5, column 'item_id': the id is miss"):
