@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import pdrec_fast as pf
 from pdrec_fast.cli import app
 from pdrec_fast.data import interactions, preparing
+from pdrec_fast.data import store as store_files
 from pdrec_fast.data.ordering import check_times
 from pdrec_fast.data.store import CARD, open_store, write_ids
 
@@ -169,6 +170,30 @@ def store(tmp_path):
     file = write_parquet(tmp_path / "data.parquet", ITEMS, USERS, TIMES)
     prepared(file, tmp_path / "store", parts=3)
     return tmp_path / "store"
+
+
+def test_a_store_that_is_replaced_while_it_is_opened_is_one_of_the_two(tmp_path, monkeypatch):
+    """Of two stores of equal counts no file tells that it is the other's: a store has no check
+    sums."""
+    for name, items, times in (
+        ("old", [1, 2, 3, 4], [1, 2, 3, 4]),
+        ("new", [4, 3, 2, 1], [5, 6, 7, 8]),
+    ):
+        write_text(tmp_path / f"{name}.csv", list(zip([1, 1, 2, 2], items, times, strict=True)))
+    expected = pf.Interactions.from_file(tmp_path / "new.csv").fingerprint()
+    prepared(tmp_path / "old.csv", tmp_path / "store", parts=1)
+
+    opened = store_files._map
+
+    def replaced_after_its_items(file, *given):
+        array = opened(file, *given)
+        if file.name == "part-00000.items.npy":
+            monkeypatch.setattr(store_files, "_map", opened)
+            prepared(tmp_path / "new.csv", tmp_path / "store", parts=1)
+        return array
+
+    monkeypatch.setattr(store_files, "_map", replaced_after_its_items)
+    assert pf.Interactions.from_store(tmp_path / "store").fingerprint() == expected
 
 
 def test_nothing_is_copied(store):
