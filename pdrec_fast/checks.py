@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 LARGEST = 1e30  # products and sums of such numbers are still finite in float32
+
+_NUMBERS = ("int", "float")
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "bool": (bool, "True or False"),
+}
 
 
 def check_choices(config: Any, **choices: Sequence[str]) -> None:
@@ -44,11 +54,17 @@ def check_counts(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
 
 
-def check_integers(config: Any, *names: str) -> None:
-    """Each named setting is a whole number."""
-    for name in names:
-        if not _is_whole(getattr(config, name)):
-            raise ValueError(f"{name} must be a whole number, got {getattr(config, name)!r}")
+def check_kinds(config: Any) -> None:
+    """Each setting that is declared ``int``, ``float`` or ``bool`` is one. NumPy's numbers become
+    Python's, with which a model can be saved."""
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if isinstance(value, np.generic):
+            value = value.item()
+            object.__setattr__(config, setting.name, value)
+        kind, words = _KINDS.get(str(setting.type), (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and setting.type in _NUMBERS):
+            raise ValueError(f"{setting.name} must be {words}, got {value!r}")
 
 
 def check_whole(**arguments: Any) -> None:
@@ -59,10 +75,18 @@ def check_whole(**arguments: Any) -> None:
 
 
 def check_ordered(**arguments: Any) -> None:
-    """Raises TypeError where an argument whose order counts is a set."""
+    """Raises TypeError where an argument whose order counts is a set, or one is a mapping, of which
+    the keys alone would be read."""
     for name, value in arguments.items():
         if isinstance(value, (set, frozenset)):
             raise TypeError(f"{name} is a {type(value).__name__}, which has no order: give a list")
+        check_no_mapping(name, value)
+
+
+def check_no_mapping(name: str, value: Any) -> None:
+    """Raises TypeError where an argument is a mapping, of which the keys alone would be read."""
+    if isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__}: give a list")
 
 
 def check_ratios(config: Any, *names: str) -> None:

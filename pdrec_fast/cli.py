@@ -83,7 +83,7 @@ def main() -> None:
     warnings.filterwarnings("default", "the preset '", DeprecationWarning)
     try:
         app()
-    except (PDRecError, ImportError, OSError, ValueError) as error:
+    except (PDRecError, ImportError, MemoryError, OSError, ValueError) as error:
         _tell(error)
         raise SystemExit(1) from None
 
@@ -102,6 +102,11 @@ def _tell(error: Exception) -> None:
 def _line_of(error: Exception) -> str:
     """What an error says, in one line, with the system's errors as the package's own: the file
     first."""
+    if isinstance(error, MemoryError):
+        what = f"out of memory ({error})" if str(error) else "out of memory"
+        return printable(f"{what}; docs/faq.md says which settings take less")
+    if isinstance(error, UnicodeEncodeError):
+        return printable(f"{error}: set PYTHONIOENCODING=utf-8, or write to a file with --out")
     if isinstance(error, OSError) and not isinstance(error, PDRecError) and error.filename:
         return printable(f"{error.filename}: {error.strerror}")
     return printable(str(error))

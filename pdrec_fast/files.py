@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pdrec_fast.errors import CheckpointError, WriteError
+from pdrec_fast.errors import CheckpointError, PDRecError, WriteError
+
+Read = TypeVar("Read")
 
 try:
     import fcntl
@@ -275,6 +277,31 @@ def current_directory(path: str | Path, marker: str) -> Path:
     path = Path(path).resolve()
     stale = _beside(path, "old")
     return stale if not path.exists() and (stale / marker).is_file() else path
+
+
+def read_current(path: str | Path, marker: str, read: Callable[[Path], Read]) -> Read:
+    """What ``read`` makes of what ``whole_directory`` wrote to ``path``: of one and the same. A
+    reader opens one file after the other, and begins again where another directory has taken the
+    place of the one that it began with."""
+    while True:
+        found = current_directory(path, marker)
+        begun = _version(found)
+        try:
+            read_back = read(found)
+        except (PDRecError, OSError):
+            if begun == _version(current_directory(path, marker)):
+                raise
+        else:
+            if begun == _version(current_directory(path, marker)):
+                return read_back
+
+
+def _version(folder: Path) -> tuple[int, ...] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def checksum(file: Path) -> str:

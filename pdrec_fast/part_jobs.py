@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from pdrec_fast.errors import CheckpointError
@@ -78,7 +79,7 @@ def reserve(folder: Path, description: Mapping[str, Any]) -> None:
         CheckpointError: parts of another job, or something else, lie there.
         WriteError: it cannot be made.
     """
-    marker, wanted = folder / JOB, json.loads(json.dumps(description))
+    marker, wanted = folder / JOB, json.loads(json.dumps(description, default=_of_numpy))
     if folder.exists() and not (folder.is_dir() and (marker.exists() or _is_empty(folder))):
         raise CheckpointError(f"{folder}: exists and holds no such job; choose another place")
     claims = _Claims()
@@ -99,6 +100,12 @@ def reserve(folder: Path, description: Mapping[str, Any]) -> None:
             f"{folder}: parts of another job, with other {', '.join(unlike)}; delete the folder, "
             "or write elsewhere"
         )
+
+
+def _of_numpy(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no JSON value")
 
 
 def read_job(folder: Path) -> dict[str, Any]:

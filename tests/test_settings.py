@@ -1,12 +1,16 @@
 """Settings of a run by their keys."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, fields, replace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import pdrec_fast as pf
 from pdrec_fast.cli import app
+from pdrec_fast.encoders import ENCODERS
+from pdrec_fast.encoders.registry import encoder_config
 from pdrec_fast.pipeline import with_current_defaults
 from pdrec_fast.settings import parse_settings, value_of, with_settings, written
 
@@ -116,3 +120,32 @@ def test_an_older_run_of_the_diffusion_alone_may_name_options_of_an_encoder(tmp_
         "config": now,
         "data": "x",
     }
+
+
+CONFIGS = [
+    *(kind() for kind in (pf.PDRecConfig, pf.DiffusionConfig, pf.LinearConfig, pf.ItemKNNConfig)),
+    *(kind() for kind in (pf.CodigemConfig, pf.LatentConfig, pf.RunConfig)),
+    *(encoder_config(name, None) for name in ENCODERS),
+]
+ODD = {
+    "int": (True, "3", 2.5, 3.0, None),
+    "float": (True, "0.5", None),
+    "bool": ("no", 0, 2, None),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_a_setting_of_another_kind_is_refused_by_its_name(config):
+    """A rate of ``"no"`` is no TypeError about ``<``, and a switch of ``"no"`` is not on."""
+    for setting in fields(config):
+        for value in ODD.get(setting.type, ()):
+            with pytest.raises(ValueError, match=rf"^{setting.name} must be .*, got {value!r}$"):
+                replace(config, **{setting.name: value})
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    config = pf.PDRecConfig(
+        epochs=np.int64(3), seed=np.uint32(7), lr=np.float32(0.25), windows=np.True_
+    )
+    assert config == pf.PDRecConfig(epochs=3, seed=7, lr=0.25, windows=True)
+    assert json.loads(json.dumps(asdict(config)))["seed"] == 7

@@ -9,7 +9,7 @@ import torch
 
 from pdrec_fast.checks import (
     check_counts,
-    check_integers,
+    check_kinds,
     check_not_negative,
     check_positive,
     check_ratios,
@@ -43,7 +43,7 @@ class ItemKNNConfig:
     decay: float = 0.7
 
     def __post_init__(self) -> None:
-        check_integers(self, "neighbors")
+        check_kinds(self)
         check_counts(self, "neighbors")
         check_not_negative(self, "shrinkage")
         check_positive(self, "decay")

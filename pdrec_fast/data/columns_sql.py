@@ -8,13 +8,15 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from pdrec_fast.data.times import LARGEST_FLOAT, PARTS, Moment
+import numpy as np
+
+from pdrec_fast.data.times import LARGEST_FLOAT, PARTS, Moment, largest_float
 from pdrec_fast.errors import DataError
 
 _LARGEST = int(LARGEST_FLOAT)
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT")
-_FLOATS = ("FLOAT", "DOUBLE")
+_FLOATS = {"FLOAT": int(largest_float(np.dtype(np.float32))), "DOUBLE": _LARGEST}
 _DATES = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
 _ISO = rf"\s*\d{{4}}-\d\d-\d\d([T ]{_CLOCK}\s*(Z|UTC|[+-]\d\d(:\d\d)?)?)?\s*"
@@ -61,7 +63,7 @@ def id_column(name: str, kind: str, place: str) -> tuple[str, bool]:
     if kind in _INTEGERS:
         return f"{name}::BIGINT", False
     if kind in _FLOATS:
-        usable = f"abs({name}) <= {_LARGEST} AND {name} = floor({name})"
+        usable = f"abs({name}) <= {_FLOATS[kind]} AND {name} = floor({name})"
         return f"CASE WHEN {usable} THEN {name}::BIGINT END", False
     if kind in _WIDE:
         return f"{name}::VARCHAR", True
@@ -100,7 +102,8 @@ def time_column(name: str, kind: str, text_is_dates: bool, place: str) -> TimeCo
         key = f"TRY_CAST({name} AS BIGINT)"
         return TimeColumn(f"{key}::DOUBLE", key, 1, "integer", False)
     if kind in _FLOATS:
-        value = f"CASE WHEN isfinite({name}) AND abs({name}) <= {_LARGEST} THEN {name}::DOUBLE END"
+        usable = f"isfinite({name}) AND abs({name}) <= {_FLOATS[kind]}"
+        value = f"CASE WHEN {usable} THEN {name}::DOUBLE END"
         return TimeColumn(value, value, 1, "float", False)
     if kind in _DATES:
         moment = name if kind == "TIMESTAMP WITH TIME ZONE" else f"{name}::TIMESTAMP"

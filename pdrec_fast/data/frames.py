@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pdrec_fast.checks import check_ordered
 from pdrec_fast.data.arrow import read_table
 from pdrec_fast.data.ids import encode_column
 from pdrec_fast.data.records import (
@@ -89,14 +90,24 @@ def read_columns(values: Sequence[Any], columns: Columns, source: str) -> Record
 
 
 def check_lengths(columns: Mapping[Any, Any]) -> None:
-    """Raises ValueError where columns are not equally long."""
+    """Raises ValueError where columns are not equally long, and TypeError where one is none."""
+    for name, values in columns.items():
+        check_ordered(**{str(name): values})
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or _is_scalar(values):
+            raise TypeError(f"{name} must be a list or an array of rows, got {values!r}")
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the arrays must be equally long, got lengths {lengths}")
 
 
+def _is_scalar(values: Any) -> bool:
+    return getattr(values, "ndim", 1) == 0
+
+
 def column_values(series: Any) -> Any:
     """Values of a series or array; times with a zone become UTC."""
+    if isinstance(series, np.ma.MaskedArray):  # as a list, a masked value is None
+        return series.tolist() if np.ma.is_masked(series) else series.data
     if isinstance(series, np.ndarray):
         return series
     if hasattr(series, "to_pylist"):  # pyarrow's arrays

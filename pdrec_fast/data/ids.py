@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from pdrec_fast.data.ordering import stable_order
 from pdrec_fast.data.records import Remark, Where
-from pdrec_fast.data.times import LARGEST_FLOAT
+from pdrec_fast.data.times import LARGEST_FLOAT, largest_float
 from pdrec_fast.errors import DataError
 
 _TABLE_SLOTS_PER_ROW = 4  # a larger table costs more than sorting
@@ -100,7 +100,7 @@ def encode_names(
         decimals = [number for number, name in enumerate(names) if "." in name]
         found = _remark(codes, names, decimals, column, where, "decimals", READ_AS_WHOLE)
         return (*_renumber(codes, whole), (found,))
-    _check_unicode(codes, names, column, where)
+    check_unicode(names, lambda half: where(int(_rows_of(codes, [half])[0]), column))
     remarks = [
         _remark(codes, names, chosen, column, where, kind, text)
         for kind, text, chosen in _odd_names(names, quotes)
@@ -109,16 +109,28 @@ def encode_names(
     return (*rank_ids(codes, names), tuple(remarks))
 
 
-def _check_unicode(codes: np.ndarray, names: list[str], column: Any, where: Where) -> None:
-    """Refuse halves of characters, which JSON can escape and which no file can be written with."""
+def check_unicode(
+    names: Sequence[str] | np.ndarray, place: Callable[[int], str] | None = None
+) -> None:
+    """Refuse halves of characters, which JSON can escape and which no file can be written with.
+
+    Args:
+        names: raw ids.
+        place: says where the id of a number is, and so that it is read; None for an argument.
+
+    Raises:
+        DataError: one of the names has such a half.
+    """
     try:
         "".join(names).encode()
     except UnicodeEncodeError:
-        halves = [n for n, name in enumerate(names) if any("\ud800" <= c <= "\udfff" for c in name)]
-        raise DataError(
-            f"{where(int(_rows_of(codes, halves)[0]), column)}: id {names[halves[0]]!r} is no "
-            "Unicode text (half of a surrogate pair); repair the row"
-        ) from None
+        half = next(
+            n for n, name in enumerate(names) if any("\ud800" <= c <= "\udfff" for c in name)
+        )
+        what = f"id {names[half]!r} is no Unicode text (half of a surrogate pair)"
+        if place is None:
+            raise DataError(f"{what}; give it as UTF-8") from None
+        raise DataError(f"{place(half)}: {what}; repair the row") from None
 
 
 def rank_ids(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -192,11 +204,11 @@ def _as_string(value: Any, row: int, column: Any, where: Where) -> str:
     if isinstance(value, Decimal):
         if value.is_finite() and value.adjusted() < _LONGEST and value == value.to_integral_value():
             return str(int(value))
-    elif is_float and abs(value) <= LARGEST_FLOAT:
+    elif is_float and abs(float(value)) <= _largest_of(value):
         if value == value // 1:
             return str(int(value))
     elif is_float and np.isfinite(value):
-        raise DataError(f"{where(row, column)}: {_too_large(value)}")
+        raise DataError(f"{where(row, column)}: {_too_large(value, _largest_of(value))}")
     elif isinstance(value, (bytes, bytearray)):
         raise DataError(
             f"{where(row, column)}: id {value!r} is bytes, not text; decode the column, e.g. with "
@@ -227,25 +239,33 @@ def _of_another_kind(value: Any) -> str:
     return f"id {value!r} is neither a string nor a whole number; convert the column"
 
 
-def _too_large(value: Any) -> str:
+def _largest_of(value: float | np.floating[Any]) -> float:
+    return largest_float(value.dtype) if isinstance(value, np.floating) else LARGEST_FLOAT
+
+
+def _too_large(value: Any, largest: float) -> str:
+    bits = {53: 64, 24: 32, 11: 16}[power := int(np.log2(largest))]
     return (
-        f"id {float(value)!r} is beyond 2**53, where float64 merges neighbouring ids; read the "
-        "column as integers or text"
+        f"id {float(value)!r} is beyond 2**{power}, where float{bits} merges neighbouring ids; "
+        "read the column as integers or text"
     )
 
 
 def _whole_floats(values: np.ndarray, column: Any, where: Where) -> np.ndarray:
     """int64 of a float column."""
-    bad = np.flatnonzero(~(np.abs(values) <= LARGEST_FLOAT) | (values != np.floor(values)))
+    largest = largest_float(values.dtype)
+    values = values.astype(np.float64)
+    bad = np.flatnonzero(~(np.abs(values) <= largest) | (values != np.floor(values)))
     if len(bad) == 0:
         return values.astype(np.int64)
     missing = np.flatnonzero(np.isnan(values))
     row = int(missing[0] if len(missing) else bad[0])
     if len(missing):
         raise DataError(missing_id(where(row, column)))
-    finite = np.isfinite(values[row]) and abs(values[row]) > LARGEST_FLOAT
-    message = _too_large if finite else _of_another_kind
-    raise DataError(f"{where(row, column)}: {message(float(values[row]))}")
+    value = float(values[row])
+    if np.isfinite(value) and abs(value) > largest:
+        raise DataError(f"{where(row, column)}: {_too_large(value, largest)}")
+    raise DataError(f"{where(row, column)}: {_of_another_kind(value)}")
 
 
 def _renumber(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

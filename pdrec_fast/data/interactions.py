@@ -558,6 +558,9 @@ def _look_up(raw_ids: Any, numbers: dict[str, int], kind: str) -> np.ndarray:
 def _names(raw_ids: Any) -> list[str]:
     check_ordered(raw_ids=raw_ids)
     ids = np.atleast_1d(np.asarray(raw_ids, dtype=object)).tolist()
+    for name in ids:
+        if isinstance(name, (bool, np.bool_, bytes)):
+            raise TypeError(f"{name!r} is no raw id, which is text or a whole number: convert it")
     return [str(int(name)) if _is_whole(name) else str(name) for name in ids]
 
 

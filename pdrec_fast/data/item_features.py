@@ -125,6 +125,8 @@ def extended(
         twice = distinct[np.bincount(codes).argmax()]
         raise DataError(f"item {str(twice)!r} has features twice")
     ids = distinct[codes]
+    if np.ma.is_masked(features):
+        features = features.astype(np.float32).filled(np.nan)
     vectors = np.asarray(features, dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(ids):
         raise DataError(

@@ -356,6 +356,10 @@ class _Preparation:
             return f"{file}, line {line_of(source, row, self._files.header)}, column {column!r}"
 
         labels = [self._columns.labels[place] for place in places]
+        values = [
+            np.float32(value) if self._types[place] == "FLOAT" and value is not None else value
+            for place, value in zip(places, values, strict=True)
+        ]
         for label, value in list(zip(labels, values, strict=True))[:2]:
             (name,) = as_strings([value], label, where)
             if not name.strip():
@@ -364,7 +368,7 @@ class _Preparation:
         if value is None:
             raise DataError(f"{place}: timestamp is missing; repair the row")
         try:
-            times_of([value])
+            times_of(np.array([value]) if isinstance(value, np.float32) else [value])
         except BadTimeError as error:
             raise DataError(f"{place}: {error}") from None
         raise DataError(

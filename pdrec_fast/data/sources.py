@@ -114,6 +114,10 @@ def sources_of(path: Path) -> list[Source]:
     """
     if path.is_file():
         return [_source(path)]
+    if not path.is_dir() and path.exists():
+        raise DataError(
+            f"{path}: neither a file nor a folder; save a pipe's data to a file, named by its kind"
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file")
     parts = sorted(part for part in path.rglob("*") if part.is_file() and _holds_data(part, path))

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from pdrec_fast.errors import DataError, MissingExtraError, one_line
-from pdrec_fast.files import current_directory, read_json, write_json
+from pdrec_fast.files import current_directory, read_current, read_json, write_json
 from pdrec_fast.ragged import indptr_of
 
 CARD = "store.json"
@@ -90,7 +90,11 @@ def open_store(path: str | Path, part: tuple[int, int] | None = None) -> StoredA
         ValueError: a ``part`` that the store does not have.
         MissingExtraError: ids are text, and pyarrow is not installed.
     """
-    card = _read_card(Path(path))
+    return read_current(path, CARD, lambda _: _open_store(Path(path), part))
+
+
+def _open_store(path: Path, part: tuple[int, int] | None) -> StoredArrays:
+    card = _read_card(path)
     shares = _share(card, part)
     item_ids = _read_ids(card.folder / "item_ids", card.item_ids, card.n_items)
     opened = [_open_part(card, share) for share in shares]

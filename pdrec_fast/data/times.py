@@ -175,7 +175,7 @@ def times_of(values: Any) -> Times:
     if kind in "iu":
         return _of_integers(values)
     if kind == "f":
-        return _of_floats(values.astype(np.float64))
+        return _of_floats(values)
     objects = list(values)
     return TextTimes().read(objects) if isinstance(objects[0], str) else _of_objects(objects)
 
@@ -268,11 +268,24 @@ def _of_integers(values: np.ndarray, dated: bool = False) -> Times:
     return Times(floats, values.astype(np.int64), dated=dated)
 
 
-def _of_floats(values: np.ndarray) -> Times:
+def largest_float(kind: np.dtype[Any]) -> float:
+    """The whole number beyond which neighbours are one number of a float type, at most those of
+    float64: 2**53, 2**24 of float32, 2**11 of float16."""
+    return min(2.0 ** (np.finfo(kind).nmant + 1), LARGEST_FLOAT)
+
+
+def _of_floats(given: np.ndarray) -> Times:
+    values = given.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise BadTimeError(int(bad[0]), _bad(values[bad[0]]))
-    large = np.flatnonzero(np.abs(values) > LARGEST_FLOAT)
+    large = np.flatnonzero(np.abs(values) > largest_float(given.dtype))
+    if len(large) and given.dtype.itemsize < values.dtype.itemsize:
+        raise BadTimeError(
+            int(large[0]),
+            f"timestamp {values[large[0]]} is too large for {given.dtype}, where times that differ "
+            "become one; read the column as float64 or integers",
+        )
     if len(large):
         raise BadTimeError(int(large[0]), _too_large(values[large[0]]))
     return Times(values)

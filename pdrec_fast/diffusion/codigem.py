@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_integers
+from pdrec_fast.checks import check_counts
 from pdrec_fast.data import Histories
 from pdrec_fast.diffusion.network import Batch, NetworkConfig, NetworkRecommender
 from pdrec_fast.diffusion.reverse import standard_noise
@@ -43,7 +43,6 @@ class CodigemConfig(NetworkConfig):
         super().__post_init__()
         hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         object.__setattr__(self, "hidden", hidden)
-        check_integers(self, "steps")
         check_counts(self, "steps")
         if not 0 < self.beta < 1:
             raise ValueError(f"beta must lie in (0, 1), got {self.beta}")

@@ -10,6 +10,7 @@ from pdrec_fast.checks import (
     check_choices,
     check_counts,
     check_dropout,
+    check_kinds,
     check_not_negative,
     check_positive,
     check_ratios,
@@ -116,6 +117,7 @@ class DiffusionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
         object.__setattr__(self, "hidden", hidden)
         check_choices(

@@ -14,7 +14,6 @@ from pdrec_fast.checks import (
     check_choices,
     check_counts,
     check_dropout,
-    check_integers,
     check_not_negative,
 )
 from pdrec_fast.data import Histories
@@ -78,7 +77,6 @@ class LatentConfig(NetworkConfig):
         object.__setattr__(self, "hidden", hidden)
         check_choices(self, weighting=get_args(LatentWeighting), schedule=get_args(ScheduleName))
         counts = ("categories", "item_width", "latent", "time_embedding", "kl_steps", "steps")
-        check_integers(self, *counts)
         check_counts(self, *counts)
         check_dropout(self)
         check_not_negative(self, "kl_weight", "diffusion_weight")

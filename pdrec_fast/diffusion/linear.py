@@ -10,7 +10,7 @@ import torch
 from pdrec_fast.checks import (
     check_counts,
     check_dropout,
-    check_integers,
+    check_kinds,
     check_positive,
     check_ratios,
 )
@@ -56,10 +56,10 @@ class LinearConfig:
     max_size: int = 16_384
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_positive(self, "ridge", "decay")
         check_dropout(self)
         check_ratios(self, "decay")
-        check_integers(self, "neighbors", "max_size")
         check_counts(self, "neighbors", "max_size")
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from pdrec_fast.buffers import Buffers
 from pdrec_fast.checks import (
     check_choices,
-    check_integers,
+    check_kinds,
     check_not_negative,
     check_positive,
     check_seed,
@@ -74,9 +74,9 @@ class NetworkConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_choices(self, select_by=get_args(SelectBy))
         check_seed(self)
-        check_integers(self, "batch_size", "epochs", "patience", "eval_every", "validation_users")
         check_positive(self, "lr", "batch_size")
         check_not_negative(self, "weight_decay", "validation_users")
         self.loop()

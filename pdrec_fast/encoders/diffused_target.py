@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_integers
+from pdrec_fast.checks import check_counts
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key
 from pdrec_fast.encoders.prefixes import (
@@ -49,9 +49,7 @@ class DiffusedTargetConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = "prefixes", "steps", "scoring_steps"
-        check_integers(self, *counts)
-        check_counts(self, *counts)
+        check_counts(self, "prefixes", "steps", "scoring_steps")
         if self.scoring_steps > self.steps:
             raise ValueError(
                 f"scoring_steps={self.scoring_steps} must be at most steps={self.steps}"

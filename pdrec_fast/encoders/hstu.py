@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_integers, check_not_negative
+from pdrec_fast.checks import check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.encoders.times import Attend, TimeBuckets, Times, attention
@@ -35,7 +35,6 @@ class HSTUConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integers(self, "time_buckets")
         check_not_negative(self, "time_buckets")
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_integers, check_not_negative
+from pdrec_fast.checks import check_counts, check_not_negative
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.encoders.times import Attend, TimeBuckets, attention
@@ -37,7 +37,6 @@ class LiGRConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integers(self, "expansion", "time_buckets")
         check_counts(self, "expansion")
         check_not_negative(self, "time_buckets")
 

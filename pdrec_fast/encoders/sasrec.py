@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_choices, check_counts, check_dropout, check_not_negative
+from pdrec_fast.checks import (
+    check_choices,
+    check_counts,
+    check_dropout,
+    check_kinds,
+    check_not_negative,
+)
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, positions_like_items, xavier_init
 from pdrec_fast.operands import SasrecBlock
@@ -46,6 +52,7 @@ class SASRecConfig:
     impl: str = "auto"
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_counts(self, "width", "heads", "max_length")
         check_not_negative(self, "blocks")
         check_dropout(self)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_integers
+from pdrec_fast.checks import check_counts, check_dropout, check_kinds
 from pdrec_fast.encoders.prefixes import RowDropout, Rows
 
 
@@ -30,7 +30,7 @@ class TransformerConfig:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        check_integers(self, "width", "blocks", "heads", "max_length")
+        check_kinds(self)
         check_counts(self, "width", "blocks", "heads", "max_length")
         check_dropout(self)
         if self.width % self.heads:

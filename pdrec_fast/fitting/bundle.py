@@ -21,7 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pdrec_fast.errors import CheckpointError, NonFiniteLossError, one_line
-from pdrec_fast.files import checksum, current_directory, read_json, whole_directory
+from pdrec_fast.files import (
+    checksum,
+    current_directory,
+    read_current,
+    read_json,
+    whole_directory,
+)
 from pdrec_fast.fitting.finite import largest
 
 if TYPE_CHECKING:
@@ -99,7 +105,10 @@ def read_bundle(path: str | Path, kind: str) -> Contents:
     Raises:
         CheckpointError: missing, damaged, or of another kind.
     """
-    path = current_directory(path, MANIFEST)
+    return read_current(path, MANIFEST, lambda found: _read_bundle(found, kind))
+
+
+def _read_bundle(path: Path, kind: str) -> Contents:
     try:
         manifest = read_json(path / MANIFEST)
         stored_kind, checksums = manifest["kind"], dict(manifest["files"])

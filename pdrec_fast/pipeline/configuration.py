@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pdrec_fast.baselines import ItemKNNConfig
+from pdrec_fast.checks import check_kinds
 from pdrec_fast.data import Interactions, Split, global_time_split, leave_one_out
 from pdrec_fast.data.times import as_moment
 from pdrec_fast.diffusion import CodigemConfig, DiffusionConfig, LatentConfig, LinearConfig
@@ -107,6 +108,7 @@ class RunConfig:
     final: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         for name, known in (("encoder", [*ENCODERS, DIFFUSION]), ("guide", [*GUIDE_NAMES])):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name}={getattr(self, name)!r}; choose one of {known}")

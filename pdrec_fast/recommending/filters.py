@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pdrec_fast.checks import check_no_mapping
 from pdrec_fast.data import Histories, Interactions
 from pdrec_fast.data.ids import first_names
 from pdrec_fast.errors import DataError
@@ -113,6 +114,7 @@ def item_list(catalogue: Interactions, given: Any, name: str, n_people: int) -> 
     """
     if given is None:
         return None
+    check_no_mapping(name, given)
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
         raise TypeError(f"{name} must be a list of item ids, or one list per person, got {given!r}")
     given = [as_list(row) for row in as_list(given)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pdrec_fast.checks import check_ordered
 from pdrec_fast.data import Histories, Interactions
-from pdrec_fast.data.ids import first_names
+from pdrec_fast.data.ids import check_unicode, first_names
 from pdrec_fast.data.times import BadTimeError, Times, times_of
 from pdrec_fast.errors import DataError
 from pdrec_fast.ragged import indptr_of, row_indices
@@ -105,7 +105,11 @@ def queries(
 
 
 def _own_ids(source: Interactions, names: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The ids as the data have them: int64 where all are integers, else str objects if any are."""
+    """The ids as the data have them: int64 where all are integers, else str objects if any are.
+
+    Raises:
+        DataError: one that no file can be written with.
+    """
     there = numbers >= 0
     own = np.empty(len(names), dtype=object)
     own[:] = names.tolist()
@@ -113,6 +117,7 @@ def _own_ids(source: Interactions, names: np.ndarray, numbers: np.ndarray) -> np
     if all(isinstance(name, (int, np.integer)) for name in own):
         return own.astype(np.int64)
     own[:] = [str(name) for name in own]
+    check_unicode(own)
     return own
 
 

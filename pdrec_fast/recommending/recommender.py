@@ -276,6 +276,8 @@ class Recommender:
             raise ValueError("unknown='popular' gives no scores: choose 'raise' or 'skip'")
         catalogue = self.interactions()
         users, items = _columns(pairs)
+        if len(users) != len(items):
+            raise ValueError(f"pairs have {len(users)} users and {len(items)} items: give one each")
         place: dict[Any, int] = {}
         rows = np.array([place.setdefault(user, len(place)) for user in users], dtype=np.int64)
         people = queries(catalogue, self.known_items(), list(place), data=data, unknown=unknown)

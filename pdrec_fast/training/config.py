@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pdrec_fast.checks import (
     check_choices,
-    check_integers,
+    check_kinds,
     check_not_negative,
     check_positive,
     check_ratios,
@@ -120,6 +120,7 @@ class PDRecConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         unknown = [name for name in self.modules if name not in ALL_MODULES]
         if unknown:
             raise ValueError(f"unknown modules {unknown}; choose among {ALL_MODULES}")
@@ -136,12 +137,6 @@ class PDRecConfig:
             table_optimizer=get_args(TableOptimizer),
         )
         check_seed(self)
-        check_integers(self, "random_negatives", "safe_negatives", "shared_negatives", "dpa_top_n")
-        check_integers(self, "dpa_start", "batch_size", "min_steps", "warmup_steps")
-        check_integers(self, "validation_users")
-        for name in ("learn_temperature", "windows"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r}: True or False")
         check_not_negative(self, "dpa_weight", "dpa_start", "random_negatives", "min_steps")
         check_not_negative(self, "warmup_steps", "weight_decay", "clip_norm", "validation_users")
         if self.dpa_start and self.dpa_start >= self.epochs:

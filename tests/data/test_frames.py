@@ -173,3 +173,48 @@ def test_parquet_with_columns_of_one_name(tmp_path):
     parquet.write_table(table, tmp_path / "d.parquet")
     data = Interactions.from_file(tmp_path / "d.parquet", item=1, timestamp=2)
     assert items(data) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_narrow_floats_beyond_which_neighbours_are_one(kind):
+    """``float32(2**24 + 1)`` is 2**24, and unix seconds in float32 are minutes apart."""
+    largest = 2 ** (np.finfo(kind).nmant + 1)
+    wide = np.array([1, largest + 4, 2], kind)
+    assert Interactions.from_arrays(np.array([1, largest], kind), [1, 2]).n_users == 2
+    with pytest.raises(DataError, match=rf"row 1 .*'users': id {largest + 4}.0 is beyond"):
+        Interactions.from_arrays(wide, [1, 2, 3])
+    with pytest.raises(DataError, match=rf"row 1 .*{largest + 4}.0 is too large for float"):
+        Interactions.from_arrays([1, 1, 1], [1, 2, 3], wide)
+    with pytest.raises(DataError, match=rf"row 1 .*'user_id'.*float{kind().itemsize * 8} merges"):
+        Interactions.from_frame({"user_id": list(wide), "item_id": [1, 2, 3]})
+
+
+def test_masked_values_are_missing_ones():
+    some = np.ma.array([1, 2, 3], mask=[False, True, False])
+    ids = np.arange(3)
+    for columns, text in (
+        ((some, ids), "row 1 .*'users': the id is missing"),
+        ((ids, some), "row 1 .*'items': the id is missing"),
+        (([1, 1, 1], ids, some), "row 1 .*'timestamps': timestamp 'None'"),
+    ):
+        with pytest.raises(DataError, match=text):
+            Interactions.from_arrays(*columns)
+    data = Interactions.from_arrays(np.ma.array(ids), ids, np.ma.array([3.0, 2.0, 1.0]))
+    assert data.user_ids.tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="item 1 has features that are not finite"):
+        data.with_item_features(ids, np.ma.array([[1], [2], [3]], mask=[[0], [1], [0]]))
+
+
+@pytest.mark.parametrize(
+    ("users", "text"),
+    [
+        ({"a", "b"}, "users is a set, which has no order"),
+        ({"a": 1, "b": 2}, "users is a dict: give a list"),
+        ("ab", "users must be a list or an array of rows, got 'ab'"),
+        (np.array("a"), "users must be a list or an array of rows"),
+        (iter("ab"), "users must be a list or an array of rows"),
+    ],
+)
+def test_what_is_no_column(users, text):
+    with pytest.raises(TypeError, match=text):
+        Interactions.from_arrays(users, ["x", "y"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 import zipfile
 
@@ -75,6 +76,13 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         Interactions.from_file(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_told_from_a_file_that_is_not_there(tmp_path):
+    os.mkfifo(tmp_path / "d.csv")
+    with pytest.raises(DataError, match=r"d\.csv: neither a file nor a folder; save"):
+        Interactions.from_file(tmp_path / "d.csv")
 
 
 def test_an_archive_of_several_files(tmp_path):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import pdrec_fast as pf
 from pdrec_fast.cli import app
 from pdrec_fast.data import interactions, preparing
+from pdrec_fast.data import store as store_files
 from pdrec_fast.data.ordering import check_times
 from pdrec_fast.data.store import CARD, open_store, write_ids
 
@@ -171,6 +172,30 @@ def store(tmp_path):
     return tmp_path / "store"
 
 
+def test_a_store_that_is_replaced_while_it_is_opened_is_one_of_the_two(tmp_path, monkeypatch):
+    """Of two stores of equal counts no file tells that it is the other's: a store has no check
+    sums."""
+    for name, items, times in (
+        ("old", [1, 2, 3, 4], [1, 2, 3, 4]),
+        ("new", [4, 3, 2, 1], [5, 6, 7, 8]),
+    ):
+        write_text(tmp_path / f"{name}.csv", list(zip([1, 1, 2, 2], items, times, strict=True)))
+    expected = pf.Interactions.from_file(tmp_path / "new.csv").fingerprint()
+    prepared(tmp_path / "old.csv", tmp_path / "store", parts=1)
+
+    opened = store_files._map
+
+    def replaced_after_its_items(file, *given):
+        array = opened(file, *given)
+        if file.name == "part-00000.items.npy":
+            monkeypatch.setattr(store_files, "_map", opened)
+            prepared(tmp_path / "new.csv", tmp_path / "store", parts=1)
+        return array
+
+    monkeypatch.setattr(store_files, "_map", replaced_after_its_items)
+    assert pf.Interactions.from_store(tmp_path / "store").fingerprint() == expected
+
+
 def test_nothing_is_copied(store):
     for part in ((0, 3), (2, 3)):
         data = pf.Interactions.from_store(store, part=part)
@@ -254,6 +279,18 @@ def test_bad_values_are_refused_as_from_file_does(tmp_path, name):
         prepared(f"{tmp_path}/*.parquet", tmp_path / "store")
     assert str(refused.value) == str(expected.value)
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}  # nothing half-written
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_narrow_floats_are_refused_as_from_file_does(tmp_path, place):
+    columns = [[1, 2, 3], [1, 2, 3], [1, 2, 3]]
+    columns[place] = np.array([1, 2**24 + 4, 3], np.float32)
+    file = write_parquet(tmp_path / "a.parquet", *columns)
+    with pytest.raises(pf.DataError, match=r"row 1 .*float32") as expected:
+        pf.Interactions.from_file(file)
+    with pytest.raises(pf.DataError) as refused:
+        prepared(file, tmp_path / "store")
+    assert str(refused.value) == str(expected.value)
 
 
 def test_bad_lines_are_named(tmp_path):

@@ -205,6 +205,30 @@ def test_two_processes_on_one_run(
     assert capsys.readouterr().err.splitlines()[-1].endswith(r"a\nb.csv: no such file")
 
 
+@pytest.mark.parametrize(
+    ("command", "first", "last"),
+    [
+        (lambda: bytearray(1 << 62), "error: out of memory", "which settings take less"),
+        (lambda: "\xe9".encode("ascii"), "error: 'ascii' codec", "write to a file with --out"),
+    ],
+)
+def test_no_memory_and_no_letters_are_one_line(
+    command: Any,
+    first: str,
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More than there is, and ids that the terminal's encoding does not have."""
+    monkeypatch.setattr(cli, "app", command)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(first)
+    assert line.endswith(last)
+
+
 @pytest.mark.parametrize("what", ["recommend", "preferences"])
 def test_a_folder_of_parts_that_vanishes(what: str, tmp_path: Path) -> None:
     place, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"

@@ -56,6 +56,19 @@ def test_round_trip_keeps_values_dtypes_and_shapes(tmp_path):
             assert read_files[name][key].dtype == tensor.dtype
 
 
+def test_a_bundle_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    """The manifest was that of one and the weights those of the other: damaged, it was said."""
+    write(tmp_path / "b", 1)
+
+    def replaced_meanwhile(file):
+        monkeypatch.setattr(bundle, "checksum", checksum)
+        write(tmp_path / "b", 2)
+        return checksum(file)
+
+    monkeypatch.setattr(bundle, "checksum", replaced_meanwhile)
+    assert read_number(tmp_path / "b") == 2
+
+
 def test_keys_of_meta_become_strings(tmp_path):
     # JSON has no other keys; as numbers they sort differently, which must not upset the checksum.
     write_bundle(tmp_path / "m", KIND, {"by_epoch": {10: 0.5, 9: 0.25}}, {})

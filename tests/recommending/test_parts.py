@@ -48,6 +48,13 @@ def test_a_file_holds_what_recommend_gives(
     assert list(tmp_path.iterdir()) == [path]  # no part is left
 
 
+def test_numbers_of_numpy_are_those_of_python(model: pf.PDRec, tmp_path: Path) -> None:
+    path = tmp_path / "all.csv"
+    options: dict[str, Any] = {"filter_seen": np.True_, "part_size": np.int64(20)}
+    model.recommend_to_file(path, k=np.int64(4), progress=False, **options)
+    assert rows_of(path) == expected(model.recommend(k=4))
+
+
 def test_unknown_users_and_few_items(model: pf.PDRec, tmp_path: Path) -> None:
     """Integers and strings among the ids, and parts in which nobody gets anything."""
     users = ["nobody", *model.interactions().user_ids[:3].tolist(), "else", "who"]

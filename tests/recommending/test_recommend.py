@@ -260,6 +260,15 @@ def test_an_unknown_item_of_an_allow_list(plain: pf.PDRec, data: pf.Interactions
         ({"users": {1, 2}}, TypeError, "users is a set, which has no order: give a list"),
         ({"history": {"1", "2"}}, TypeError, "history is a set, which has no order"),
         ({"history": [frozenset(["1"])]}, TypeError, "a row of history is a frozenset"),
+        ({"history": {1: ["1", "2"]}}, TypeError, "history is a dict: give a list"),
+        ({"users": [1], "exclude": {1: ["1", "2"]}}, TypeError, "exclude is a dict: give a list"),
+        ({"users": [1], "exclude": np.ones(90, bool)}, TypeError, "True is no raw id"),
+        ({"users": [1], "items": [b"1"]}, TypeError, "b'1' is no raw id"),
+        (
+            {"users": ["\ud800"], "unknown": "popular"},
+            pf.DataError,
+            r"'\\ud800' is no Unicode text",
+        ),
     ],
 )
 def test_wrong_arguments(
@@ -277,10 +286,13 @@ def test_wrong_arguments_of_its_neighbours(plain: pf.PDRec, data: pf.Interaction
         (lambda: data.item_index(known), "raw_ids is a set, which has no order"),
         (lambda: data.find_users({1}), "raw_ids is a set, which has no order"),
         (lambda: plain.scores_for({(1, 2)}), "pairs is a set, which has no order"),
+        (lambda: data.find_items(data.item_ids > 3), "is no raw id"),
         (lambda: plain.export("nowhere", k="5", onnx=False), "k must be a whole number, got '5'"),
     ):
         with pytest.raises(TypeError, match=text):
             call()
+    with pytest.raises(ValueError, match="pairs have 2 users and 1 items"):
+        plain.scores_for({"user": data.user_ids[:2], "item": data.item_ids[:1]})
     # Of what may be recommended the order does not count.
     users = data.user_ids[:2]
     as_set, as_list = (plain.recommend(users, 2, items=kind(known)) for kind in (set, list))
