@@ -13,7 +13,7 @@ from pdrec_fast.pipeline import UPDATE_SETTINGS
 from pdrec_fast.pipeline.updating import update_config
 from tests.pipeline.conftest import FAST, fast_config
 from tests.test_pipeline import command
-from tests.test_saved import SAVED
+from tests.test_saved import SAVED, VERSIONS
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +178,14 @@ def test_what_the_old_model_was_trained_on_is_not_tested(data, old_data, tmp_pat
     assert json.loads(again.stdout) == result.metrics["protocols"]
 
 
-def test_a_run_of_an_older_version_is_updated(tmp_path):
-    old = pf.PDRec.load(SAVED / "run" / "model", device="cpu").data
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_run_of_an_older_version_is_updated(version):
+    run = SAVED / version / "run"
+    old = pf.PDRec.load(run / "model", device="cpu").data
     users = np.append(old.user_ids[old.record_users], old.user_ids[0])
     items = np.append(old.item_ids[old.items], "new" if old.item_ids.dtype == object else 10**6)
     times = np.append(old.timestamps, old.timestamps.max() + 1)
     grown = pf.Interactions.from_arrays(users, items, times)
-    result = pf.update(SAVED / "run", grown, settings={"pdrec.epochs": 1}, progress=False)
+    result = pf.update(run, grown, settings={"pdrec.epochs": 1}, progress=False)
     assert result.model.data.n_items == old.n_items + 1
     assert torch.isfinite(result.model.encoder.item_embedding.weight).all()
