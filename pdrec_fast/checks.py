@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 1e30  # products and sums of such numbers are still finite in float32
+DEEPEST = 1000
 
 _NUMBERS = ("int", "float")
 _KINDS: dict[str, tuple[type, str]] = {
@@ -65,6 +66,14 @@ def check_kinds(config: Any) -> None:
         kind, words = _KINDS.get(str(setting.type), (object, ""))
         if not isinstance(value, kind) or (isinstance(value, bool) and setting.type in _NUMBERS):
             raise ValueError(f"{setting.name} must be {words}, got {value!r}")
+
+
+def check_depths(config: Any, *names: str) -> None:
+    """Each named setting, of so many modules one after the other, is at most ``DEEPEST``: a damaged
+    file must not ask for millions."""
+    for name in names:
+        if getattr(config, name) > DEEPEST:
+            raise ValueError(f"{name} must be at most {DEEPEST}, got {getattr(config, name)}")
 
 
 def check_whole(**arguments: Any) -> None:

@@ -173,12 +173,19 @@ def _polars(frame: Any, columns: dict[str, list[Any]]) -> Any:
     return frame(columns)
 
 
+def _arrow_table(columns: dict[str, list[Any]]) -> Any:
+    for column in columns.values():
+        if {np.datetime64, np.bool_} <= set(map(type, column)):
+            raise TypeError("np.bool_ after np.datetime64 ends the process (pyarrow 26.0)")
+    return pyarrow.table(columns)
+
+
 _LIBRARIES: dict[str, Any] = {
     "objects": partial(pandas.DataFrame, dtype=object),
     "pandas": pandas.DataFrame,
     "polars": partial(_polars, polars.DataFrame),
     "polars, lazy": partial(_polars, polars.LazyFrame),
-    "pyarrow": pyarrow.table,
+    "pyarrow": _arrow_table,
     "arrays": lambda columns: {name: np.array(values) for name, values in columns.items()},
 }
 

@@ -13,6 +13,7 @@ from pdrec_fast import buffers
 from pdrec_fast.checks import (
     check_choices,
     check_counts,
+    check_depths,
     check_dropout,
     check_not_negative,
 )
@@ -78,6 +79,7 @@ class LatentConfig(NetworkConfig):
         check_choices(self, weighting=get_args(LatentWeighting), schedule=get_args(ScheduleName))
         counts = ("categories", "item_width", "latent", "time_embedding", "kl_steps", "steps")
         check_counts(self, *counts)
+        check_depths(self, "categories")
         check_dropout(self)
         check_not_negative(self, "kl_weight", "diffusion_weight")
         if self.latent < self.categories:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_kinds
+from pdrec_fast.checks import check_counts, check_depths, check_dropout, check_kinds
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import dropout_key, xavier_init
 from pdrec_fast.encoders.prefixes import prefixes_of
@@ -40,6 +40,7 @@ class CaserConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_counts(self, "width", "window", "horizontal", "vertical", "max_length")
+        check_depths(self, "window")
         check_dropout(self)
 
 

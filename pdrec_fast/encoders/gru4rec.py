@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_kinds
+from pdrec_fast.checks import check_counts, check_depths, check_dropout, check_kinds
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.devices import to_device
 from pdrec_fast.encoders.base import dropout_key, xavier_init
@@ -42,6 +42,7 @@ class GRU4RecConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_counts(self, "width", "hidden", "layers", "max_length")
+        check_depths(self, "layers")
         check_dropout(self)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_kinds
+from pdrec_fast.checks import check_counts, check_depths, check_dropout, check_kinds
 from pdrec_fast.data.sequences import PackedSequences
 from pdrec_fast.encoders.base import xavier_init
 from pdrec_fast.encoders.prefixes import CHOICE, PrefixModel, prefixes_of
@@ -38,6 +38,7 @@ class MLP4RecConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_counts(self, "width", "layers", "expansion", "max_length", "prefixes")
+        check_depths(self, "layers")
         check_dropout(self)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from pdrec_fast.checks import (
     check_choices,
     check_counts,
+    check_depths,
     check_dropout,
     check_kinds,
     check_not_negative,
@@ -54,6 +55,7 @@ class SASRecConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_counts(self, "width", "heads", "max_length")
+        check_depths(self, "blocks")
         check_not_negative(self, "blocks")
         check_dropout(self)
         check_choices(self, positions=("xavier", "items"), impl=IMPLS)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pdrec_fast.checks import check_counts, check_dropout, check_kinds
+from pdrec_fast.checks import check_counts, check_depths, check_dropout, check_kinds
 from pdrec_fast.encoders.prefixes import RowDropout, Rows
 
 
@@ -32,6 +32,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         check_kinds(self)
         check_counts(self, "width", "blocks", "heads", "max_length")
+        check_depths(self, "blocks")
         check_dropout(self)
         if self.width % self.heads:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")

@@ -61,9 +61,9 @@ def _mark(out: Path, kind: str, description: dict[str, Any]) -> None:
     if marker.exists():
         try:
             found = with_current_defaults(read_json(marker), marker)
+            grown = kind == "run" and allow_more_epochs(out, found, description)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise CheckpointError(f"{marker}: damaged ({error}); use another --out") from None
-        grown = kind == "run" and allow_more_epochs(out, found, description)
         if found != description and not grown:
             unlike = ", ".join(differences(found, description))
             raise CheckpointError(

@@ -85,7 +85,7 @@ def read_parts(folder: Path, *, verify: bool) -> tuple[dict[str, Any], list[Arra
     description = read_job(folder)
     if description.get("kind") != KIND:
         raise CheckpointError(f"{folder}: holds no preferences")
-    for name, least in (("n_users", 0), ("part_size", 1)):
+    for name, least in (("n_users", 1), ("part_size", 1)):
         if not isinstance(description[name], int) or description[name] < least:
             raise CheckpointError(
                 f"{folder / JOB}: damaged ({name} is {description[name]!r}); delete the folder, "

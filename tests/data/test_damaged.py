@@ -21,6 +21,7 @@ from pdrec_fast.fitting.bundle import (
     read_bundle,
     write_bundle,
 )
+from pdrec_fast.pipeline.run_directory import reserved_directory
 from pdrec_fast.settings import with_settings
 from pdrec_fast.studies.schema import TABLES, read_table
 
@@ -243,7 +244,9 @@ def test_a_study_with_a_whole_number_beyond_64_bits(tmp_path):
     assert "results.csv, line 2, column" in refusal(read_table, tmp_path, "results")
 
 
-@pytest.mark.parametrize("change", [{"n_users": float("-inf")}, {"n_users": 2.5}, {"part_size": 0}])
+@pytest.mark.parametrize(
+    "change", [{"n_users": float("-inf")}, {"n_users": 2.5}, {"n_users": 0}, {"part_size": 0}]
+)
 def test_preferences_in_parts_of_an_impossible_number(tmp_path, change):
     data = pf.synthetic(n_users=12, n_items=10, seed=1)
     model = pf.Popularity().fit(data)
@@ -253,6 +256,24 @@ def test_preferences_in_parts_of_an_impossible_number(tmp_path, change):
     job.write_text(json.dumps(json.loads(job.read_text()) | change))
     with pytest.raises(pf.CheckpointError, match=rf"job.json: damaged \({next(iter(change))} is"):
         pf.Preferences.load(tmp_path)
+
+
+def test_a_run_whose_description_has_a_number_for_a_group(tmp_path):
+    about = {"version": "0", "config": pf.RunConfig().describe(), "data": "abc"}
+    damaged = about | {"config": about["config"] | {"pdrec": 7}}
+    (tmp_path / "run.json").write_text(json.dumps(damaged))
+    refused = pytest.raises(pf.CheckpointError, match=r"run\.json: damaged")
+    with refused, reserved_directory(tmp_path, "run", about):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name"),
+    [("sasrec", "blocks"), ("ligr", "blocks"), ("gru4rec", "layers"), ("caser", "window")],
+)
+def test_an_encoder_of_millions_of_layers(encoder, name):
+    with pytest.raises(ValueError, match=f"{name} must be at most 1000, got 1000000"):
+        pf.PDRec(encoder, encoder_options={name: 10**6})
 
 
 @pytest.mark.parametrize("change", [{"format": None}, {"meta": None}, {"files": 7}])
