@@ -232,7 +232,8 @@ class Campaign:
         while left > 0:
             out = self._fresh()
             left -= self._until_done(job, out, seconds, expected, left)
-        self.tell(f"{job.name}: ended {n_ends} times, {len(self.faults)} faults so far")
+            done = n_ends - max(left, 0)
+            self.tell(f"{job.name}: ended {done} times, {len(self.faults)} faults so far")
 
     def _until_done(
         self, job: Job, out: Path, seconds: float, expected: dict[str, str], most: int

@@ -140,3 +140,8 @@ def _text_dates(text: str) -> TimeColumn:
     seconds = f"((({key}) - {part}) // 1000000)::DOUBLE"
     value = f"{seconds} + ({part} * 1000000000000)::DOUBLE / 1e18"
     return TimeColumn(value, key, 10**6, "integer", True)
+
+
+def quoted(text: object) -> str:
+    """As a literal of SQL."""
+    return "'" + str(text).replace("'", "''") + "'"

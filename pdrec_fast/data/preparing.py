@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pdrec_fast.data.columns_sql import TimeColumn, id_column, text_ids, time_column
+from pdrec_fast.data.columns_sql import TimeColumn, id_column, quoted, text_ids, time_column
 from pdrec_fast.data.filters import Filters, Repeats
 from pdrec_fast.data.ids import (
     LIKE_MISSING,
@@ -180,10 +180,6 @@ def _line(error: Exception) -> str:
     return "; ".join([*lines[:1], *named])
 
 
-def _quoted(text: Any) -> str:
-    return "'" + str(text).replace("'", "''") + "'"
-
-
 @dataclass(frozen=True)
 class _Files:
     """Files of one kind as a table of DuckDB."""
@@ -227,7 +223,7 @@ class _Files:
 
     def table(self, filename: bool = False) -> str:
         """What stands behind FROM."""
-        files = "[" + ", ".join(_quoted(source.path) for source in self.sources) + "]"
+        files = "[" + ", ".join(quoted(source.path) for source in self.sources) + "]"
         first = self.sources[0]
         named = ", filename='file of the record'" if filename else ""
         if first.kind in PARQUET:
@@ -236,7 +232,7 @@ class _Files:
         quote = '"' if first.quotes else ""
         return (
             f"read_csv({files}, auto_detect=false, header={str(self.header).lower()}, "
-            f"delim={_quoted(first.delimiter)}, quote='{quote}', escape='{quote}', "
+            f"delim={quoted(first.delimiter)}, quote='{quote}', escape='{quote}', "
             f"columns={{{columns}}}{named})"
         )
 
@@ -346,7 +342,7 @@ class _Preparation:
         )
         file, *values, _ = self._files.rows(f"SELECT * FROM ({numbered}) WHERE seq = {seq}")[0]
         row = self._files.value(
-            f"SELECT count(*) FROM ({numbered}) WHERE seq < {seq} AND file = {_quoted(file)}"
+            f"SELECT count(*) FROM ({numbered}) WHERE seq < {seq} AND file = {quoted(file)}"
         )
         source = next(one for one in self._files.sources if str(one.path) == file)
 
@@ -382,7 +378,7 @@ class _Preparation:
         if not self._is_text[name]:
             return name, "int64"
         integer, whole = text_ids(name)
-        truths = f"lower({name}) IN ({', '.join(map(_quoted, TRUTH_VALUES))})"
+        truths = f"lower({name}) IN ({', '.join(map(quoted, TRUTH_VALUES))})"
         all_integers, all_whole, n_decimals, all_truths = self._files.rows(
             f"SELECT bool_and({integer}), bool_and({whole}), "
             f"count(*) FILTER (contains({name}, '.')), bool_and({truths}) FROM staged"
@@ -396,9 +392,7 @@ class _Preparation:
             self._tell(name, f"contains({name}, '.')", READ_AS_WHOLE)
             return f"split_part({name}, '.', 1)::BIGINT", "int64"
         stripped = f"regexp_replace({name}, '^\\s+|\\s+$', '', 'g')"
-        self._tell(
-            name, f"{stripped} IN ({', '.join(map(_quoted, sorted(MISSING)))})", LIKE_MISSING
-        )
+        self._tell(name, f"{stripped} IN ({', '.join(map(quoted, sorted(MISSING)))})", LIKE_MISSING)
         self._tell(name, f"{stripped} != {name}", WITH_SPACES)
         return name, "str"
 
