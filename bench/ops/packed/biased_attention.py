@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ import torch.nn.functional as F
 import pdrec_fast as pf
 from bench.data import source, split
 from bench.dense import DTYPES
+from bench.ops.packed._attention import attention_case
 from bench.ops.packed._sequences import FIELDS, MAX_LENGTH
-from bench.registry import Case, Floor, Growth, Implementation, operation
+from bench.registry import Case, Growth, Implementation, operation
 from bench.target import eager, target
 from pdrec_fast.data.sequences import pack
 from pdrec_fast.encoders.times import bucket_begins
@@ -52,31 +52,13 @@ def attention(users: int, items: int, width: int, precision: str) -> Case:
 
         return run
 
-    pairs = float((batch.lengths * (batch.lengths + 1) / 2).sum())
-    cpu = torch.device("cpu")
-    return Case(
-        {
-            impl: Implementation(partial(package, impl, device, DTYPES[precision]))
-            for impl in target().kernels
-        }
-        | {
-            "reference": Implementation(
-                partial(package, "reference", cpu, torch.float32), timed=not target().gpu
-            )
-        }
-        | _padded(batch, tensors.to(device), [bias.to(device) for bias in biases]),
-        reference="reference",
+    return attention_case(
+        package,
+        batch,
+        _padded(batch, tensors.to(device), [bias.to(device) for bias in biases]),
+        width,
+        precision,
         baseline="padded",
-        # Two products forward, four backward.
-        floor=Floor(
-            bytes=tensors.itemsize * 7 * batch.n_tokens * width,
-            flops=6 * 2 * width * pairs,
-            dtype=precision,
-        ),
-        rtol=1e-4 if precision == "fp32" else 1.6e-2,
-        atol=1e-4,
-        by_norm=precision != "fp32",
-        sizes={"tokens": batch.n_tokens},
         data=source(users, items),
     )
 
