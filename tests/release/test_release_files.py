@@ -50,6 +50,10 @@ def test_the_version_is_written_once_and_said_alike(project):
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [version]
+    date = re.findall(r"^date-released: (.*)$", citation, re.MULTILINE)
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d.*)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert released[0] == (version, *date)
     shown = (ROOT / "docs" / "installing.md").read_text()
     assert {*re.findall(r"pdrec[_-]fast[- ](\d+\.\d+\.\d+)", shown)} == {version}
 
