@@ -1,8 +1,8 @@
 """The preset ``default`` on generated files that it was not chosen on: is it ever below popularity?
 
 Every file appends a line of JSON for each set of modules (none, the paper's, the fusion), with the
-figures of popularity, the encoder and TI-DiffRec (validation and test, both protocols) and with all
-that was warned of::
+figures of popularity, the encoder and the diffusion model (validation and test, both protocols) and
+with all that was warned of::
 
     python -m bench.odd_files --out bench/results/odd-files.jsonl
 """
