@@ -106,7 +106,9 @@ def _times(call: Callable[[Floats], Any], asked: Floats) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ann", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--sizes", default="10000,100000,1000000", help="numbers of items")
     parser.add_argument("--export", type=Path, help="directory of an export")
     parser.add_argument("--run", type=Path, help="the run that it was made of")

@@ -1,5 +1,4 @@
-"""Ends jobs at random instants, continues them, and compares what they leave with what they leave
-when nothing ends them.
+"""Ends jobs at random instants, continues them, and compares with jobs that nobody ended.
 
     python -m bench.kills --kills 1000 --out bench/results/kills.json
 
@@ -303,7 +302,9 @@ class Campaign:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.kills", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="the name of one job; run is made in any case")

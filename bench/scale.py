@@ -207,7 +207,9 @@ def one_epoch(data: Path, model: str, mesh_sizes: str, threads: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scale", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--repeats", type=int, default=5)

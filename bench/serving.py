@@ -130,7 +130,9 @@ def bodies_of(model: Path, k: int, n_users: int = 1000) -> list[bytes]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("model", type=Path, help="what PDRec.save wrote, or a run's directory")
     parser.add_argument("--concurrency", default="1,4,16,64", help="numbers of clients")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each")

@@ -173,10 +173,14 @@ def _polars(frame: Any, columns: dict[str, list[Any]]) -> Any:
     return frame(columns)
 
 
+_NO_DATES = (np.bool_, np.integer, np.floating)
+
+
 def _arrow_table(columns: dict[str, list[Any]]) -> Any:
     for column in columns.values():
-        if {np.datetime64, np.bool_} <= set(map(type, column)):
-            raise TypeError("np.bool_ after np.datetime64 ends the process (pyarrow 26.0)")
+        kinds = set(map(type, column))
+        if np.datetime64 in kinds and any(issubclass(kind, _NO_DATES) for kind in kinds):
+            raise TypeError("NumPy's numbers after its dates end the process (pyarrow 26.0)")
     return pyarrow.table(columns)
 
 

@@ -165,10 +165,10 @@ def _unpacked(source: Source, packed: BinaryIO) -> BinaryIO:
     if source.compression == ".gz":
         return gzip.GzipFile(fileobj=packed)  # type: ignore[return-value]
     if source.compression == ".zip":
-        archive = zipfile.ZipFile(packed)
         try:
+            archive = zipfile.ZipFile(packed)
             return archive.open(_member(archive, source.path))  # type: ignore[return-value]
-        except UnicodeDecodeError as error:  # a name that is damaged in one of its two places
+        except UnicodeDecodeError as error:  # the name is damaged, in either of its two places
             raise zipfile.BadZipFile(str(error)) from None
     try:
         import pyarrow

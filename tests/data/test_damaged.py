@@ -53,11 +53,14 @@ def test_a_zip_damaged_in_its_middle(tmp_path, method):
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
 
 
-def test_a_zip_whose_name_is_no_text(tmp_path):
+@pytest.mark.parametrize("header, flags, name", [(b"PK\3\4", 7, 30), (b"PK\1\2", 9, 46)])
+def test_a_zip_whose_name_is_no_text(tmp_path, header, flags, name):
+    """Before the content, and in the directory at the end."""
     path = tmp_path / "d.csv.zip"
     content = bytearray(stored(zipfile.ZIP_STORED))
-    content[7] |= 0x08  # says that the name is UTF-8
-    content[30] = 0xE7
+    start = content.index(header)
+    content[start + flags] |= 0x08  # says that the name is UTF-8
+    content[start + name] = 0xE7
     path.write_bytes(content)
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
 
