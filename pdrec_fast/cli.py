@@ -292,8 +292,8 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(
-            "interrupted; the same command continues from the last checkpoint, written at least "
-            "every minute",
+            "interrupted; the same command continues from the last checkpoint, which is of the end "
+            "of an epoch",
             file=sys.stderr,
         )
         if launched()[1] > 1:

@@ -161,7 +161,7 @@ class Evaluator:
             return holdout
         without = named_users(data.user_ids[holdout.users[~enough]].tolist())
         warnings.warn(
-            f"no case of the 'paper' protocol in the {on} part: {without}, who left fewer than "
+            f"'paper' leaves out {without} of the {on} part, who left fewer than "
             f"{PAPER_NEGATIVES} items to sample; 'full' ranks them",
             stacklevel=2,
         )

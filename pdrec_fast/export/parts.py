@@ -83,6 +83,11 @@ class Parts:
         return torch.cat([matrix for _, matrix in self.vectors], dim=1)
 
     @property
+    def are_vectors(self) -> bool:
+        """Whether the scores are products of vectors alone."""
+        return not (self.scores or self.blind)
+
+    @property
     def reads_times(self) -> bool:
         """Whether the scores depend on the times of the interactions."""
         modules = [module for module, _ in self.vectors] + self.scores + self.blind
@@ -296,8 +301,10 @@ def described_shares(model: Model, fusion: bool) -> list[Mapping[str, Any]]:
     if model.fusion is None or not fusion or data is None:
         return []
     found: list[Mapping[str, Any]] = []
+    blind = model.fusion.blind if model.fusion.levels else ()
     for name, share in model.fusion.used.items():
         guide = model.fusion.guides[name]
+        inside = name not in blind and _share_parts(name, guide, share, data).are_vectors
         described = {"guide": name, "kind": type(guide).__name__, **asdict(share)}
-        found.append(described | {"in_vectors": not _share_parts(name, guide, share, data).scores})
+        found.append(described | {"in_vectors": inside})
     return found

@@ -144,7 +144,7 @@ def _card(
         "items_never_trained_on": n_untrained,
         "items_recommended": int(recommended.sum()),
         "shares": shares,
-        "vectors_are_complete": not parts.scores,
+        "vectors_are_complete": parts.are_vectors,
         "validation": _validation(model),
     }
 

@@ -73,7 +73,8 @@ def warm_weights(
         unlike = ", ".join(sorted(fresh.keys() ^ former.keys()))
         raise ValueError(
             f"warm_start: the model to start from is of another kind, {unlike} is in only one of "
-            "the two; give the new one the same encoder and settings"
+            "the two; give the new one the same encoder and settings, and item features if the "
+            "former one has them"
         )
     known = torch.from_numpy(np.flatnonzero(rows >= 0))
     there = torch.from_numpy(rows[rows >= 0])

@@ -50,7 +50,7 @@ _ARRAYS = (
 _FORMER_ARRAY = "observed_ranks"  # of version 0.1.0, which counted in its fingerprints
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Preferences:
     """Preferences of U users over N items, reduced to what HBR, DPA and NNS need.
 
@@ -80,6 +80,9 @@ class Preferences:
     negatives: np.ndarray
     # Of preferences saved by version 0.1.0, whose checkpoints name it.
     _saved_fingerprint: str | None = field(default=None, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Preferences({self.n_users} users, {self.n_items} items, omega_m={self.omega_m})"
 
     @property
     def n_users(self) -> int:

@@ -82,6 +82,7 @@ def queries(
         raise ValueError(
             f"{len(names)} users and {len(given)} histories: give one history for each user"
         )
+    anonymous = users is None and given is not None
     there = numbers >= 0
     if given is None and unknown == "raise":
         _refuse(
@@ -97,7 +98,8 @@ def queries(
     if unknown == "raise":
         _refuse(
             names[~known],
-            "user(s) without interactions with items that the model was trained on",
+            f"{'histories, by place,' if anonymous else 'user(s)'} without interactions with items "
+            "that the model was trained on",
             "nothing is known of them: unknown='popular' (on the command line --unknown popular) "
             "gives them popular items, 'skip' leaves them out",
         )

@@ -53,7 +53,7 @@ def test_a_zip_damaged_in_its_middle(tmp_path, method):
     assert "d.csv.zip: cannot be decompressed" in refusal(Interactions.from_file, path)
 
 
-@pytest.mark.parametrize("header, flags, name", [(b"PK\3\4", 7, 30), (b"PK\1\2", 9, 46)])
+@pytest.mark.parametrize(("header", "flags", "name"), [(b"PK\3\4", 7, 30), (b"PK\1\2", 9, 46)])
 def test_a_zip_whose_name_is_no_text(tmp_path, header, flags, name):
     """Before the content, and in the directory at the end."""
     path = tmp_path / "d.csv.zip"

@@ -92,7 +92,7 @@ def test_who_left_too_few_items_is_no_case_of_the_paper_protocol():
     table = np.random.default_rng(3).standard_normal((62, 211))
     plain, with_them = leave_one_out(data), leave_one_out(more)
     evaluator = Evaluator(with_them)
-    told = r"test part: 2 users \(1060, 1061\), who left fewer than 99 items"
+    told = r"leaves out 2 users \(1060, 1061\) of the test part, who left fewer than 99 items"
     with pytest.warns(UserWarning, match=told):
         found = evaluator.ranks(TableScorer(table), "paper", "test")
     others = Evaluator(plain).ranks(TableScorer(table), "paper", "test")

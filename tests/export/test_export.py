@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import pdrec_fast as pf
-from pdrec_fast.export.parts import Recommender, Scores, Vectors, model_parts
+from pdrec_fast.export.parts import Recommender, Scores, Vectors, described_shares, model_parts
 from pdrec_fast.export.programs import traced, write_onnx
 from pdrec_fast.export.writing import recommended_items
 
@@ -208,6 +208,16 @@ def test_a_guide_with_a_fusion_of_its_own_keeps_its_levels(transform):
     with torch.no_grad():
         scores = Scores(parts)(items, times if parts.reads_times else None)
     torch.testing.assert_close(scores, model.scores(DATA.histories()), rtol=1e-4, atol=1e-5)
+
+
+def test_shares_beside_levels_are_not_in_the_vectors():
+    popularity = pf.Popularity(TRAIN)
+    popularity.foresees_repeats = False
+    for guide in (pf.LinearDenoiser(ridge=5.0).fit(TRAIN), popularity):
+        model = fused(fitted(), guide=(guide, 2.0))
+        model.fusion.levels = ((3.0, 9.0), (0.5, 4.0))
+        assert not model_parts(model).are_vectors
+        assert [share["in_vectors"] for share in described_shares(model, fusion=True)] == [False]
 
 
 def test_torch_reloads_the_programs_without_this_package(exported, tmp_path):

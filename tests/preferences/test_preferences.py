@@ -102,6 +102,7 @@ def test_shapes_and_dtypes(train: Interactions) -> None:
         assert getattr(found, name).dtype == np.int32
     for name in ("observed_scores", "threshold_scores"):
         assert getattr(found, name).dtype == np.float32
+    assert repr(found) == f"Preferences({users} users, {train.n_items} items, omega_m=0.5)"
 
 
 @pytest.mark.parametrize("omega_m", [0.5, 0.95, 0.99])
