@@ -28,8 +28,10 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Each test takes one core; more than two at once only where memory allows (2 GiB each).
+JOBS ?= 2
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The documentation, into build/site, without network; warnings, dead links and whatever would be
 # loaded from elsewhere are errors. To read it: "python -m http.server -d build/site".

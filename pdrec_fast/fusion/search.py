@@ -67,7 +67,8 @@ def choose_shares(
     anything changes, at most three times; the others' weights may be halved on the way. Weights
     and transforms are many, and the best of them gains something even where a guide knows nothing.
     So what a choice is worth is also taken on cases that it was not made on: five parts, each by
-    the choice of the others.
+    the choice of the others. As that may take a share away again, of all that was passed on the way
+    the best is taken.
 
     Args:
         model: gives the logits that the shares are added to.
@@ -98,17 +99,20 @@ def choose_shares(
             _LEAST_CASES,
         )
     search = _Search(model, guides, split, select_by, least_gain, mesh.all)
-    shares = dict.fromkeys(guides, Share())
+    shares = best = dict.fromkeys(guides, Share())
+    most = 0.0
     with tqdm(desc="fusion", unit="share", disable=not (progress and mesh.is_first)) as bar:
         for _ in range(_ROUNDS):
             before = dict(shares)
             for name in guides:
-                shares = search.step(name, shares)
+                shares, worth = search.step(name, shares)
+                if worth > most:
+                    best, most = shares, worth
                 bar.set_postfix_str(_described(shares), refresh=False)
                 bar.update()
             if shares == before or len(guides) == 1:
                 break
-    return with_levels(Fusion(guides, shares), model, search.sample, search.among)
+    return with_levels(Fusion(guides, best), model, search.sample, search.among)
 
 
 class _Search:
@@ -148,10 +152,10 @@ class _Search:
         rows = np.linspace(0, n_cases - 1, min(n_cases, _SPREAD_CASES)).astype(np.int64)
         self.sample = self.holdout.histories[rows]
 
-    def step(self, name: str, shares: Mapping[str, Share]) -> dict[str, Share]:
+    def step(self, name: str, shares: Mapping[str, Share]) -> tuple[dict[str, Share], float]:
         """``shares`` with the best one of a guide, where those of the others stay or are halved:
-        what two guides both know, they share. The first call, with no other share, also finds what
-        the model is worth alone."""
+        what two guides both know, they share; and what they are worth beside the model alone. The
+        first call, with no other share, also finds what that reaches."""
         others = {key: share for key, share in shares.items() if key != name}
         factors = (1.0, 0.5) if any(share.weight for share in others.values()) else (1.0,)
         tried = [Share(), *self._values(name, Fusion(self.guides, others))]
@@ -162,10 +166,11 @@ class _Search:
         figures = self._figures(name, Fusion(self.guides, others), factors, tried)
         if self.alone is None:
             self.alone = figures[0].mean(axis=1)
-        gains = (figures - figures[0]) / np.maximum(self.alone, 1e-12)[:, None]
+        least = np.maximum(self.alone, 1e-12)
+        gains = (figures - figures[0]) / least[:, None]
         n_cases = gains.shape[2]
         if n_cases < _LEAST_CASES:
-            return moves[0]
+            return moves[0], 0.0
         part = np.arange(n_cases) % _PARTS
         unseen = np.zeros(gains.shape[1:])  # gains of every case by a choice made without it
         for p in range(_PARTS):
@@ -173,7 +178,8 @@ class _Search:
             unseen[:, part == p] = gains[choice][:, part == p]
         total, error = unseen.sum(axis=0).mean(), unseen.sum(axis=0).std() / math.sqrt(n_cases)
         taken = total > self.least_gain * error and unseen.mean(axis=1).min() >= 0
-        return moves[_best_of(gains) if taken else 0]
+        chosen = _best_of(gains) if taken else 0
+        return moves[chosen], float(_worth((figures[chosen].mean(axis=1) - self.alone) / least))
 
     def _figures(
         self, name: str, others: Fusion, factors: Sequence[float], tried: list[Share]
@@ -286,10 +292,13 @@ class _Search:
 
 
 def _best_of(gains: npt.NDArray[np.float64]) -> int:
-    """The share of the largest worth, of gains [shares, protocols, cases]: the smaller gain and the
-    mean."""
-    means = gains.mean(axis=2)
-    return int((means.min(axis=1) + means.mean(axis=1)).argmax())
+    """The share of the largest worth, of gains [shares, protocols, cases]."""
+    return int(_worth(gains.mean(axis=2)).argmax())
+
+
+def _worth(gains: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of gains [..., protocols]: the smaller one and the mean."""
+    return gains.min(axis=-1) + gains.mean(axis=-1)
 
 
 def _in_history(

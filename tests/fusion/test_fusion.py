@@ -136,6 +136,38 @@ def test_the_share_is_the_best_of_those_tried(split, monkeypatch):
     assert worth(fusion.shares["g"]) == pytest.approx(max(values), rel=1e-9)
 
 
+def test_shares_that_a_later_round_takes_away_are_kept_where_they_are_worth_more(
+    split, monkeypatch
+):
+    from pdrec_fast.fusion import search
+
+    model = Table(hints(split, 1.0))
+    guides = {"a": Table(hints(split, 1.5, 4)), "b": Table(hints(split, 1.5, 5))}
+    monkeypatch.setattr(search, "_ROUNDS", 1)
+    expected = choose_shares(model, guides, split, progress=False).shares
+    assert all(share.weight for share in expected.values())
+
+    monkeypatch.setattr(search, "_ROUNDS", 3)
+    original, worths = search._Search.step, []
+
+    def doubtful(self, name, shares):
+        self.least_gain = 1.0 if len(worths) < 2 else 1e9
+        after, worth = original(self, name, shares)
+        worths.append(worth)
+        return after, worth
+
+    monkeypatch.setattr(search._Search, "step", doubtful)
+    fusion = choose_shares(model, guides, split, progress=False)
+    assert worths[3] == 0, "nothing was left at the end"
+    assert fusion.shares == expected
+    gains = [
+        ndcg(Fused(model, fusion), split, protocol) / ndcg(model, split, protocol) - 1
+        for protocol in ("paper", "full")
+    ]
+    assert worths[1] == pytest.approx(min(gains) + sum(gains) / 2, rel=1e-9)
+    assert worths[1] == max(worths)
+
+
 def test_a_gain_within_its_error_is_no_gain(split):
     model, guide = Table(hints(split, 1.0)), Table(hints(split, 0.7, 4))
     taken = choose_shares(model, {"g": guide}, split, least_gain=0.0, progress=False)
