@@ -25,7 +25,8 @@ def openmp_runtime() -> Path | None:
     fields = (line.split(maxsplit=5) for line in _MAPS.read_text().splitlines())
     loaded = {Path(line[5]) for line in fields if len(line) == 6}  # the last is a file's path
     found = [path for path in loaded if path.name.startswith(_RUNTIMES)]
-    own = [path for path in found if path.is_relative_to(Path(torch.__file__).parent)]
+    torchs = Path(torch.__file__).resolve().parent  # an environment may be a link
+    own = [path for path in found if path.is_relative_to(torchs)]
     candidates = own or found
     return candidates[0] if len(candidates) == 1 else None
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pdrec_fast import thread_pool
 from pdrec_fast.build_info import extension
 from pdrec_fast.thread_pool import openmp_runtime
 
@@ -44,6 +45,20 @@ def run(script: str, **environment: str) -> str:
 @needs_runtime
 def test_the_runtime_is_torchs():
     assert openmp_runtime().name.startswith(("libgomp", "libiomp5", "libomp"))
+
+
+def test_of_two_runtimes_torchs_own_is_taken_in_an_environment_that_is_a_link(
+    tmp_path, monkeypatch
+):
+    real = tmp_path / "real/torch"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    runtimes = [real / "lib/libgomp.so.1", tmp_path / "libgomp-of-another.so"]
+    maps = tmp_path / "maps"
+    maps.write_text("".join(f"7f-80 r-xp 0 08:01 42 {path}\n" for path in runtimes))
+    monkeypatch.setattr(thread_pool, "_MAPS", maps)
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "link/torch/__init__.py"))
+    assert openmp_runtime() == runtimes[0]
 
 
 @pytest.mark.parametrize("own", ["0", "1"])
