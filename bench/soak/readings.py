@@ -26,8 +26,8 @@ def reading(folder: Path) -> dict[str, int | float]:
         folder: where its temporary files are.
 
     Returns:
-        ``rss``, ``pss``, ``private`` (pages that nobody else has) and ``malloc`` (what is in use of
-        them, without what the allocator keeps for later; 0 without glibc) in MiB; the numbers of
+        ``rss``, ``pss``, ``private`` (see ``held_by``) and ``malloc`` (what is in use of it,
+        without what the allocator keeps for later; 0 without glibc) in MiB; the numbers of
         ``descriptors``, ``threads``, ``files``, live ``tensors``, ``objects`` of Python that may
         hold others, and its allocated ``blocks``.
     """
@@ -45,14 +45,18 @@ def reading(folder: Path) -> dict[str, int | float]:
 
 
 def held_by(process: int | str) -> dict[str, int | float]:
-    """``rss``, ``pss`` and ``private`` in MiB, ``descriptors`` and ``threads`` of a process."""
+    """``rss``, ``pss`` and ``private`` in MiB, ``descriptors`` and ``threads`` of a process.
+
+    Private are the pages that belong to no file. Those of libraries become private or shared as
+    other processes that load them end or begin: 80 MiB here.
+    """
     place = Path("/proc", str(process))
     lines = (place / "smaps_rollup").read_text().splitlines()[1:]
     pages = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
     return {
         "rss": pages["Rss"],
         "pss": pages["Pss"],
-        "private": pages["Private_Clean"] + pages["Private_Dirty"],
+        "private": pages["Anonymous"],
         "descriptors": len(os.listdir(place / "fd")),
         "threads": len(os.listdir(place / "task")),
     }
