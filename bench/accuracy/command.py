@@ -80,13 +80,18 @@ def broken(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def format_document(document: Mapping[str, Any]) -> str:
+def worst_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each implementation, the worst value and the worst gradient."""
     shown: dict[tuple[str, str, float], dict[str, Any]] = {}
     for row in document["rows"]:
         place = row["op"], row["impl"], row["limit"]
         if place not in shown or row["error"] > shown[place]["error"]:
             shown[place] = row
+    return list(shown.values())
+
+
+def format_document(document: Mapping[str, Any]) -> str:
+    """The ``worst_rows``, and what there was none of."""
     header = ["operation", "implementation", "output", "worst error", "limit", "at"]
     cells = [
         [
@@ -95,7 +100,7 @@ def format_document(document: Mapping[str, Any]) -> str:
             f"{row['limit']:g}",
             " ".join(f"{name}={_short(value)}" for name, value in row["at"].items()),
         ]
-        for row in shown.values()
+        for row in worst_rows(document)
     ]
     lines = [table(header, cells)]
     lines += [f"{row['op']}: no {row['impl']}: {row['reason']}" for row in document["unavailable"]]

@@ -233,11 +233,11 @@ def model_parts(model: Model, *, fusion: bool = True) -> Parts:
     parts = Parts(_nothing(data.n_items) if trained is None else ~trained)
     parts.vectors.append((encoded, model.scoring_table().detach().cpu().float().contiguous()))
     if model.fusion is not None and fusion:
-        levels, blind = bool(model.fusion.levels), model.fusion.blind
-        parts.fusion = model.fusion if levels and blind else None
+        held_back = model.fusion.held_back
+        parts.fusion = model.fusion if held_back else None
         for name, share in model.fusion.used.items():
             other = _share_parts(name, model.fusion.guides[name], share, data)
-            parts.add(other, share.weight, blind=levels and name in blind)
+            parts.add(other, share.weight, blind=name in held_back)
     return parts
 
 
@@ -301,10 +301,10 @@ def described_shares(model: Model, fusion: bool) -> list[Mapping[str, Any]]:
     if model.fusion is None or not fusion or data is None:
         return []
     found: list[Mapping[str, Any]] = []
-    blind = model.fusion.blind if model.fusion.levels else ()
+    held_back = model.fusion.held_back
     for name, share in model.fusion.used.items():
         guide = model.fusion.guides[name]
-        inside = name not in blind and _share_parts(name, guide, share, data).are_vectors
+        inside = name not in held_back and _share_parts(name, guide, share, data).are_vectors
         described = {"guide": name, "kind": type(guide).__name__, **asdict(share)}
         found.append(described | {"in_vectors": inside})
     return found

@@ -138,6 +138,11 @@ class Fusion:
         """The shares that are not 0, of guides that foresee no repeats."""
         return {name: share for name, share in self.used.items() if name in self._blind}
 
+    @property
+    def held_back(self) -> dict[str, Share]:
+        """The shares that ``levels`` keep from the items of the history: the blind ones."""
+        return self.blind if self.levels else {}
+
     def prepared(self) -> Fusion:
         """This fusion, for many blocks of histories; see ``Scorer``."""
         ready = copy(self)
@@ -152,9 +157,7 @@ class Fusion:
     ) -> torch.Tensor:
         """``logits`` [B, N], or [B, C] of ``items``, with every scorer's share added in place."""
         self._add(self.foreseeing, logits, histories, items)
-        if not self.blind:
-            return logits
-        if not self.levels:
+        if not self.held_back:
             return self._add(self.blind, logits, histories, items)
         places = of_histories(histories, items, logits.device)
         kept = self.of_history(logits[places])

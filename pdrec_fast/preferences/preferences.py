@@ -79,7 +79,7 @@ class Preferences:
     threshold_items: np.ndarray
     negatives: np.ndarray
     # Of preferences saved by version 0.1.0, whose checkpoints name it.
-    _saved_fingerprint: str | None = field(default=None, init=False, repr=False)
+    _saved_fingerprint: str | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
         return f"Preferences({self.n_users} users, {self.n_items} items, omega_m={self.omega_m})"
